@@ -1,0 +1,67 @@
+"""The command `loupe`. Nothing heavy is imported here: a command's file is imported when the command runs."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+COMMANDS: dict[str, str] = {}
+GROUPS: dict[str, tuple[str, dict[str, str]]] = {}
+
+
+def build() -> Any:
+    """The command-line application, with every command as an import path that is resolved when it is called."""
+    from cyclopts import App
+
+    from torchloupe import __version__
+
+    app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__)
+    for name, path in COMMANDS.items():
+        app.command(path, name=name)
+    for name, (text, commands) in GROUPS.items():
+        group = App(name=name, help=text)
+        for command, path in commands.items():
+            group.command(path, name=command)
+        app.command(group)
+    return app
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: 0 done, 2 bad input, 1 a fault of ours, 130 interrupted."""
+    from cyclopts import CycloptsError
+
+    from torchloupe.errors import LoupeError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    warnings.showwarning = _warn
+    try:
+        app = build()
+        return int(app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0)
+    except (LoupeError, CycloptsError) as error:
+        if debug:
+            raise
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _fail(message: str, status: int) -> int:
+    print("loupe: error: " + " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    from torchloupe.errors import LoupeWarning
+
+    if issubclass(category, LoupeWarning):
+        print(f"loupe: warning: {message}", file=sys.stderr)

@@ -1,0 +1,44 @@
+"""What can go wrong, said in one line that tells what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LoupeError(Exception):
+    """The base of every error that torchloupe raises on purpose. The command line prints it and exits with status 2."""
+
+
+class BadInput(LoupeError, ValueError):
+    """A file, option or value is not what was expected."""
+
+
+class MissingPackage(LoupeError, ImportError):
+    """An optional package is not installed."""
+
+
+class UnsafeFile(LoupeError, ValueError):
+    """A file would run code while being read."""
+
+
+class NoGradient(LoupeError, RuntimeError):
+    """The score does not depend on what was tapped."""
+
+
+class LoupeWarning(UserWarning):
+    """Something that the reader of a result should know."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """' Did you mean a, b?', or '' where nothing is near."""
+    names = {str(known_name).lower(): str(known_name) for known_name in known}
+    found = difflib.get_close_matches(name.lower(), names, n=count, cutoff=0.5)
+    if not found:
+        found = [lower for lower in names if name.lower() in lower][:count]
+    return f" Did you mean {', '.join(names[lower] for lower in found)}?" if found else ""
+
+
+def need(package: str, extra: str) -> MissingPackage:
+    """The error for an optional package that is absent: names the extra to install."""
+    return MissingPackage(f"{package} is not installed; install it with: pip install 'torchloupe[{extra}]'")
