@@ -1,4 +1,4 @@
-"""The `model_cfg` and data set of every OpenGait model that torchloupe builds itself, by the name of its reference file."""
+"""`model_cfg` and data set of every OpenGait model that torchloupe builds, by the name of its reference file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gait networks are made of: convolutions on strips and frames, set pooling, horizontal pyramids, heads per part."""
+"""What gait networks are made of: convolutions on strips and frames, set pooling, pyramids, heads per part."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ class BasicBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))) + kept)
 
 
-def residual_layer(block: Callable[..., nn.Module], inputs: int, outputs: int, count: int, **options: Any) -> nn.Sequential:
+def residual_layer(
+    block: Callable[..., nn.Module], inputs: int, outputs: int, count: int, **options: Any
+) -> nn.Sequential:
     """`count` blocks in a row; the first changes the width and takes the stride."""
     stride = options.pop("stride", 1)
     blocks = [block(inputs, outputs, stride, **options)]

@@ -40,9 +40,7 @@ class BlockP3D(nn.Module):
         self.downsample = None
         if stride != 1 or inputs != outputs:
             step = (1, stride, stride)
-            self.downsample = nn.Sequential(
-                nn.Conv3d(inputs, outputs, 1, step, bias=False), nn.BatchNorm3d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv3d(inputs, outputs, 1, step, bias=False), nn.BatchNorm3d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         kept = x if self.downsample is None else self.downsample(x)

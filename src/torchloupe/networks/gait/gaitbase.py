@@ -22,10 +22,15 @@ from torchloupe.networks.gait.gaitpart import Plain
 
 
 class ResNet9(nn.Module):
-    """A residual network without the stem's pooling. `avgpool`, and `maxpool` where it is off, are held but not called."""
+    """A small residual network. `avgpool`, and `maxpool` where it is off, are held but not called."""
 
     def __init__(
-        self, channels: Sequence[int], layers: Sequence[int], strides: Sequence[int], inputs: int = 1, pool: bool = False
+        self,
+        channels: Sequence[int],
+        layers: Sequence[int],
+        strides: Sequence[int],
+        inputs: int = 1,
+        pool: bool = False,
     ) -> None:
         super().__init__()
         self.pool = pool
@@ -82,7 +87,9 @@ def build(model: Mapping[str, Any], _dataset: str) -> GaitBase:
         built = ResNet9(backbone["channels"], backbone["layers"], backbone["strides"], inputs, pool)
     else:
         found = f"{kind} of {backbone['block']}" if "block" in backbone else kind
-        raise BadInput(f"backbone_cfg: {found} is not known; expected ResNet9 of BasicBlock, or Plain; try --opengait DIR")
+        raise BadInput(
+            f"backbone_cfg: {found} is not known; expected ResNet9 of BasicBlock, or Plain; try --opengait DIR"
+        )
     return GaitBase(
         built,
         model["bin_num"],

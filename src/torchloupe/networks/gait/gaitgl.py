@@ -70,7 +70,9 @@ class GaitGL(nn.Module):
 
     STEP = 3
 
-    def __init__(self, channels: Sequence[int], classes: int, deep: bool, necks: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, channels: Sequence[int], classes: int, deep: bool, necks: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         c = list(channels)
         if deep:

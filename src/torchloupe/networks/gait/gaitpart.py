@@ -1,4 +1,4 @@
-"""GaitPart: body parts with short-range temporal attention; and the plain backbone that it shares with older baselines."""
+"""GaitPart: body parts with short-range temporal attention; and the plain backbone, shared with older baselines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchloupe.networks.gait.blocks import Conv1d, Conv2d, FocalConv2d, FrameWi
 
 
 class Plain(nn.Module):
-    """Convolutions in a row, written as in the configs: BC-32 (plain), FC-64-2 (focal, 2^2 strips), M (2 x 2 pooling)."""
+    """Convolutions in a row, as the configs write them: BC-32 (plain), FC-64-2 (focal, 2^2 strips), M (pooling)."""
 
     def __init__(self, layers: Sequence[str], inputs: int = 1) -> None:
         super().__init__()
@@ -29,7 +29,9 @@ class Plain(nn.Module):
             elif kind == "FC":
                 conv = FocalConv2d(inputs, int(numbers[0]), kernel, kernel // 2, int(numbers[1]))
             else:
-                raise BadInput(f"layers_cfg: {layer!r} is not a layer; expected BC-<channels>, FC-<channels>-<halving> or M")
+                raise BadInput(
+                    f"layers_cfg: {layer!r} is not a layer; expected BC-<channels>, FC-<channels>-<halving> or M"
+                )
             parts += leaky(conv)
             inputs, kernel = int(numbers[0]), 3
         self.feature = nn.Sequential(*parts)
@@ -51,8 +53,9 @@ class FramePyramid(nn.Module):
 
 
 class TemporalAggregator(nn.Module):
-    """Micro-motion templates of windows 3 and 5 with attention, summed, then the maximum over time: (n, c, t, p) -> (n, c, p).
+    """Micro-motion templates of windows 3 and 5 with attention, summed; the maximum over time.
 
+    (n, c, t, p) -> (n, c, p);
     template = (mean + maximum of the window) * sigmoid(two convolutions); own convolutions for each part.
     """
 

@@ -169,9 +169,11 @@ class GaitGraph1(nn.Module):
 
 
 class GaitGraph2(nn.Module):
-    """Joints, velocity, bones (n, t, v, 3, 5) -> embedding (n, c, 1); `thrice` adds the reversed and the mirrored sequence.
+    """Joints, velocity, bones (n, t, v, 3, 5) -> embedding (n, c, 1); `thrice` adds two views.
 
-    Source: Teepe et al. 2022, Towards a Deeper Understanding of Skeleton-based Gait Recognition, CVPRW, arXiv:2204.07855.
+    The views are the reversed and the mirrored sequence.
+    Source: Teepe et al. 2022, Towards a Deeper Understanding of Skeleton-based Gait Recognition, CVPRW,
+    arXiv:2204.07855.
     Differs: the reversed and the mirrored sequence are passes of their own (see GaitGraph1).
     """
 

@@ -1,8 +1,9 @@
-"""Skeletons as data: joints, bones, mirror pairs; and what the skeleton networks are fed, computed from joint positions."""
+"""Skeletons as data: joints, bones, mirror pairs; and what skeleton networks are fed, from joint positions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ def adjacency(shape: Skeleton, hops: int = 3) -> Tensor:
     reach = [torch.eye(count)]
     for _ in range(hops):
         reach.append(((reach[-1] @ link) > 0).float())
-    exact = torch.stack([reach[0], *(far - near for near, far in zip(reach[:-1], reach[1:], strict=True))])
+    exact = torch.stack([reach[0], *(far - near for near, far in pairwise(reach))])
     return exact / reach[-1].sum(0)
 
 
