@@ -100,6 +100,10 @@ MODELS: dict[str, tuple[dict, str]] = {
     "gaitbase_oumvlp": (gaitbase(5153), "OUMVLP"),
     "gaitbase_grew": (gaitbase(20000), "GREW"),
     "gaitbase_gait3d": (gaitbase(3000), "Gait3D"),
+    "lidargait": (
+        {**gaitbase(250), "backbone_cfg": {**RESNET, "in_channel": 3}},
+        "SUSTech1K",
+    ),
     "deepgaitv2_casiab": (deepgait(74, [1, 1, 1, 1]), "CASIA-B"),
     "deepgaitv2_oumvlp": (deepgait(5153, [1, 1, 1, 1]), "OUMVLP"),
     "deepgaitv2_gait3d": (deepgait(3000, [1, 4, 4, 1]), "Gait3D"),

@@ -23,7 +23,7 @@ FAINT = 10_000
 
 @dataclass(frozen=True)
 class Walk:
-    """One sequence, not yet read: who, under which condition, from which view, and its files (one for each modality)."""
+    """One sequence, not yet read: who, under which condition, from which view, and its files, one a modality."""
 
     identity: str
     condition: str
@@ -198,7 +198,7 @@ def _silhouettes(frames: list[np.ndarray], size: int, file: Path) -> np.ndarray:
 
 
 def centred(frame: np.ndarray, size: int = 64) -> np.ndarray:
-    """A silhouette (h, w) uint8 as OpenGait stores it: (size, size), height filled, the median of mass in the middle."""
+    """A silhouette (h, w) uint8 as OpenGait stores it: (size, size), height filled, median of mass in the middle."""
     rows = np.flatnonzero(frame.sum(1, dtype=np.int64))
     person = frame[rows[0] : rows[-1] + 1]
     width = max(1, round(person.shape[1] * size / person.shape[0]))

@@ -39,7 +39,7 @@ class ResNet9(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         widths = [channels[0], *channels]
-        made = [residual_layer(BasicBlock, *widths[i : i + 2], layers[i], stride=strides[i]) for i in range(4)]
+        made = [residual_layer(BasicBlock, widths[i], widths[i + 1], layers[i], stride=strides[i]) for i in range(4)]
         self.layer1, self.layer2, self.layer3, self.layer4 = made
         self.avgpool = nn.AdaptiveAvgPool2d(1)
 

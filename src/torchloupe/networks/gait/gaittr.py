@@ -92,8 +92,9 @@ class GaitTR(nn.Module):
 
     def __init__(self, widths: Sequence[int], outputs: int, joints: int) -> None:
         super().__init__()
+        self.joints = joints
         self.data_bn = nn.BatchNorm1d(widths[0] * joints)
-        self.backbone = nn.ModuleList(Block(*widths[i : i + 2], joints) for i in range(len(widths) - 1))
+        self.backbone = nn.ModuleList(Block(widths[i], widths[i + 1], joints) for i in range(len(widths) - 1))
         self.fcn = nn.Conv1d(widths[-1], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class Branch(nn.Module):
         self.bn = nn.BatchNorm2d(widths[0])
         joints = graph.shape[-1]
         self.layers = nn.ModuleList(
-            Layer(joints, *widths[i : i + 2], None if i == 0 else reduction) for i in range(len(widths) - 1)
+            Layer(joints, widths[i], widths[i + 1], None if i == 0 else reduction) for i in range(len(widths) - 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
