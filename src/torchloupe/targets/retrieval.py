@@ -19,7 +19,8 @@ METRICS = ("euc", "cos")
 class Gallery:
     """Embedded items among which the answer is looked for.
 
-    embeddings (N, c, p); names and identities: one an item; metric: 'euc' or 'cos'; digest: hash of model and data.
+    embeddings (N, c, p); names and identities: one an item; metric: 'euc' or 'cos'; digest: hash of model
+    and data; digests: hash of each item's files, or ().
     """
 
     embeddings: Tensor = field(repr=False)
@@ -27,6 +28,7 @@ class Gallery:
     identities: tuple[str, ...] = field(repr=False)
     metric: str = "euc"
     digest: str = ""
+    digests: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -35,6 +37,8 @@ class Gallery:
             raise BadInput(f"gallery: {len(self.embeddings)} embeddings, {len(self.names)} names")
         if not self.names:
             raise BadInput("the gallery is empty")
+        if not self.digests:
+            object.__setattr__(self, "digests", ("",) * len(self.names))
 
     @property
     def people(self) -> tuple[str, ...]:

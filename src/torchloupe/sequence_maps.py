@@ -1,0 +1,105 @@
+"""Heatmaps of one sequence, with all that is needed to draw them: plain arrays on disk, no model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from torchloupe.errors import BadInput
+
+
+@dataclass(frozen=True)
+class SequenceMaps:
+    """What a model saw in one probe sequence.
+
+    name: id-type-view. method, target: what was asked, and how. signed: negative values carry meaning.
+    imgs (t, h, w) uint8 silhouettes, or poses (t, v, 3) with joints' names and limbs (pairs of joints).
+    maps: layer -> (k, t', h', w') float32 raw numbers. windows: layer -> (t', 2) int, the frames [start, stop) that each
+        time step stands for. words: layer -> what to know about it.
+    questions, scores: k each. gallery, distances: items by distance, the nearest first, without the probe itself.
+    answers: gallery items that the questions are about; answer_imgs: what the first of them looks like.
+    """
+
+    name: str
+    identity: str
+    condition: str
+    view: str
+    model: str
+    method: str
+    target: str
+    maps: Mapping[str, np.ndarray]
+    windows: Mapping[str, np.ndarray]
+    words: Mapping[str, str] = field(default_factory=dict)
+    questions: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    answers: tuple[str, ...] = ()
+    gallery: tuple[str, ...] = ()
+    distances: tuple[float, ...] = ()
+    signed: bool = False
+    imgs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+    poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
+    joints: tuple[str, ...] = ()
+    limbs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    answer_imgs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers, in the order in which they were asked for."""
+        return tuple(self.maps)
+
+    @property
+    def frames(self) -> int:
+        """Frames of the sequence."""
+        return len(self.poses) if len(self.poses) else len(self.imgs)
+
+    def save(self, path: str | Path) -> None:
+        """One .npz of plain arrays, whole or absent."""
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, np.ndarray] = {
+            **{key: np.array(getattr(self, key)) for key in _TEXTS + _LISTS},
+            **{key: getattr(self, key) for key in _ARRAYS},
+            "signed": np.array(self.signed),
+            "layers": np.array(self.layers),
+            "words": np.array([self.words.get(layer, "") for layer in self.layers]),
+            **{f"maps/{layer}": value for layer, value in self.maps.items()},
+            **{f"windows/{layer}": value for layer, value in self.windows.items()},
+        }
+        aside = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            with aside.open("wb") as stream:
+                np.savez_compressed(stream, allow_pickle=False, **arrays)
+            aside.replace(file)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SequenceMaps:
+        """Errors: BadInput for a file that is not one of ours."""
+        file = Path(path)
+        try:
+            with np.load(file, allow_pickle=False) as held:
+                arrays = {key: held[key] for key in held.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise BadInput(f"{file}: cannot be read ({error}); expected a result of loupe gait cam (.npz)") from None
+        if "layers" not in arrays or "gallery" not in arrays:
+            raise BadInput(f"{file}: not a result of loupe gait cam; it holds {', '.join(list(arrays)[:5]) or 'nothing'}")
+        layers = [str(layer) for layer in arrays["layers"]]
+        return cls(
+            **{key: str(arrays[key]) for key in _TEXTS},
+            **{key: tuple(arrays[key].tolist()) for key in _LISTS},
+            **{key: arrays[key] for key in _ARRAYS},
+            signed=bool(arrays["signed"]),
+            words=dict(zip(layers, arrays["words"].tolist(), strict=True)),
+            maps={layer: arrays[f"maps/{layer}"] for layer in layers},
+            windows={layer: arrays[f"windows/{layer}"] for layer in layers},
+        )
+
+
+_TEXTS = ("name", "identity", "condition", "view", "model", "method", "target")
+_LISTS = ("questions", "scores", "answers", "gallery", "distances", "joints")
+_ARRAYS = ("imgs", "poses", "limbs", "answer_imgs")
