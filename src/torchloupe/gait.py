@@ -215,7 +215,13 @@ def _pictures(subject: Subject, walk: Walk | None) -> np.ndarray:
     return none if batch.pictures is None else batch.pictures[0, ..., 0].numpy()
 
 
-def record(subject: Subject, made: SequenceMaps, gallery: Gallery, weights: str, options: Mapping[str, Any]) -> dict:
+def question_key(subject: Subject, walk: Walk, target: Retrieval, layers: Sequence[str], method: str) -> str:
+    """sha256 of all that decides a result: model, data, gallery, question, layers, method."""
+    parts = (model_digest(subject), walk.name, walk.digest(), target.gallery.digest, repr(target), method, *layers)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def record(subject: Subject, made: SequenceMaps, gallery: Gallery, weights: str) -> dict[str, Any]:
     """How a result was made, for JSON."""
     from torchloupe import __version__
 
@@ -229,7 +235,7 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery, weights: str,
         "weights": weights,
         "model and evaluation sha256": model_digest(subject),
         "checkpoint keys left aside": list(subject.notes["left aside"]),
-        "method": {"name": made.method, **options},
+        "method": made.method,
         "target": made.target,
         "metric": gallery.metric,
         "gallery": {"items": len(gallery.names), "sha256": gallery.digest},

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, nearest
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,18 @@ class SequenceMaps:
         """Frames of the sequence."""
         return len(self.poses) if len(self.poses) else len(self.imgs)
 
-    def save(self, path: str | Path) -> None:
-        """One .npz of plain arrays, whole or absent."""
+    def at(self, layers: Sequence[str]) -> SequenceMaps:
+        """The same result with these layers only, by name or glob; all where none is named."""
+        if not layers:
+            return self
+        for one in layers:
+            if not any(fnmatchcase(layer, one) for layer in self.maps):
+                raise BadInput(f"no layer {one!r} in {self.name}.{nearest(one, self.maps)} It has {', '.join(self.maps)}.")
+        kept = [layer for layer in self.maps if any(fnmatchcase(layer, one) for one in layers)]
+        return replace(self, maps={layer: self.maps[layer] for layer in kept})
+
+    def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
+        """One .npz of plain arrays, and how it was made as .json beside it; each whole or absent."""
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, np.ndarray] = {
@@ -74,6 +87,9 @@ class SequenceMaps:
             with aside.open("wb") as stream:
                 np.savez_compressed(stream, allow_pickle=False, **arrays)
             aside.replace(file)
+            if record is not None:
+                aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
+                aside.replace(file.with_suffix(".json"))
         finally:
             aside.unlink(missing_ok=True)
 

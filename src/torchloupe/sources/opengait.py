@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +18,13 @@ import yaml
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
-from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile, nearest
 from torchloupe.networks.gait import NETWORKS, leaves
-from torchloupe.networks.gait.layers import default_layers, passes, seen
+from torchloupe.networks.gait.layers import default_layers, passes, seen, windows
 from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_steps_bones, skeleton
-from torchloupe.probe import Batch, Subject, split_call
+from torchloupe.probe import Batch, Subject, restored, split_call
 from torchloupe.sources.sequences import Walk
+from torchloupe.trace import Visit, tracing
 
 DEFAULTS: Mapping[str, Any] = {
     "data_cfg": {"dataset_name": "CASIA-B", "data_in_use": None},
@@ -561,3 +563,94 @@ def model_digest(subject: Subject) -> str:
     for name, value in sorted(subject.module.state_dict().items()):
         state.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
+
+
+def example(config: Config, frames: int = 12) -> Batch:
+    """Noise of the shape that a built-in model takes, to see what its layers give."""
+    if config.model in POSES:
+        joints = len(skeleton(str(config.blocks["model_cfg"].get("joint_format", "coco"))).joints)
+        shapes = {
+            "GaitGraph1": ((1, 3, frames, joints, 1), "n c t h w"),
+            "GaitGraph2": ((1, frames, joints, 3, 5), "n t h i c"),
+            "GaitTR": ((1, frames, 10, joints, 1), "n t c h w"),
+        }
+        shape, pattern = shapes[config.model]
+        return Batch(torch.rand(shape), Layout(pattern), ("noise",))
+    channels, size = _channels(config), (128, 88) if config.model == "GLN" else (64, 44)
+    shape = (1, frames, *size) if channels == 1 else (1, frames, channels, *size)
+    return Batch(torch.rand(shape), Layout("n t h w" if channels == 1 else "n t c h w"), ("noise",))
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One line of `loupe gait layers`."""
+
+    number: int | None
+    name: str
+    kind: str
+    time: str
+    space: str
+
+
+def layer_facts(subject: Subject, batch: Batch) -> list[LayerFacts]:
+    """What every layer that runs gives, in order of registration: its number, type, and where in time and space it is."""
+    module = subject.module
+    with restored(module), torch.no_grad(), tracing(module) as trace:
+        subject.output(batch)
+    numbers = {name: number for number, name in leaves(module).items()}
+    facts = []
+    for name, part in module.named_modules():
+        visits = [visit for visit in trace.visits if visit.name == name and visit.shapes]
+        if not name or (not visits and name not in numbers):
+            continue
+        time, space = _time_and_space(module, name, visits, batch) if visits else ("not run", "")
+        facts.append(LayerFacts(numbers.get(name), name, type(part).__name__, time, space))
+    return facts
+
+
+def _time_and_space(module: nn.Module, name: str, visits: Sequence[Visit], batch: Batch) -> tuple[str, str]:
+    place = seen(module, name)
+    if place is None or place.layout is None:
+        return "", place.word if place is not None else "shape " + str(visits[0].shapes[0])
+    calls = [torch.empty(visit.shapes[0], device="meta") for visit in visits]
+    joined = place.layout.join is not None
+    t, h, w = place.layout.canonical(calls if joined else calls[:1], batch.n).shape[-3:]
+    frames = batch.size[0]
+    steps = windows(t, frames, place.step)
+    width = steps[0][1] - steps[0][0]
+    time = "each frame" if t == frames else "whole sequence" if t == 1 else f"{width} frames a step"
+    if batch.size[2] == 1:
+        space = f"{h} joints" if h > 1 else ""
+    elif w == 1:
+        space = f"{h} strips" if h > 1 else ""
+    else:
+        space = f"{h} x {w}"
+    if len(calls) > 1:
+        space += f", {len(calls)} {'strips joined' if joined else 'calls, see #0'}"
+    return time, ", ".join(part for part in (space, place.word) if part)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of an OpenGait checkpoint ({"model": ...}), of a plain state dict, or of a .safetensors file.
+
+    Errors: BadInput for a file that is absent, damaged or holds no tensors; UnsafeFile where it would run code.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BadInput(f"{file}: no such checkpoint")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UnsafeFile(f"{file}: holds more than tensors, so that reading it would run code; not read") from None
+    except Exception as error:
+        raise BadInput(f"{file}: cannot be read as a checkpoint ({type(error).__name__})") from None
+    for key in ("model", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
+        raise BadInput(f"{file}: holds no weights; expected an OpenGait checkpoint with the key 'model'")
+    return found
