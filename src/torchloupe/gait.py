@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 import warnings
@@ -146,14 +147,19 @@ def explain(
     own = walk.digest()
     same = [name == walk.name or other == own for name, other in zip(gallery.names, gallery.digests, strict=True)]
     if any(same):
-        twins = [name for name, is_twin in zip(gallery.names, same, strict=True) if is_twin]
-        warnings.warn(f"{walk.name} is in the gallery ({', '.join(twins)}); left out there", LoupeWarning, stacklevel=2)
+        twins = [name for name, is_twin in zip(gallery.names, same, strict=True) if is_twin and name != walk.name]
+        told = f" (as {', '.join(twins)})" if twins else ""
+        warnings.warn(f"{walk.name} is itself in the gallery{told}; left out there", LoupeWarning, stacklevel=2)
     batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
     heard = _Heard(target)
     probe = Probe(subject, tuple(layers) or subject.layers, heard)
     found = named(method)(probe, batch, **(options or {}))
     if heard.output is None or heard.item is None:
         raise BadInput(f"method {method} asked no question")
+    if found.empty:
+        dark = ", ".join(dict.fromkeys(layer for layer, _, _ in found.empty))
+        text = f"{walk.name}: the map is zero everywhere at {dark}; try --signed, or --method layercam"
+        warnings.warn(text, LoupeWarning, stacklevel=2)
     answers = tuple(gallery.names[i] for i in heard.item[0].tolist())
     ranked = gallery.distances(heard.output)[0].cpu().masked_fill(torch.tensor(same), float("inf"))
     order = [i for i in ranked.argsort(stable=True).tolist() if not same[i]][: RUNNERS_UP + 1]
@@ -165,6 +171,7 @@ def explain(
         view=walk.view,
         model=subject.notes["config"].model,
         method=method,
+        options=json.dumps(dict(options or {}), sort_keys=True),
         target=repr(target),
         questions=tuple(label[0] for label in found.scores.labels),
         scores=tuple(float(value) for value in found.scores.value[:, 0]),
@@ -215,9 +222,17 @@ def _pictures(subject: Subject, walk: Walk | None) -> np.ndarray:
     return none if batch.pictures is None else batch.pictures[0, ..., 0].numpy()
 
 
-def question_key(subject: Subject, walk: Walk, target: Retrieval, layers: Sequence[str], method: str) -> str:
-    """sha256 of all that decides a result: model, data, gallery, question, layers, method."""
-    parts = (model_digest(subject), walk.name, walk.digest(), target.gallery.digest, repr(target), method, *layers)
+def question_key(
+    subject: Subject,
+    walk: Walk,
+    target: Retrieval,
+    layers: Sequence[str],
+    method: str,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """sha256 of all that decides a result: model, data, gallery, question, layers, method and its options."""
+    asked = (target.gallery.digest, repr(target), method, json.dumps(dict(options or {}), sort_keys=True), *layers)
+    parts = (model_digest(subject), walk.name, walk.digest(), *asked)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -235,7 +250,7 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery, weights: str)
         "weights": weights,
         "model and evaluation sha256": model_digest(subject),
         "checkpoint keys left aside": list(subject.notes["left aside"]),
-        "method": made.method,
+        "method": {"name": made.method, **json.loads(made.options)},
         "target": made.target,
         "metric": gallery.metric,
         "gallery": {"items": len(gallery.names), "sha256": gallery.digest},

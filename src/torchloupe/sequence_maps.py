@@ -19,7 +19,7 @@ from torchloupe.errors import BadInput, nearest
 class SequenceMaps:
     """What a model saw in one probe sequence.
 
-    name: id-type-view. method, target: what was asked, and how. signed: negative values carry meaning.
+    name: id-type-view. method, options (JSON), target: what was asked, and how. signed: negative values carry meaning.
     imgs (t, h, w) uint8 silhouettes, or poses (t, v, 3) with joints' names and limbs (pairs of joints).
     maps: layer -> (k, t', h', w') float32 raw numbers. windows: layer -> (t', 2) int, the frames [start, stop) that each
         time step stands for. words: layer -> what to know about it.
@@ -33,6 +33,7 @@ class SequenceMaps:
     view: str
     model: str
     method: str
+    options: str
     target: str
     maps: Mapping[str, np.ndarray]
     windows: Mapping[str, np.ndarray]
@@ -65,7 +66,9 @@ class SequenceMaps:
             return self
         for one in layers:
             if not any(fnmatchcase(layer, one) for layer in self.maps):
-                raise BadInput(f"no layer {one!r} in {self.name}.{nearest(one, self.maps)} It has {', '.join(self.maps)}.")
+                raise BadInput(
+                    f"no layer {one!r} in {self.name}.{nearest(one, self.maps)} It has {', '.join(self.maps)}."
+                )
         kept = [layer for layer in self.maps if any(fnmatchcase(layer, one) for one in layers)]
         return replace(self, maps={layer: self.maps[layer] for layer in kept})
 
@@ -103,7 +106,9 @@ class SequenceMaps:
         except (OSError, ValueError, EOFError) as error:
             raise BadInput(f"{file}: cannot be read ({error}); expected a result of loupe gait cam (.npz)") from None
         if "layers" not in arrays or "gallery" not in arrays:
-            raise BadInput(f"{file}: not a result of loupe gait cam; it holds {', '.join(list(arrays)[:5]) or 'nothing'}")
+            raise BadInput(
+                f"{file}: not a result of loupe gait cam; it holds {', '.join(list(arrays)[:5]) or 'nothing'}"
+            )
         layers = [str(layer) for layer in arrays["layers"]]
         return cls(
             **{key: str(arrays[key]) for key in _TEXTS},
@@ -116,6 +121,6 @@ class SequenceMaps:
         )
 
 
-_TEXTS = ("name", "identity", "condition", "view", "model", "method", "target")
+_TEXTS = ("name", "identity", "condition", "view", "model", "method", "options", "target")
 _LISTS = ("questions", "scores", "answers", "gallery", "distances", "joints")
 _ARRAYS = ("imgs", "poses", "limbs", "answer_imgs")

@@ -11,7 +11,6 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
-    from torchloupe.sources.opengait import Config
     from torchloupe.targets.retrieval import Gallery, Retrieval
 
 ConfigOption = Annotated[Path, Parameter(name=["--config", "-c", "--config-path", "--config_path"])]
@@ -35,6 +34,7 @@ def cam(
     device: DeviceOption = "auto",
     opengait: Path | None = None,
     cache: Path | None = None,
+    signed: Annotated[bool, Parameter(negative=())] = False,
     strict: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Heatmaps of probe sequences: where each layer sees what makes the probe like, or unlike, a gallery sequence.
@@ -71,6 +71,8 @@ def cam(
         A checkout of OpenGait, for models that are not built in. Its code is imported, that is, run.
     cache
         Folder where embedded galleries are kept; by default the user's cache folder.
+    signed
+        Keep what makes them unlike as well, below 0 (blue); for methods that cut it off.
     strict
         Stop at the first bad sequence. By default it is told and left out.
     """
@@ -81,6 +83,7 @@ def cam(
     from torchloupe.sources.opengait import pick_layers
     from torchloupe.sources.sequences import sequences
 
+    options = _options(method, signed)
     subject, source = _subject(config, weights, device, opengait)
     probes, items = sequences(probe), sequences(gallery)
     chosen = pick_layers(subject, layers or _asked(subject))
@@ -91,11 +94,11 @@ def cam(
     for number, walk in enumerate(probes, 1):
         file = save / f"{walk.name}.npz"
         try:
-            key = question_key(subject, walk, asked, chosen, method)
+            key = question_key(subject, walk, asked, chosen, method, options)
             if _made(file, key):
                 print(f"{file} is there already")
                 continue
-            made = explain(subject, walk, asked, chosen, method=method, gallery_walks=items)
+            made = explain(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
             made.save(file, {**record(subject, made, held, source), "key": key})
         except LoupeError as error:
             if strict:
@@ -107,7 +110,7 @@ def cam(
             tell(number, len(probes))
         answer = made.answers[0] if target != "margin" else made.questions[0]
         right = "" if target != "nearest" else _verdict(made.identity, answer, held)
-        print(f"{file}  {target}: {answer}  score {made.scores[0]:.4f}{right}")
+        print(f"{file}  {target}: {answer}  score {made.scores[0]:.4g}{right}")
     if failed:
         told = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
         if len(failed) == len(probes):
@@ -238,6 +241,16 @@ def _subject(config: Path, weights: Path | None, device: str, opengait: Path | N
         raise BadInput(f"--weights: give a checkpoint; restore_hint of {config} means {found}, which is not there")
     state = read_state(found)
     return gait(config, state, source=str(found), opengait=opengait, device=_device(device)), str(found)
+
+
+def _options(method: str, signed: bool) -> dict[str, object]:
+    from torchloupe.errors import BadInput
+    from torchloupe.methods.registry import named, options_of
+
+    known = options_of(named(method))
+    if signed and "relu" not in known:
+        raise BadInput(f"--signed: {method} does not cut negative evidence off, or has none; leave the option out")
+    return {"relu": False} if signed else {}
 
 
 def _device(name: str) -> str:

@@ -211,7 +211,9 @@ class Painter:
             start, stop = part.start, part.stop
             return self._skeleton((start + stop) // 2 if stop - start > 1 else start, None)
         grey = Image.fromarray(self.made.imgs[part].mean(0).round().astype(np.uint8))
-        grown = grey.resize(self.size[::-1], Image.Resampling.BILINEAR if self.style.ratio > 1 else Image.Resampling.BOX)
+        grown = grey.resize(
+            self.size[::-1], Image.Resampling.BILINEAR if self.style.ratio > 1 else Image.Resampling.BOX
+        )
         return np.asarray(grown)[..., None].repeat(3, -1)
 
     def _skeleton(self, frame: int, values: np.ndarray | None) -> np.ndarray:
@@ -247,7 +249,9 @@ def compare(painter: Painter) -> np.ndarray:
     font = _font(4 * painter.style.font)
     line = font.size + 3
     gap = MARGIN
-    titles = [("input", "")] + [(layer, made.words.get(layer, "") or _step_word(painter, layer)) for layer in made.layers]
+    titles = [("input", "")] + [
+        (layer, made.words.get(layer, "") or _step_word(painter, layer)) for layer in made.layers
+    ]
     wrapped = [_wrapped(f"{name}", columns, font) + _wrapped(word, columns, font) for name, word in titles]
     head = [f"{made.name}   {made.model}, {made.method}"]
     if made.questions:
@@ -336,7 +340,7 @@ def _save(picture: np.ndarray, file: Path) -> Path:
 
 
 def _sheet(width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (round(width), round(height)), PAPER)
+    return Image.new("RGB", (width, height), PAPER)
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:

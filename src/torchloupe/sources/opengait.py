@@ -22,7 +22,7 @@ from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile, nearest
 from torchloupe.networks.gait import NETWORKS, leaves
 from torchloupe.networks.gait.layers import default_layers, passes, seen, windows
 from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_steps_bones, skeleton
-from torchloupe.probe import Batch, Subject, restored, split_call
+from torchloupe.probe import INPUT, Batch, Subject, resolve, restored, split_call
 from torchloupe.sources.sequences import Walk
 from torchloupe.trace import Visit, tracing
 
@@ -521,7 +521,7 @@ def _layout(module: nn.Module, name: str) -> Layout | None:
 def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
     """Layers by dotted name, by glob, or by the running number of the seed's table -> dotted names, in order.
 
-    Errors: BadInput for a number out of range, or a glob that fits nothing.
+    Errors: BadInput for a number out of range, a glob that fits nothing, or an unknown name.
     """
     module = subject.module
     numbered, known = leaves(module), [name for name, _ in module.named_modules() if name]
@@ -539,7 +539,7 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
                 raise BadInput(f"no layer fits {one!r}.{nearest(one.strip('*'), known)} See loupe gait layers.")
         else:
             found = [one]
-        picked += [_plain_pass(module, name) for name in found]
+        picked += [resolve(module, _plain_pass(module, name)) for name in found]
     return tuple(dict.fromkeys(picked)) or subject.layers
 
 
@@ -550,8 +550,11 @@ def _drawable(module: nn.Module, name: str) -> bool:
 
 def _plain_pass(module: nn.Module, name: str) -> str:
     """Of a layer that runs once in each pass of a network that runs several times: the call of the plain pass."""
-    shared = type(module.get_submodule(name)).__name__ == "ReLU" if name in dict(module.named_modules()) else False
-    return f"{name}#0" if passes(module) > 1 and split_call(name)[1] is None and not shared else name
+    if passes(module) == 1 or name == INPUT or split_call(name)[1] is not None:
+        return name
+    # an activation is shared within each pass, so that its first call would not be all of the pass
+    shared = isinstance(dict(module.named_modules()).get(name), nn.ReLU)
+    return name if shared else f"{name}#0"
 
 
 def model_digest(subject: Subject) -> str:
