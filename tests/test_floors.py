@@ -13,11 +13,11 @@ import torchloupe
 
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
-    {"axes", "results", "errors"},
+    {"axes", "results", "errors", "sequence_maps"},
     {"trace", "probe", "replay", "points"},
     {"methods", "targets", "networks"},
     {"sources"},
-    {"store", "runner"},
+    {"store", "runner", "gait"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

@@ -43,11 +43,11 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
     for i, value in enumerate((Bomb(), [Bomb()], np.array([Bomb()], dtype=object))):
         file = tmp_path / f"{i}.pkl"
         file.write_bytes(pickle.dumps(value))
-        with pytest.raises(UnsafeFile, match=r"\.pkl: not read, because it asks for (posix|nt)\.system"):
+        with pytest.raises(UnsafeFile, match=r"\.pkl: holds .(posix|nt)\.system"):
             read_pickle(file)
     sneaky = b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x06\x00\x00\x00base64tR."
     (tmp_path / "codec.pkl").write_bytes(sneaky)
-    with pytest.raises(UnsafeFile, match="codec base64"):
+    with pytest.raises(UnsafeFile, match="base64"):
         read_pickle(tmp_path / "codec.pkl")
     assert not (tmp_path / "burnt").exists()
 
@@ -72,9 +72,9 @@ def test_what_is_no_array_is_said(tmp_path, value, message):
 def test_damaged_and_absent_files(tmp_path):
     file = tmp_path / "x.pkl"
     file.write_bytes(pickle.dumps(np.zeros(100))[:50])
-    with pytest.raises(BadInput, match="damaged pickle"):
+    with pytest.raises(BadInput, match="truncated pickle"):
         read_pickle(file)
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="no such file"):
         read_pickle(tmp_path / "y.pkl")
 
 

@@ -30,7 +30,7 @@ from torchloupe.targets.retrieval import Gallery, Retrieval
 RUNNERS_UP = 5
 
 
-def embed(
+def embed_gallery(
     subject: Subject,
     walks: Sequence[Walk],
     *,
@@ -236,7 +236,7 @@ def question_key(
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def record(subject: Subject, made: SequenceMaps, gallery: Gallery, weights: str) -> dict[str, Any]:
+def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, Any]:
     """How a result was made, for JSON."""
     from torchloupe import __version__
 
@@ -247,9 +247,8 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery, weights: str)
         "model": made.model,
         "config": str(config.path),
         "default config": str(config.merged) if config.merged else None,
-        "weights": weights,
+        "weights": subject.notes.get("weights"),
         "model and evaluation sha256": model_digest(subject),
-        "checkpoint keys left aside": list(subject.notes["left aside"]),
         "method": {"name": made.method, **json.loads(made.options)},
         "target": made.target,
         "metric": gallery.metric,

@@ -36,6 +36,7 @@ def cam(
     cache: Path | None = None,
     signed: Annotated[bool, Parameter(negative=())] = False,
     strict: Annotated[bool, Parameter(negative=())] = False,
+    unsafe_load: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Heatmaps of probe sequences: where each layer sees what makes the probe like, or unlike, a gallery sequence.
 
@@ -75,19 +76,21 @@ def cam(
         Keep what makes them unlike as well, below 0 (blue); for methods that cut it off.
     strict
         Stop at the first bad sequence. By default it is told and left out.
+    unsafe_load
+        Let the checkpoint run code while it is read; only for files whose maker is trusted.
     """
     import warnings
 
     from torchloupe.errors import BadInput, LoupeError, LoupeWarning
-    from torchloupe.gait import embed, explain, question_key, record
+    from torchloupe.gait import embed_gallery, explain, question_key, record
     from torchloupe.sources.opengait import pick_layers
     from torchloupe.sources.sequences import sequences
 
     options = _options(method, signed)
-    subject, source = _subject(config, weights, device, opengait)
+    subject = _subject(config, weights, device, opengait, unsafe_load)
     probes, items = sequences(probe), sequences(gallery)
     chosen = pick_layers(subject, layers or _asked(subject))
-    held = embed(subject, items, metric=metric, cache=cache or _cache(), strict=strict, tell=_teller("gallery"))
+    held = embed_gallery(subject, items, metric=metric, cache=cache or _cache(), strict=strict, tell=_teller("gallery"))
     asked = _target(target, held, parts)
     failed: list[str] = []
     tell = _teller("probes")
@@ -99,7 +102,7 @@ def cam(
                 print(f"{file} is there already")
                 continue
             made = explain(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
-            made.save(file, {**record(subject, made, held, source), "key": key})
+            made.save(file, {**record(subject, made, held), "key": key})
         except LoupeError as error:
             if strict:
                 raise
@@ -210,7 +213,7 @@ def layers(
     from torchloupe.sources.opengait import example, gait, layer_facts
     from torchloupe.sources.sequences import sequences
 
-    subject = gait(config, opengait=opengait)
+    subject = gait(config, checkout=opengait)
     if probe is not None and subject.prepare is not None:
         batch = subject.prepare(sequences(probe)[0])
     elif opengait is not None:
@@ -230,17 +233,16 @@ def layers(
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _subject(config: Path, weights: Path | None, device: str, opengait: Path | None) -> tuple[Subject, str]:
+def _subject(config: Path, weights: Path | None, device: str, checkout: Path | None, unsafe: bool) -> Subject:
     from torchloupe.errors import BadInput
-    from torchloupe.sources.opengait import gait, read_config, read_state
+    from torchloupe.sources.opengait import gait, read_config
 
     found = weights or read_config(config).checkpoint
     if found is None:
         raise BadInput(f"--weights: give a checkpoint; restore_hint of {config} names none")
     if weights is None and not found.is_file():
         raise BadInput(f"--weights: give a checkpoint; restore_hint of {config} means {found}, which is not there")
-    state = read_state(found)
-    return gait(config, state, source=str(found), opengait=opengait, device=_device(device)), str(found)
+    return gait(config, found, checkout=checkout, device=device, unsafe=unsafe)
 
 
 def _options(method: str, signed: bool) -> dict[str, object]:
@@ -251,23 +253,6 @@ def _options(method: str, signed: bool) -> dict[str, object]:
     if signed and "relu" not in known:
         raise BadInput(f"--signed: {method} does not cut negative evidence off, or has none; leave the option out")
     return {"relu": False} if signed else {}
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from torchloupe.errors import BadInput
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    name = f"cuda:{name}" if name.isdigit() else name
-    try:
-        kind = torch.device(name)
-    except RuntimeError:
-        raise BadInput(f"--device {name}: expected cpu, cuda, a GPU's number or auto") from None
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        raise BadInput(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs; try --device cpu")
-    return name
 
 
 def _asked(subject: Subject) -> tuple[str, ...]:

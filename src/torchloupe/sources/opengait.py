@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,14 @@ import yaml
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
-from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile, nearest
+from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.networks.gait import NETWORKS, leaves
 from torchloupe.networks.gait.layers import default_layers, passes, seen, windows
 from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_steps_bones, skeleton
 from torchloupe.probe import INPUT, Batch, Subject, resolve, restored, split_call
+from torchloupe.sources.assemble import Options, split_spec
+from torchloupe.sources.devices import device as choose_device
+from torchloupe.sources.safe import load_state, sha256
 from torchloupe.sources.sequences import Walk
 from torchloupe.trace import Visit, tracing
 
@@ -458,43 +460,58 @@ def _channels(config: Config) -> int:
 
 def gait(
     config: str | Path,
-    state: Mapping[str, Tensor] | None = None,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
     *,
-    source: str = "the weights",
-    opengait: str | Path | None = None,
-    device: str = "cpu",
+    checkout: str | Path | None = None,
+    device: str | int = "auto",
+    unsafe: bool = False,
 ) -> Subject:
     """A gait model as a subject: an embedder (1, t, h, w) -> (1, c, p) whose layers know their time and space.
 
-    config: an OpenGait YAML. state: a checkpoint's state dict (None: random weights). opengait: a checkout of OpenGait,
-    whose code is then imported and run, for the models that are not built in.
-    `prepare` makes a batch of a Walk. notes: the config, the keys of the checkpoint that were left aside.
+    config: an OpenGait YAML. weights: a checkpoint or its state dict; None: random. checkout: a checkout of OpenGait,
+    whose code is then imported, that is, run: for the models that are not built in. unsafe: let the checkpoint run code.
+    `prepare` makes a batch of a Walk. notes: the config, and what is known of the weights.
     """
     settings = read_config(config)
-    if opengait is not None:
+    if checkout is None:
+        module, call = build(settings), _call
+    else:
         from torchloupe.sources.opengait_checkout import real_class
 
-        module, call, read = real_class(settings, Path(opengait))
-    else:
-        module, call, read = build(settings), _call, _read
-    aside = load_weights(module, state, source, settings.model) if state is not None else ()
-    if aside:
-        told = ", ".join(aside[:3]) + (" ..." if len(aside) > 3 else "")
-        warnings.warn(
-            f"{source}: {told} do not fit the config; the embedding does not use them", LoupeWarning, stacklevel=2
-        )
-    module = module.eval().to(device)
+        module, call = real_class(settings, Path(checkout))
+    notes: dict[str, Any] = {"config": settings}
+    if weights is not None:
+        given = weights if isinstance(weights, Mapping) else load_state(weights, unsafe=unsafe)
+        source = "the weights" if isinstance(weights, Mapping) else str(weights)
+        aside = load_weights(module, given, source, settings.model)
+        if aside:
+            told = ", ".join(aside[:3]) + (" ..." if len(aside) > 3 else "")
+            text = f"{source}: {told} do not fit the config; the embedding does not use them"
+            warnings.warn(text, LoupeWarning, stacklevel=2)
+        known = {} if isinstance(weights, Mapping) else {"path": source, "sha256": sha256(weights)}
+        notes["weights"] = {**known, "left aside": list(aside)}
+    module = module.eval().to(choose_device(device))
     return Subject(
         module,
         layout=partial(_layout, module),
         call=call,
-        read=read,
+        read=_read,
         kind="embedder",
         layers=default_layers(module),
         spec=f"opengait:{settings.path}",
         prepare=partial(_prepared, config=settings, module=module),
-        notes={"config": settings, "left aside": aside},
+        notes=notes,
     )
+
+
+def opengait(rest: str, options: Options) -> Subject:
+    """The subject of opengait:CONFIG.yaml, or of opengait:CONFIG.yaml?checkout=DIR."""
+    name, arguments = split_spec(rest)
+    checkout = arguments.pop("checkout", None)
+    if arguments:
+        raise BadInput(f"{options.spec}: no option {next(iter(arguments))!r}; expected checkout=DIR")
+    made = gait(name, options.weights, checkout=checkout, device=options.device, unsafe=options.unsafe_load)
+    return made if options.layers is None else replace(made, layers=tuple(options.layers))
 
 
 def _prepared(walk: Walk, *, config: Config, module: nn.Module) -> Batch:
@@ -505,8 +522,9 @@ def _call(module: nn.Module, batch: Batch) -> Tensor:
     return module(batch.x)
 
 
-def _read(output: Tensor) -> Tensor:
-    return output
+def _read(output: Any) -> Tensor:
+    """The embedding: what our networks give; in OpenGait's own output under inference_feat."""
+    return output["inference_feat"]["embeddings"] if isinstance(output, Mapping) else output
 
 
 def _layout(module: nn.Module, name: str) -> Layout | None:
@@ -631,29 +649,3 @@ def _time_and_space(module: nn.Module, name: str, visits: Sequence[Visit], batch
     if len(calls) > 1:
         space += f", {len(calls)} {'strips joined' if joined else 'calls, see #0'}"
     return time, ", ".join(part for part in (space, place.word) if part)
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of an OpenGait checkpoint ({"model": ...}), of a plain state dict, or of a .safetensors file.
-
-    Errors: BadInput for a file that is absent, damaged or holds no tensors; UnsafeFile where it would run code.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise BadInput(f"{file}: no such checkpoint")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UnsafeFile(f"{file}: holds more than tensors, so that reading it would run code; not read") from None
-    except Exception as error:
-        raise BadInput(f"{file}: cannot be read as a checkpoint ({type(error).__name__})") from None
-    for key in ("model", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
-        raise BadInput(f"{file}: holds no weights; expected an OpenGait checkpoint with the key 'model'")
-    return found

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
 
-from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile, need
+from torchloupe.errors import BadInput, LoupeWarning, need
+from torchloupe.sources.safe import load_pickle_arrays
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".gif")
@@ -94,58 +92,14 @@ def digest(walks: Iterable[Walk]) -> str:
     return state.hexdigest()
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that finds numpy's own constructors of arrays and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        place = module.replace("numpy.core", "numpy._core")
-        if (place, name) in _CONSTRUCTORS:
-            return _CONSTRUCTORS[place, name]
-        raise UnsafeFile(f"it asks for {module}.{name}")
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
-    if kind is not np.ndarray:
-        raise UnsafeFile(f"it asks for an array of type {kind}")
-    return np.ndarray.__new__(np.ndarray, shape, code.decode() if isinstance(code, bytes) else code)
-
-
-def _frombuffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str, axes: Any = None) -> np.ndarray:
-    array = np.frombuffer(buffer, dtype=dtype)
-    return array.reshape(shape, order="F" if order == "F" else "C")
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise UnsafeFile(f"it asks for the codec {encoding}")
-    return text.encode("latin1")
-
-
-_CONSTRUCTORS: Mapping[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "scalar"): lambda dtype, data=b"\0": np.frombuffer(data, dtype)[0],
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("_codecs", "encode"): _encode,
-}
-
-
 def read_pickle(file: str | Path) -> np.ndarray:
     """A pickled numpy array (or list of arrays), read so that nothing in the file can run.
 
     Errors: UnsafeFile for a pickle that asks for anything but arrays; BadInput for a damaged file or another content.
     """
     path = Path(file)
-    try:
-        found = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
-    except UnsafeFile as error:
-        raise UnsafeFile(f"{path}: not read, because {error}; expected a numpy array and nothing else") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:
-        raise BadInput(f"{path}: a damaged pickle ({type(error).__name__}); expected a numpy array") from None
-    if isinstance(found, list) and all(isinstance(part, np.ndarray) for part in found):
+    found = load_pickle_arrays(path)
+    if isinstance(found, (list, tuple)) and all(isinstance(part, np.ndarray) for part in found):
         shapes = {part.shape for part in found}
         if len(shapes) > 1:
             raise BadInput(
