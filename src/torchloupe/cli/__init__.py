@@ -11,6 +11,7 @@ from typing import Any
 # name -> where its function is; the files of commands import nothing heavy before they run.
 COMMANDS: dict[str, str] = {
     "cam": "torchloupe.cli.cam:cam",
+    "draw": "torchloupe.cli.draw:draw",
     "layers": "torchloupe.cli.layers:layers",
 }
 # name -> (one line of help, commands)

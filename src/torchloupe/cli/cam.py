@@ -150,6 +150,7 @@ def cam(
                         raise
                     failed.append(str(error))
                 bar.advance(len(part))
+    written += job.draw_run(names)
     done = len(files) - len(failed)
     if failed and not done:
         more = f" (and {len(failed) - 1} more pictures failed)" if len(failed) > 1 else ""
@@ -291,9 +292,18 @@ class Job:
         return dict(plain({**self.asked, "own": target, "source": sha256(file), "version": __version__}))
 
     def _draw(self, arrays: Mapping[str, Any], record: Mapping[str, Any], name: str) -> list[Path]:
-        from torchloupe.render.pictures import draw_stored
+        from torchloupe.render.pictures import Sheet, drawing
 
-        return draw_stored(arrays, record, self.style).save(self.folder / (self.single or name))
+        if self.style.scale == "run":
+            return []
+        return drawing([Sheet.read(arrays, record, name)], self.style).save(self.folder / (self.single or ""))
+
+    def draw_run(self, names: Sequence[str]) -> list[Path]:
+        """The drawings of a whole run on one scale of colours, where the style asks for it."""
+        from torchloupe.render.pictures import redraw
+
+        stored = [path for name in names if (path := self.folder / f"{name}.npz").exists()]
+        return redraw(stored, str(self.folder), self.style) if self.style.scale == "run" else []
 
 
 def destination(save: Path) -> tuple[Path, str | None]:
