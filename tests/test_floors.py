@@ -13,11 +13,11 @@ import torchloupe
 
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
-    {"axes", "results", "errors", "sequence_maps"},
+    {"axes", "results", "errors"},
     {"trace", "probe", "replay", "points"},
     {"methods", "targets", "networks"},
     {"sources"},
-    {"store", "runner", "gait"},
+    {"store", "runner", "gait", "sequence_maps"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

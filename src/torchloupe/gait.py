@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchloupe import store
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning
 from torchloupe.methods.registry import named
 from torchloupe.networks.gait.layers import seen, windows
@@ -83,24 +83,20 @@ def _key(model: str, digests: Mapping[str, str]) -> str:
 
 
 def _cached(file: Path) -> Gallery:
-    with np.load(file, allow_pickle=False) as held:
-        names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "digests"))
-        return Gallery(torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"]), digests)
+    held = store.load_arrays(file)
+    names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "digests"))
+    return Gallery(torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"]), digests)
 
 
 def _write(file: Path, gallery: Gallery) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    with aside.open("wb") as stream:
-        np.savez(
-            stream,
-            embeddings=gallery.embeddings.numpy(),
-            names=np.array(gallery.names),
-            identities=np.array(gallery.identities),
-            digests=np.array(gallery.digests),
-            digest=np.array(gallery.digest),
-        )
-    aside.replace(file)
+    arrays = {
+        "embeddings": gallery.embeddings.numpy(),
+        "names": np.array(gallery.names),
+        "identities": np.array(gallery.identities),
+        "digests": np.array(gallery.digests),
+        "digest": np.array(gallery.digest),
+    }
+    store.save(file.parent, file.stem, arrays, {"kind": "gait gallery", "items": len(gallery.names)})
 
 
 class _Heard:
@@ -242,7 +238,6 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, 
 
     config: Config = subject.notes["config"]
     return {
-        "kind": "gait maps",
         "probe": made.name,
         "model": made.model,
         "config": str(config.path),
@@ -261,6 +256,6 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, 
             layer: {"shape": list(made.maps[layer].shape), "note": made.words.get(layer, "")} for layer in made.layers
         },
         "frames": made.frames,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "versions": {"torchloupe": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }

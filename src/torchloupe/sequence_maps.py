@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -12,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from torchloupe import store
 from torchloupe.errors import BadInput, nearest
+
+KIND = "gait maps"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ class SequenceMaps:
     def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
         """One .npz of plain arrays, and how it was made as .json beside it; each whole or absent."""
         file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, np.ndarray] = {
             **{key: np.array(getattr(self, key)) for key in _TEXTS + _LISTS},
             **{key: getattr(self, key) for key in _ARRAYS},
@@ -85,26 +85,13 @@ class SequenceMaps:
             **{f"maps/{layer}": value for layer, value in self.maps.items()},
             **{f"windows/{layer}": value for layer, value in self.windows.items()},
         }
-        aside = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            with aside.open("wb") as stream:
-                np.savez_compressed(stream, allow_pickle=False, **arrays)
-            aside.replace(file)
-            if record is not None:
-                aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
-                aside.replace(file.with_suffix(".json"))
-        finally:
-            aside.unlink(missing_ok=True)
+        store.save(file.parent, file.stem, arrays, {"kind": KIND, **(record or {})})
 
     @classmethod
     def load(cls, path: str | Path) -> SequenceMaps:
         """Errors: BadInput for a file that is not one of ours."""
         file = Path(path)
-        try:
-            with np.load(file, allow_pickle=False) as held:
-                arrays = {key: held[key] for key in held.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise BadInput(f"{file}: cannot be read ({error}); expected a result of loupe gait cam (.npz)") from None
+        arrays = store.load_arrays(file)
         if "layers" not in arrays or "gallery" not in arrays:
             raise BadInput(
                 f"{file}: not a result of loupe gait cam; it holds {', '.join(list(arrays)[:5]) or 'nothing'}"

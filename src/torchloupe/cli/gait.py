@@ -102,7 +102,7 @@ def cam(
                 print(f"{file} is there already")
                 continue
             made = explain(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
-            made.save(file, {**record(subject, made, held), "key": key})
+            made.save(file, {**record(subject, made, held), "question": key})
         except LoupeError as error:
             if strict:
                 raise
@@ -293,7 +293,7 @@ def _made(file: Path, key: str) -> bool:
 
     note = file.with_suffix(".json")
     try:
-        return file.is_file() and json.loads(note.read_text()).get("key") == key
+        return file.is_file() and json.loads(note.read_text()).get("question") == key
     except (OSError, ValueError):
         return False
 
