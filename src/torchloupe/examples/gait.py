@@ -5,13 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchloupe.examples.walkers import SIZE, VIEWS, walk
+from torchloupe.examples.walkers import SIZE, VIEWS, walk, write_tree
+from torchloupe.gait import embed_gallery, explain, record
 from torchloupe.networks.gait.gaitset import GaitSet
+from torchloupe.render.colour import resize
+from torchloupe.sequence_maps import SequenceMaps
+from torchloupe.sources.opengait import gait
+from torchloupe.sources.sequences import sequences
+from torchloupe.targets.retrieval import Nearest
 
 BINS = (16, 8, 4, 2, 1)
 CUT = 10
@@ -30,6 +37,9 @@ model_cfg:
 """
 PROBES = {"NM": ("nm-05", "nm-06"), "BG": ("bg-01", "bg-02"), "CL": ("cl-01", "cl-02")}
 GALLERY = ("nm-01", "nm-02", "nm-03", "nm-04")
+TRAINED_ON = ("nm-01", "nm-02", "nm-03", "bg-01", "cl-01")
+# the gallery of the explained cases: few views, so that some matches are wrong
+SHELF = ("036", "126")
 Tell = Callable[[str], None]
 
 
@@ -147,13 +157,71 @@ def table_text(found: Mapping[str, np.ndarray], people: int) -> str:
     return "\n".join([*lines, f"Rank-1 in percent, other views only; chance {100 / people:.1f}"])
 
 
+@dataclass(frozen=True)
+class Case:
+    """A probe to explain."""
+
+    title: str
+    person: int
+    condition: str
+    view: str
+
+
+def cases(embeddings: Tensor, crowd: Crowd) -> list[Case]:
+    """A right match and a wrong one with a bag, and a wrong one of any kind; fewer where the model makes no such error."""
+    flat = embeddings.permute(2, 0, 1)
+    shelf = np.flatnonzero((crowd.conditions == GALLERY[0]) & np.isin(crowd.views, SHELF))
+    asked = np.flatnonzero(np.isin(crowd.conditions, sum(PROBES.values(), ())) & ~np.isin(crowd.views, SHELF))
+    distances = torch.cdist(flat[:, asked], flat[:, shelf]).mean(0)
+    near, far = distances.min(1)
+    right = crowd.people[shelf[far.numpy()]] == crowd.people[asked]
+    # bags show best from the side
+    side = np.isin(crowd.views[asked], ("072", "090", "108"))
+    bag = np.char.startswith(crowd.conditions[asked], "bg")
+    wanted = {"right-bag": right & bag & side, "wrong-bag": ~right & bag, "wrong": ~right & ~bag}
+    found = []
+    for title, mask in wanted.items():
+        if mask.any():
+            i = asked[np.flatnonzero(mask)[near.numpy()[mask].argmin()]]
+            found.append(Case(title, int(crowd.people[i]), str(crowd.conditions[i]), str(crowd.views[i])))
+    return found
+
+
+def explained(
+    case: Case, config: Path, weights: Path, folder: Path, *, frames: int, seed: int, strangers: int
+) -> SequenceMaps:
+    """The case by way of trees and files, as a user would do it; the result is saved below the folder."""
+    people = range(1, 1 + strangers)
+    if not (folder / "Gallery").exists():
+        write_tree(folder / "Gallery", people, GALLERY[:1], SHELF, frames=frames, seed=seed)
+    write_tree(folder / "Probe", [case.person], [case.condition], [case.view], frames=frames, seed=seed)
+    subject = gait(config, weights, device="cpu")
+    shelf = sequences(folder / "Gallery")
+    gallery = embed_gallery(subject, shelf)
+    name = f"{case.person:03d}-{case.condition}-{case.view}"
+    probe = next(one for one in sequences(folder / "Probe") if one.name == name)
+    made = explain(subject, probe, Nearest(gallery), subject.layers, method="layercam", gallery_walks=shelf)
+    made.save(folder / "out" / f"{name}.npz", record(subject, made, gallery))
+    return made
+
+
+def on_the_bag(made: SequenceMaps, case: Case, *, frames: int, seed: int) -> list[str]:
+    """Lines that tell how much of each layer's map lies on the bag where it shows; none without a bag."""
+    if not case.condition.startswith("bg"):
+        return []
+    bag = walk(case.person, case.condition, case.view, frames=frames, seed=seed).bag[..., CUT : SIZE - CUT]
+    body = made.imgs > 127
+    area = (bag & body).sum() / body.sum()
+    shares = {layer: share_on(made.maps[layer][0], bag) for layer in made.layers}
+    told = ", ".join(f"{layer} {100 * share:.0f} %" for layer, share in shares.items())
+    return [f"the bag shows on {100 * area:.0f} % of the silhouette; of the maps lie on it: {told}"]
+
+
 def share_on(maps: np.ndarray, mask: np.ndarray) -> float:
     """Part of a map (t', h', w') that lies on a mask (t, h, w), the map brought to the mask's size; 0..1.
 
     t' is t, or 1 for a map of all frames. Only values above 0 count.
     """
-    from torchloupe.render.colour import resize
-
     large = np.maximum(resize(maps, mask.shape[1:]), 0)
     large = np.broadcast_to(large, mask.shape) if len(maps) == 1 else large
     total = float(large.sum())
