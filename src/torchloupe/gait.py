@@ -85,7 +85,7 @@ def _key(model: str, digests: Mapping[str, str]) -> str:
 def _cached(file: Path) -> Gallery:
     held = store.load_arrays(file)
     names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "digests"))
-    return Gallery(torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"]), digests)
+    return Gallery(torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"].reshape(-1)[0]), digests)
 
 
 def _write(file: Path, gallery: Gallery) -> None:

@@ -98,10 +98,10 @@ class SequenceMaps:
             )
         layers = [str(layer) for layer in arrays["layers"]]
         return cls(
-            **{key: str(arrays[key]) for key in _TEXTS},
+            **{key: str(arrays[key].reshape(-1)[0]) for key in _TEXTS},
             **{key: tuple(arrays[key].tolist()) for key in _LISTS},
             **{key: arrays[key] for key in _ARRAYS},
-            signed=bool(arrays["signed"]),
+            signed=bool(arrays["signed"].reshape(-1)[0]),
             words=dict(zip(layers, arrays["words"].tolist(), strict=True)),
             maps={layer: arrays[f"maps/{layer}"] for layer in layers},
             windows={layer: arrays[f"windows/{layer}"] for layer in layers},

@@ -87,21 +87,25 @@ def joints_velocity_bones(pose: Tensor, shape: Skeleton, centre: int) -> Tensor:
     Differs: nothing; the score takes the place of the first of two values in velocity and bones, as the models were
     trained with.
     """
-    place, score = pose[..., :2], pose[..., 2]
+    place, score = pose[..., :2], pose[..., 2:3]
+    nothing = torch.zeros_like(score)
+    one, two = _steps(place)
+    bone = place - place[:, list(shape.parents)]
+    angle = torch.acos(bone[..., 1:] / (torch.linalg.vector_norm(bone, dim=-1, keepdim=True) + 0.0001))
     joints = torch.cat([pose, place - place[:, centre : centre + 1]], -1)
-    velocity, bones = torch.zeros_like(joints), torch.zeros_like(joints)
-    velocity[:-2, :, :2] = place[1:-1] - place[:-2]
-    velocity[:-2, :, 4] = place[2:, :, 1] - place[:-2, :, 1]
-    bones[..., :2] = place - place[:, list(shape.parents)]
-    length = bones[..., :2].square().sum(-1).sqrt() + 0.0001
-    bones[..., 4] = torch.acos(bones[..., 1] / length)
-    velocity[..., 3] = bones[..., 3] = score
+    velocity = torch.cat([one, nothing, score, two[..., 1:]], -1)
+    bones = torch.cat([bone, nothing, score, angle], -1)
     return torch.stack([joints, velocity, bones], 2)
+
+
+def _steps(place: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps to the next frame and over two frames, (t, v, 2) each; 0 in the last two frames."""
+    ends = torch.zeros_like(place[:2])
+    return torch.cat([place[1:-1] - place[:-2], ends]), torch.cat([place[2:] - place[:-2], ends])
 
 
 def positions_steps_bones(pose: Tensor, shape: Skeleton) -> Tensor:
     """(t, v, 3) of x, y, score -> (t, v, 10): position, position from joint 0, step, step over two frames, bone."""
     place = pose[..., :2]
-    one, two = torch.zeros_like(place), torch.zeros_like(place)
-    one[:-2], two[:-2] = place[1:-1] - place[:-2], place[2:] - place[:-2]
+    one, two = _steps(place)
     return torch.cat([place, place - place[:, :1], one, two, place - place[:, list(shape.parents)]], -1)
