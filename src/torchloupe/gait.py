@@ -18,12 +18,12 @@ from torch import Tensor
 from torchloupe import store
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning
 from torchloupe.methods.registry import named
-from torchloupe.networks.gait.layers import seen, windows
+from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
 from torchloupe.probe import INPUT, Batch, Probe, Subject, restored, split_call
 from torchloupe.results import Maps, Scores
 from torchloupe.sequence_maps import SequenceMaps
-from torchloupe.sources.opengait import Config, model_digest, prepare
+from torchloupe.sources.opengait import Config, model_digest, place_of, prepare
 from torchloupe.sources.sequences import Walk
 from torchloupe.targets.retrieval import Gallery, Retrieval
 
@@ -85,7 +85,9 @@ def _key(model: str, digests: Mapping[str, str]) -> str:
 def _cached(file: Path) -> Gallery:
     held = store.load_arrays(file)
     names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "digests"))
-    return Gallery(torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"].reshape(-1)[0]), digests)
+    return Gallery(
+        torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"].reshape(-1)[0]), digests
+    )
 
 
 def _write(file: Path, gallery: Gallery) -> None:
@@ -186,7 +188,7 @@ def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
     maps, frames, words = {}, {}, {}
     for layer, value in found.maps.items():
         array = value[:, 0].float().cpu().numpy()
-        place = seen(subject.module, split_call(layer)[0]) if layer != INPUT else None
+        place = place_of(subject, layer)
         length, whole = array.shape[1], batch.size[0]
         words[layer] = place.word if place is not None else ""
         if place is not None and place.band is not None:

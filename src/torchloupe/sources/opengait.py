@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.networks.gait import NETWORKS, leaves
-from torchloupe.networks.gait.layers import default_layers, passes, seen, windows
+from torchloupe.networks.gait.layers import Seen, default_layers, passes, seen, windows
 from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_steps_bones, skeleton
 from torchloupe.probe import INPUT, Batch, Subject, resolve, restored, split_call
 from torchloupe.sources.assemble import Options, split_spec
@@ -225,7 +225,9 @@ def prepare(walk: Walk, config: Config, module: nn.Module | None = None) -> Batc
     """
     raw = _sampled(_chosen(walk, config), walk, config)
     arrays = _transformed(raw, walk, config)
-    first = arrays[0]
+    # the picture is what is explained; other inputs, such as ratios, go with it
+    own = next((i for i, array in enumerate(arrays) if array.ndim >= 3), 0)
+    first = arrays[own]
     if config.model in POSES:
         return _poses(first, raw[0], walk, config)
     if config.model == "SkeletonGaitPP":
@@ -239,9 +241,8 @@ def prepare(walk: Walk, config: Config, module: nn.Module | None = None) -> Batc
     if config.model in NETWORKS:
         _check_picture(x, raw[0], walk, config, module)
     layout = Layout("n t h w" if x.dim() == 4 else "n t c h w")
-    extra = (
-        {f"input{i}": _tensor(array) for i, array in enumerate(arrays[1:], 1)} if config.model not in NETWORKS else {}
-    )
+    others = {f"input{i}": _tensor(array) for i, array in enumerate(arrays) if i != own}
+    extra = {} if config.model in NETWORKS else others
     return Batch(x, layout, (walk.name,), extra, pictures=_pictures(x))
 
 
@@ -250,8 +251,8 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 def _pictures(x: Tensor) -> Tensor:
-    """What is shown: the silhouette (the last channel of maps), grey."""
-    grey = x if x.dim() == 4 else x[:, :, -1]
+    """What is shown, grey: the silhouette, the brightest channel of maps, or a coloured picture without its colours."""
+    grey = x if x.dim() == 4 else x.amax(2)
     low, high = grey.min(), grey.max()
     if low < 0 or high > 1:
         grey = (grey - low) / (high - low)
@@ -479,7 +480,9 @@ def gait(
         from torchloupe.sources.opengait_checkout import real_class
 
         module, call = real_class(settings, Path(checkout))
-    notes: dict[str, Any] = {"config": settings}
+    # the layers of a real class have the names, times and spaces of ours
+    places = build(settings) if checkout is not None and settings.model in NETWORKS else module
+    notes: dict[str, Any] = {"config": settings, "places": places}
     if weights is not None:
         given = weights if isinstance(weights, Mapping) else load_state(weights, unsafe=unsafe)
         source = "the weights" if isinstance(weights, Mapping) else str(weights)
@@ -493,11 +496,11 @@ def gait(
     module = module.eval().to(choose_device(device))
     return Subject(
         module,
-        layout=partial(_layout, module),
+        layout=partial(_layout, places),
         call=call,
         read=_read,
         kind="embedder",
-        layers=default_layers(module),
+        layers=default_layers(places),
         spec=f"opengait:{settings.path}",
         prepare=partial(_prepared, config=settings, module=module),
         notes=notes,
@@ -525,6 +528,11 @@ def _call(module: nn.Module, batch: Batch) -> Tensor:
 def _read(output: Any) -> Tensor:
     """The embedding: what our networks give; in OpenGait's own output under inference_feat."""
     return output["inference_feat"]["embeddings"] if isinstance(output, Mapping) else output
+
+
+def place_of(subject: Subject, layer: str) -> Seen | None:
+    """How a layer (with or without '#') lies over the sequence; None where no table tells."""
+    return None if layer == INPUT else seen(subject.notes["places"], split_call(layer)[0])
 
 
 def _layout(module: nn.Module, name: str) -> Layout | None:
@@ -624,13 +632,13 @@ def layer_facts(subject: Subject, batch: Batch) -> list[LayerFacts]:
         visits = [visit for visit in trace.visits if visit.name == name and visit.shapes]
         if not name or (not visits and name not in numbers):
             continue
-        time, space = _time_and_space(module, name, visits, batch) if visits else ("not run", "")
+        time, space = _time_and_space(subject.notes["places"], name, visits, batch) if visits else ("not run", "")
         facts.append(LayerFacts(numbers.get(name), name, type(part).__name__, time, space))
     return facts
 
 
-def _time_and_space(module: nn.Module, name: str, visits: Sequence[Visit], batch: Batch) -> tuple[str, str]:
-    place = seen(module, name)
+def _time_and_space(places: nn.Module, name: str, visits: Sequence[Visit], batch: Batch) -> tuple[str, str]:
+    place = seen(places, name)
     if place is None or place.layout is None:
         return "", place.word if place is not None else "shape " + str(visits[0].shapes[0])
     calls = [torch.empty(visit.shapes[0], device="meta") for visit in visits]
