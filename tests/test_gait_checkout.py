@@ -74,6 +74,7 @@ def checkout(tmp_path) -> Path:
         "modeling/models/__init__.py": "raise ImportError('every model is imported here')",
         "modeling/models/edgy.py": EDGE,
         "modeling/models/broken.py": BROKEN,
+        "modeling/models/a_part/edgy.py": "class GaitEdgy: pass\n",
         "utils/__init__.py": "def get_msg_mgr(): raise RuntimeError('no process group')\ndef scale(): return 2.0\n",
     }
     for name, text in files.items():

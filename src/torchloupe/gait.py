@@ -26,6 +26,7 @@ from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import Config, model_digest, place_of, prepare
 from torchloupe.sources.sequences import Walk
 from torchloupe.targets.retrieval import Gallery, Retrieval
+from torchloupe.trace import default_layer, tracing
 
 RUNNERS_UP = 5
 
@@ -150,7 +151,7 @@ def explain(
         warnings.warn(f"{walk.name} is itself in the gallery{told}; left out there", LoupeWarning, stacklevel=2)
     batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
     heard = _Heard(target)
-    probe = Probe(subject, tuple(layers) or subject.layers, heard)
+    probe = Probe(subject, tuple(layers) or subject.layers or _last_stage(subject, batch), heard)
     found = named(method)(probe, batch, **(options or {}))
     if heard.output is None or heard.item is None:
         raise BadInput(f"method {method} asked no question")
@@ -181,6 +182,16 @@ def explain(
         **_laid_out(subject, found, batch),
         **_shown(subject, batch),
     )
+
+
+def _last_stage(subject: Subject, batch: Batch) -> tuple[str, ...]:
+    """The layer to look at in a network that no table describes."""
+    with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
+        subject.output(batch)
+    found = default_layer(trace, batch.n, batch.size)
+    if found is None:
+        raise BadInput(f"{subject.spec}: no layer with image axes was found; name one with --layers")
+    return (found,)
 
 
 def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def real_class(config: Config, checkout: Path) -> tuple[nn.Module, Callable[[nn.
 def _defined(models: Path) -> dict[str, str]:
     """Class name -> name of the file that defines it."""
     found = {}
-    for file in sorted(models.rglob("*.py")):
+    # a model in a file of its own comes before a part of another model that has the same name
+    for file in sorted(models.rglob("*.py"), key=lambda file: (len(file.parts), file)):
         place = ".".join(file.relative_to(models).with_suffix("").parts)
         for name in re.findall(r"^class (\w+)\s*[(:]", file.read_text(encoding="utf-8"), re.MULTILINE):
             found.setdefault(name, place)
@@ -102,16 +103,17 @@ def _without_tensorboard() -> Iterator[None]:
 
 @contextmanager
 def _operators() -> Iterator[None]:
-    """torchvision's nms schema, which its import asks for, where a build for another torch lacks it."""
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for schema in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",):
-            library.define(schema)
-        _KEPT.append(library)
+    """The schemas that torchvision's import asks for, where its build for another torch left them undefined."""
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            # a schema lasts as long as its library object
+            _SCHEMAS.append(library)
     yield
 
 
-_KEPT: list[Any] = []
+_SCHEMAS: list[torch.library.Library] = []
 
 
 def _built(found: type[nn.Module], config: Config) -> nn.Module:
