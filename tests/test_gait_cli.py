@@ -189,7 +189,7 @@ def test_a_folder_of_pictures_is_a_probe(place, capsys):
 def test_the_demo_learns_something_and_draws(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
     torch.manual_seed(0)
-    given = ["--seconds", "20", "--people", "8", "--strangers", "3", "--frames", "8", "--save", "demo"]
+    given = ["--steps", "40", "--people", "8", "--strangers", "3", "--frames", "8", "--save", "demo"]
     assert main(["demo", "gait", *given]) == 0
     out = capsys.readouterr().out
     means = [float(line.split()[-1]) for line in out.splitlines() if line[:2] in ("NM", "BG", "CL")]

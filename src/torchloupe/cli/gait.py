@@ -324,7 +324,8 @@ def _teller(what: str) -> Callable[[int, int], None]:
 def demo(
     *,
     save: Annotated[Path, Parameter(name=["--save", "-s", "-o"])] = Path("gait-demo"),
-    seconds: float = 150.0,
+    steps: int = 180,
+    seconds: float = 240.0,
     people: int = 24,
     strangers: int = 20,
     frames: int = 20,
@@ -339,8 +340,10 @@ def demo(
     ----------
     save
         Folder to write to.
+    steps
+        Steps of the training.
     seconds
-        Length of the training.
+        The training stops after so long, whatever the steps.
     people
         Walkers to train on.
     strangers
@@ -358,12 +361,17 @@ def demo(
     from torchloupe.render.sequences import draw as draw_result
     from torchloupe.render.video import write_video
 
-    for name, value, least in (("people", people, 8), ("strangers", strangers, 2), ("frames", frames, 8)):
+    for name, value, least in (
+        ("people", people, 8),
+        ("strangers", strangers, 2),
+        ("frames", frames, 8),
+        ("steps", steps, 1),
+    ):
         if value < least:
             raise BadInput(f"--{name} {value}: expected {least} or more")
     print(f"{people} walkers to train on, {strangers} others to test on (synthetic: drawn, not filmed)")
     known = example.Crowd.of(range(100, 100 + people), example.TRAINED_ON, frames=frames, seed=seed)
-    module = example.train(known, seconds=seconds, seed=seed)
+    module = example.train(known, steps=steps, seconds=seconds, seed=seed)
     config, weights = save / "gaitset.yaml", save / "gaitset.pt"
     save.mkdir(parents=True, exist_ok=True)
     config.write_text(example.CONFIG, encoding="utf-8")

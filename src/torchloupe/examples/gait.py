@@ -73,9 +73,17 @@ def network() -> GaitSet:
 
 
 def train(
-    crowd: Crowd, *, seconds: float, seed: int, people: int = 8, walks: int = 6, frames: int = 8, tell: Tell = print
+    crowd: Crowd,
+    *,
+    steps: int,
+    seconds: float,
+    seed: int,
+    people: int = 8,
+    walks: int = 6,
+    frames: int = 8,
+    tell: Tell = print,
 ) -> GaitSet:
-    """A GaitSet trained by the batch-all triplet loss for so many seconds, each step on people x walks sequences.
+    """A GaitSet trained by the batch-all triplet loss, each step on people x walks sequences; at most so many seconds.
 
     Source of the loss: Hermans et al. 2017, In Defense of the Triplet Loss, arXiv:1703.07737.
     """
@@ -86,11 +94,10 @@ def train(
         if isinstance(part, nn.Conv2d):
             nn.init.xavier_uniform_(part.weight)
     optimiser = torch.optim.Adam(module.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
     of_person = {person: np.flatnonzero(crowd.people == person) for person in np.unique(crowd.people)}
-    start, step, told = time.monotonic(), 0, 0.0
-    while (spent := time.monotonic() - start) < seconds:
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * max(0.05, 1 - spent / seconds)
+    start = time.monotonic()
+    for step in range(1, steps + 1):
         chosen = rng.choice(list(of_person), people, replace=False)
         index = np.concatenate([rng.choice(of_person[person], walks, replace=False) for person in chosen])
         x = crowd.frames[index][:, rng.choice(crowd.frames.shape[1], frames, replace=False)].float() / 255
@@ -98,11 +105,13 @@ def train(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        step += 1
-        if spent - told > seconds / 6:
-            told = spent
+        schedule.step()
+        spent = time.monotonic() - start
+        if step % max(1, steps // 6) == 0 or spent > seconds:
             tell(f"  {spent:4.0f} s  step {step}  loss {loss.item():.3f}  triplets still wrong {100 * wrong:.0f} %")
-    tell(f"  {time.monotonic() - start:4.0f} s  step {step}")
+        if spent > seconds:
+            tell(f"  stopped after {seconds:.0f} s, before the {steps} steps were done: the matches may be poor")
+            break
     return module.eval()
 
 
