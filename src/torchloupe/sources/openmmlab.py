@@ -34,7 +34,9 @@ def mmpretrain(rest: str, options: Options) -> Subject:
     try:
         config.merge_from_dict({key: _value(value) for key, value in options.cfg_options.items()})
     except (KeyError, TypeError, IndexError, AssertionError) as error:
-        raise BadInput(f"{options.spec}: cfg_options {dict(options.cfg_options)} do not fit the config ({error})") from error
+        raise BadInput(
+            f"{options.spec}: cfg_options {dict(options.cfg_options)} do not fit the config ({error})"
+        ) from error
     if "model" not in config:
         raise BadInput(f"{options.spec}: the config has no 'model'; expected a config of mmpretrain")
     if options.size is not None or options.mean or options.std:
