@@ -227,8 +227,9 @@ def _stage(drawable: Sequence[tuple[Visit, Layout]], trace: Trace) -> Visit:
 
 
 def _spatial(visit: Visit, trace: Trace, n: int, size: Size) -> Layout | None:
-    passes = isinstance(visit.module, (nn.Identity, nn.modules.dropout._DropoutNd))
-    pools = type(visit.module).__name__.lower().endswith(("pool", "pool1d", "pool2d", "pool3d", "pooling"))
+    kind = type(visit.module).__name__.lower()
+    passes = isinstance(visit.module, nn.Identity) or kind == "permute" or "drop" in kind
+    pools = kind.endswith(("pool", "pool1d", "pool2d", "pool3d", "pooling"))
     layout = None if passes or pools else find_layout(visit, trace, n, size)
     if not isinstance(layout, Layout) or layout.pattern == "n c":
         return None

@@ -42,6 +42,7 @@ def mmpretrain(rest: str, options: Options) -> Subject:
     if options.size is not None or options.mean or options.std:
         raise BadInput(f"{options.spec}: size, mean and std are the config's; change them with cfg_options")
     _forget_pretrained(config.model)
+    config.model.pop("train_cfg", None)
     with _scope(), _told(options):
         config.model.setdefault("data_preprocessor", config.get("data_preprocessor", None))
         module = framework("mmpretrain.registry", "mmpretrain").MODELS.build(config.model)
@@ -156,8 +157,14 @@ def _forget_pretrained(part: Any) -> None:
 def _preparation(module: Any, config: Any) -> tuple[Preparation | None, str]:
     loader = config.get("test_dataloader") or config.get("val_dataloader")
     if loader is None:
-        raise BadInput("the config has no test_dataloader, so nothing says how a picture is prepared")
-    pipeline = [step for step in loader.dataset.pipeline if step["type"] not in FROM_A_FILE]
+        pipeline = _usual_pipeline(config)
+        warnings.warn(
+            f"the config has no test_dataloader; pictures are cropped to {pipeline[1]['crop_size']}",
+            LoupeWarning,
+            stacklevel=4,
+        )
+    else:
+        pipeline = [step for step in loader.dataset.pipeline if step["type"] not in FROM_A_FILE]
     registry = framework("mmpretrain.registry", "mmpretrain").TRANSFORMS
     transforms = [registry.build(step) for step in pipeline]
     preprocessor = module.data_preprocessor
@@ -178,6 +185,17 @@ def _preparation(module: Any, config: Any) -> tuple[Preparation | None, str]:
     bgr = size[0] == 3 and not getattr(preprocessor, "to_rgb", False)
     said = " ".join(str(step["type"]) for step in pipeline) + f", {type(preprocessor).__name__}"
     return Preparation(steps, size, mean, std, 1.0, bgr), said  # type: ignore[arg-type]
+
+
+def _usual_pipeline(config: Any) -> list[dict[str, Any]]:
+    """ImageNet's, for configs that only pretrain, at the size that the backbone names."""
+    size = config.model.get("backbone", {}).get("img_size", 224)
+    edge = size if isinstance(size, int) else max(size)
+    return [
+        {"type": "ResizeEdge", "scale": round(edge / 0.875), "edge": "short"},
+        {"type": "CenterCrop", "crop_size": size},
+        {"type": "PackInputs"},
+    ]
 
 
 def _grey_picture() -> Any:
