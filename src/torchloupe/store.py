@@ -77,7 +77,7 @@ def safe_name(name: str) -> str:
     while len(short.encode()) > LONGEST:
         short = short[:-1]
     reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", short, re.IGNORECASE)
-    if short == name and not reserved:
+    if short and short == name and not reserved:
         return name
     return f"{short or 'result'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

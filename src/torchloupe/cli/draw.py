@@ -87,12 +87,9 @@ def kind_of(path: Path) -> str:
     data, words = store.pair(path)
     if data.is_file() and not words.is_file():
         held = store.load_arrays(data)
-        for sign, kind in SIGNS.items():
-            if sign in held:
-                return kind
-    if not words.is_file():
-        return str(store.load(path).record.get("kind"))
-    kind = store.load_record(words).get("kind")
-    if not isinstance(kind, str):
-        raise BadInput(f"{words}: the record has no 'kind'; is it a result of loupe?")
-    return kind
+        told = next((kind for sign, kind in SIGNS.items() if sign in held), None)
+    else:
+        told = store.load(path).record.get("kind")
+    if not isinstance(told, str):
+        raise BadInput(f"{path}: no 'kind' in its record; is it a result of loupe?")
+    return told

@@ -20,7 +20,7 @@ GAP, EDGE, BAND = 0.05, 0.04, 0.14
 TEXT, SMALL = 8.0, 7.0
 INK = "#1a1a1a"
 FONT = "DejaVu Sans"
-SAVING = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "torchloupe"}
+SAVING: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "torchloupe"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Page:
     def bar(self, x: float, y: float, length: float, bar: Bar) -> None:
         axes = self.axes(x, y, 0.1, length)
         axes.imshow(bar.table[::-1, None], aspect="auto", interpolation="bilinear")
-        words = {"fontsize": SMALL, "color": INK, "family": FONT, "parse_math": False}
+        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "family": FONT, "parse_math": False}
         spots = np.linspace(1, 0, len(bar.ticks))
         for spot, tick in zip(spots, bar.ticks, strict=True):
             edge = "bottom" if spot == 1 else "top" if spot == 0 else "center"
