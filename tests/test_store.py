@@ -227,7 +227,7 @@ def test_maps_of_one_sample(dtype: torch.dtype) -> None:
     )
     assert record["layers"]["layer3"] == {
         "size": [1, 2, 2],
-        **{"pattern": "n c h w", "skip": 0, "join": None, "bins": [], "sizes": {}},
+        "pattern": "n c h w", "skip": 0, "join": None, "bins": [], "sizes": {},
     }
     assert record["methods"]["gradcam"]["options"] == {"pool": "hw"}
     assert json.loads(json.dumps(record, allow_nan=False)) == record

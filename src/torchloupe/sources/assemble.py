@@ -210,7 +210,8 @@ def _leads(made: Subject, layer: str, batch: Batch) -> bool:
     """Whether the output depends on the picture at this layer."""
 
     def total(output: Any, asked: Batch) -> Scores:
-        return Scores(sum(part.sum() for part in tensors(output) if part.is_floating_point()).view(1, 1), (asked.ids,))
+        parts = [part.sum() for part in tensors(output) if part.is_floating_point()]
+        return Scores(torch.stack(parts).sum().view(1, 1), (asked.ids,))
 
     try:
         Probe(made, (layer,), total)(batch)
