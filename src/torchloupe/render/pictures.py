@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchloupe.probe import Batch
     from torchloupe.results import Maps
 
+INPUT = "input"
 EMPTY = "empty map"
 FRAMES = 10
 SCREEN = 110
@@ -275,16 +276,24 @@ class Drawing:
         if tiles[0].frames > 1:
             return self._strip(own, tiles, look, bars)
         cells = {(tile.k, tile.method, tile.layer): self._cell(tile, look) for tile in tiles}
-        methods, layers = own.methods, own.layers
+        methods = own.methods
+        places = {method: [layer for other, layer in own.maps if other == method] for method in methods}
+        floating = {method for method in methods if places[method] == [INPUT]}
+        floating = set() if len(floating) == len(methods) else floating
+        layers = tuple(dict.fromkeys(layer for method in methods if method not in floating for layer in places[method]))
         lead = Cell(overlay(own.picture[0], None, look))
         across = len(methods) == 1 < len(layers)
-        titles = list(layers) if across else [TITLES.get(method, method) for method in methods]
+        names = [TITLES.get(method, method) + (f" ({INPUT})" if method in floating else "") for method in methods]
+        titles = list(layers) if across else names
         groups = []
         for k in range(len(own.questions)):
             if across:
                 rows = [(TITLES.get(methods[0], methods[0]), [cells.get((k, methods[0], layer)) for layer in layers])]
             else:
-                rows = [(layer, [cells.get((k, method, layer)) for method in methods]) for layer in layers]
+                rows = [
+                    (layer, [cells.get((k, m, INPUT if m in floating and layer == layers[0] else layer)) for m in methods])
+                    for layer in layers
+                ]
             groups.append(Group(heading(own, k), rows, lead))
         return grid(groups, titles, bars, self._note(bars))
 
