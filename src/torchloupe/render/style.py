@@ -70,7 +70,9 @@ class Style:
         except ValueError:
             factor = float("nan")
         if not 0 < factor <= 100:
-            raise BadInput(f"resize {self.resize!r}: expected a factor up to 100, such as 2, or W*H, such as 640*480")
+            raise BadInput(
+                f"resize {self.resize!r}: expected a factor up to 100, such as 2, or WIDTHxHEIGHT, such as 640x480"
+            )
         found = max(1, round(height * factor)), max(1, round(width * factor))
         if max(found) > LARGEST:
             raise BadInput(f"resize {self.resize!r}: {found[1]} x {found[0]} pixels is more than {LARGEST} a side")
