@@ -23,7 +23,7 @@ class Style:
         opacity: How much the colours cover the picture, from 0 to 1.
         fade: The opacity grows with the value, so that the picture stays as it is where the map is 0. Default: for maps
             whose sign matters only, since the pale middle of their colours would fog the picture.
-        resize: Size of the drawn picture: a factor such as 2, or W*H in pixels such as 640*480.
+        resize: Size of the drawn picture: a factor such as 2, or WIDTHxHEIGHT in pixels such as 640x480.
         dpi: Pixels an inch of grids and colour bars.
         format: Kind of file where the name to save to has no ending: png, jpg, webp, pdf or svg.
         scale: What shares one scale of colours: map (every map, and every frame of a sequence, by its own maximum),
