@@ -207,7 +207,7 @@ def default_layer(trace: Trace, n: int, size: Size) -> str | None:
     drawable = [(visit, layout) for visit in trace.visits if (layout := _spatial(visit, trace, n, size)) is not None]
     if not drawable:
         return None
-    last, layout = drawable[-1]
+    layout = drawable[-1][1]
     grids = {tuple(found.sizes.items()) for _, found in drawable if "(h w)" in found.pattern}
     if "(h w)" in layout.pattern and (layout.skip or len(grids) == 1):
         found = _before_last_attention(trace, {id(visit): visit for visit, _ in drawable})
