@@ -32,7 +32,7 @@ def timm(rest: str, options: Options) -> Subject:
         name = f"local-dir:{folder}"
     elif not library.is_model(name):
         raise unknown(options.spec, name, library.list_models(), "timm")
-    return _described(_create(library, name, arguments, options), options)
+    return _prepared(_create(library, name, arguments, options), options)
 
 
 def _create(library: Any, name: str, arguments: dict[str, Any], options: Options) -> nn.Module:
@@ -50,10 +50,10 @@ def _create(library: Any, name: str, arguments: dict[str, Any], options: Options
 
 def given(module: nn.Module, options: Options) -> Subject | None:
     """A model of timm that is already built; None for a part of one."""
-    return _described(module, options) if hasattr(module, "pretrained_cfg") else None
+    return _prepared(module, options) if hasattr(module, "pretrained_cfg") else None
 
 
-def _described(module: Any, options: Options) -> Subject:
+def _prepared(module: Any, options: Options) -> Subject:
     data = framework("timm.data", "timm")
     config = data.resolve_data_config(_overrides(module, options), model=module)
     transform = data.create_transform(**config)
