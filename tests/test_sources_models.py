@@ -24,6 +24,7 @@ from torchloupe.probe import Batch, Probe, Subject, restored
 from torchloupe.sources import subject
 from torchloupe.sources.devices import device
 from torchloupe.sources.images import pictures, read
+from torchloupe.sources.preparation import Preparation
 from torchloupe.targets.classes import Classes, Top
 from torchloupe.trace import find_layout, tracing
 
@@ -203,6 +204,27 @@ def test_the_picture_is_what_the_model_saw_undone(spec: str) -> None:
     assert shown.shape[0] == 1
     grey = Image.new("RGB", (1, 1), colour).convert("L").getpixel((0, 0))
     assert np.abs(shown[0].numpy() - np.array([grey] * 3 if "in_chans=1" in spec else colour)).max() <= 1
+
+
+def test_a_model_that_takes_blue_first_is_shown_red_first() -> None:
+    preparation = Preparation(lambda image: image, (3, 1, 1), (0.0,) * 3, (1.0,) * 3, scale=1.0, bgr=True)
+    assert preparation.undo(torch.tensor([50.0, 100, 200]).view(1, 3, 1, 1)).flatten().tolist() == [200, 100, 50]
+
+
+def test_a_square_picture_is_not_attention_where_windows_have_as_many_tokens() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.tokens, self.after = nn.Conv2d(3, 4, 1), nn.Linear(8, 8), nn.Conv2d(4, 4, 1)
+            self.softmax = nn.Softmax(-1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.before(x)
+            return self.after(x + self.softmax(self.tokens(x[:, 0])[:, None]))
+
+    found = layouts(Subject(Windows()), (3, 8, 8), 1)
+    assert picture(found["after"]) == (FIRST, 0, ())
+    assert "attention" in str(found["softmax"])
 
 
 def test_class_names() -> None:
