@@ -165,7 +165,7 @@ def test_skeletons_are_drawn_as_people_and_as_a_plane(tmp_path):
     moved = Painter(
         made(
             6,
-            poses=poses + [500, 300, 0],
+            poses=poses + np.array([500, 300, 0]),
             imgs=result.imgs,
             joints=COCO.joints,
             limbs=result.limbs,

@@ -95,7 +95,7 @@ def test_a_choice_that_is_pinned_stays():
 
 
 def test_the_probe_itself_is_left_out_by_name_or_by_given_mask():
-    gallery, probes, _ = made(n=1)
+    gallery, _, _ = made(n=1)
     own = Batch(torch.zeros(1, 1, 1, 1), ids=("a-nm-01-000",))
     copied = gallery.embeddings[:1].clone()
     assert Nearest(gallery)(copied, gallery.about(own, ["a"])).labels[0][0] != "a-nm-01-000"

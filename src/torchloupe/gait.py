@@ -20,13 +20,13 @@ from torchloupe.errors import BadInput, LoupeError, LoupeWarning
 from torchloupe.methods.registry import named
 from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
-from torchloupe.probe import INPUT, Batch, Probe, Subject, restored, split_call
+from torchloupe.probe import Batch, Probe, Subject, restored
 from torchloupe.results import Maps, Scores
 from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import Config, model_digest, place_of, prepare
 from torchloupe.sources.sequences import Walk
 from torchloupe.targets.retrieval import Gallery, Retrieval
-from torchloupe.trace import default_layer, tracing
+from torchloupe.trace import default_layers, tracing
 
 RUNNERS_UP = 5
 
@@ -188,7 +188,7 @@ def _last_stage(subject: Subject, batch: Batch) -> tuple[str, ...]:
     """The layer to look at in a network that no table describes."""
     with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
         subject.output(batch)
-    found = default_layer(trace, batch.n, batch.size)
+    found = next(default_layers(trace, batch.n, batch.size), None)
     if found is None:
         raise BadInput(f"{subject.spec}: no layer with image axes was found; name one with --layers")
     return (found,)

@@ -97,10 +97,13 @@ class SequenceMaps:
                 f"{file}: not a result of loupe gait cam; it holds {', '.join(list(arrays)[:5]) or 'nothing'}"
             )
         layers = [str(layer) for layer in arrays["layers"]]
-        return cls(
+        held: dict[str, Any] = {
             **{key: str(arrays[key].reshape(-1)[0]) for key in _TEXTS},
             **{key: tuple(arrays[key].tolist()) for key in _LISTS},
             **{key: arrays[key] for key in _ARRAYS},
+        }
+        return cls(
+            **held,
             signed=bool(arrays["signed"].reshape(-1)[0]),
             words=dict(zip(layers, arrays["words"].tolist(), strict=True)),
             maps={layer: arrays[f"maps/{layer}"] for layer in layers},

@@ -169,7 +169,7 @@ class Painter:
         widths = [stop - start for start, stop in windows] if len(windows) > 1 else [1] * self.made.frames
         across = np.concatenate([across[:, i : i + 1].repeat(w * cell, 1) for i, w in enumerate(widths)], 1)
         font = _font(max(9.0, cell * 0.9 * 2))
-        row = max(cell * 2, font.size + 4)
+        row = max(cell * 2, round(font.size) + 4)
         picture = across.repeat(row, 0)
         left = max(_width(font, name) for name in self.made.joints) + 2 * MARGIN
         sheet = _sheet(left + picture.shape[1] + MARGIN, row + picture.shape[0] + row)
@@ -247,7 +247,7 @@ def compare(painter: Painter) -> np.ndarray:
     """One grid: a row for each frame, the input beside every layer, labelled. Frames that a layer did not see are grey."""
     made, (rows, columns) = painter.made, painter.size
     font = _font(4 * painter.style.font)
-    line = font.size + 3
+    line = round(font.size) + 3
     gap = MARGIN
     titles = [("input", "")] + [
         (layer, made.words.get(layer, "") or _step_word(painter, layer)) for layer in made.layers
@@ -293,7 +293,7 @@ def strip(painter: Painter, layers: Sequence[str], frame: int) -> np.ndarray:
         grown = np.asarray(other.resize((columns, rows), Image.Resampling.BILINEAR))
         cells.append((made.answers[0], grown[..., None].repeat(3, -1)))
     wrapped = [_wrapped(name, columns, font) for name, _ in cells]
-    line = font.size + 3
+    line = round(font.size) + 3
     top = max(len(text) for text in wrapped) * line + 2 * MARGIN
     sheet = _sheet(len(cells) * (columns + MARGIN) + MARGIN, top + rows + MARGIN)
     pen = ImageDraw.Draw(sheet)

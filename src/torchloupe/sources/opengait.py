@@ -474,6 +474,8 @@ def gait(
     `prepare` makes a batch of a Walk. notes: the config, and what is known of the weights.
     """
     settings = read_config(config)
+    module: nn.Module
+    call: Callable[[nn.Module, Batch], Any]
     if checkout is None:
         module, call = build(settings), _call
     else:
@@ -603,8 +605,8 @@ def example(config: Config, frames: int = 12) -> Batch:
             "GaitGraph2": ((1, frames, joints, 3, 5), "n t h i c"),
             "GaitTR": ((1, frames, 10, joints, 1), "n t c h w"),
         }
-        shape, pattern = shapes[config.model]
-        return Batch(torch.rand(shape), Layout(pattern), ("noise",))
+        pose, pattern = shapes[config.model]
+        return Batch(torch.rand(pose), Layout(pattern), ("noise",))
     channels, size = _channels(config), (128, 88) if config.model == "GLN" else (64, 44)
     shape = (1, frames, *size) if channels == 1 else (1, frames, channels, *size)
     return Batch(torch.rand(shape), Layout("n t h w" if channels == 1 else "n t c h w"), ("noise",))

@@ -55,7 +55,7 @@ def real_class(config: Config, checkout: Path) -> tuple[nn.Module, Callable[[nn.
 
 def _defined(models: Path) -> dict[str, str]:
     """Class name -> name of the file that defines it."""
-    found = {}
+    found: dict[str, str] = {}
     # a model in a file of its own comes before a part of another model that has the same name
     for file in sorted(models.rglob("*.py"), key=lambda file: (len(file.parts), file)):
         place = ".".join(file.relative_to(models).with_suffix("").parts)
@@ -116,8 +116,8 @@ def _operators() -> Iterator[None]:
 _SCHEMAS: list[torch.library.Library] = []
 
 
-def _built(found: type[nn.Module], config: Config) -> nn.Module:
-    module = found.__new__(found)
+def _built(found: Any, config: Config) -> nn.Module:
+    module: Any = found.__new__(found)
     nn.Module.__init__(module)
     held: dict[str, Any] = {
         "cfgs": dict(config.blocks),
@@ -129,7 +129,7 @@ def _built(found: type[nn.Module], config: Config) -> nn.Module:
         object.__setattr__(module, name, value)
     try:
         with _on_cpu():
-            module.build_network(config.blocks["model_cfg"])  # type: ignore[operator]
+            module.build_network(config.blocks["model_cfg"])
             if hasattr(module, "init_parameters"):
                 module.init_parameters()
     except KeyError as error:

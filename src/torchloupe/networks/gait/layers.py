@@ -55,7 +55,7 @@ def _gaitset(net: GaitSet) -> Table:
 
 
 def _gaitpart(net: GaitPart) -> Table:
-    count = len(net.TFA.pooling_func.conv1d3x1)
+    count = net.Head.fc_bin.shape[0]
     word = "time course of one strip; it has no columns"
     bands = tuple(
         (f"TFA.pooling_func.conv1d3x?.{i}*", Seen(Layout("n c t"), band=(i, count), word=word))
