@@ -13,7 +13,7 @@ import yaml
 from gait_fixtures import SMALL, write_walkers
 
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage
-from torchloupe.gait import embed_gallery, explain
+from torchloupe.gait import embed_gallery, explain_walk
 from torchloupe.sources.opengait import gait
 from torchloupe.sources.sequences import sequences
 from torchloupe.targets.retrieval import Nearest
@@ -107,7 +107,7 @@ def test_a_real_class_goes_through_the_same_probe(checkout, tmp_path):
     assert made.module.dataset == "CASIA-B"
     gallery = embed_gallery(made, sequences(shelf))
     assert gallery.embeddings.shape == (6, 3, 64)
-    found = explain(made, sequences(probes)[0], Nearest(gallery), ("conv",), method="opengait")
+    found = explain_walk(made, sequences(probes)[0], Nearest(gallery), ("conv",), method="opengait")
     assert found.maps["conv"].shape == (1, 5, 64, 44)
     assert found.imgs.shape == (5, 64, 44)
     assert (torch.Tensor.cuda, torch.nn.Module.cuda, list(sys.path)) == before

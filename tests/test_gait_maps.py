@@ -14,7 +14,7 @@ from test_gait_networks import SEED_TABLE
 from torchloupe import store
 from torchloupe.errors import BadInput, LoupeWarning, NoGradient
 from torchloupe.examples.walkers import write_tree
-from torchloupe.gait import embed_gallery, explain, question_key, record
+from torchloupe.gait import embed_gallery, explain_walk, question_key, record
 from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import example, gait, pick_layers
 from torchloupe.sources.sequences import sequences
@@ -67,7 +67,7 @@ def test_the_formula_of_opengaits_tool_against_plain_hooks(configs, trees):
     gallery = embed_gallery(made, shelf)
     walk = sequences(trees[1])[0]
     layers = pick_layers(made, ["1", "6", "11"])
-    found = explain(made, walk, Nearest(gallery), layers, method="opengait")
+    found = explain_walk(made, walk, Nearest(gallery), layers, method="opengait")
 
     held: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}
     handles = []
@@ -94,7 +94,7 @@ def test_the_formula_of_opengaits_tool_against_plain_hooks(configs, trees):
 def test_strided_time_names_its_frames_and_pooled_layers_say_so(configs, trees):
     made = subject_of(configs, "gaitgl")
     gallery = embed_gallery(made, sequences(trees[0]))
-    found = explain(
+    found = explain_walk(
         made, sequences(trees[1])[0], Nearest(gallery), ("conv3d", "LTA", "GLConvB2", "HPP"), method="layercam"
     )
     assert {layer: maps.shape for layer, maps in found.maps.items()} == {
@@ -112,7 +112,7 @@ def test_one_strips_time_course_lies_on_its_strip(configs, trees):
     made = subject_of(configs, "gaitpart")
     gallery = embed_gallery(made, sequences(trees[0]))
     layer = "TFA.pooling_func.conv1d3x1.5.0.conv"
-    found = explain(made, sequences(trees[1])[0], Nearest(gallery), (layer,), method="opengait")
+    found = explain_walk(made, sequences(trees[1])[0], Nearest(gallery), (layer,), method="opengait")
     assert found.maps[layer].shape == (1, 8, 16, 1)
     assert found.maps[layer][0, :, 5].max() > 0
     assert not np.delete(found.maps[layer], 5, 2).any()
@@ -123,9 +123,9 @@ def test_what_cannot_be_drawn_is_a_clear_word(configs, trees):
     made = subject_of(configs, "gaitgl")
     gallery = embed_gallery(made, sequences(trees[0]))
     with pytest.raises(BadInput, match="'Head1' did not run"):
-        explain(made, sequences(trees[1])[0], Nearest(gallery), ("Head1",))
+        explain_walk(made, sequences(trees[1])[0], Nearest(gallery), ("Head1",))
     with pytest.raises((BadInput, NoGradient)):
-        explain(made, sequences(trees[1])[0], Nearest(gallery), ("nothing",))
+        explain_walk(made, sequences(trees[1])[0], Nearest(gallery), ("nothing",))
 
 
 def test_the_probe_itself_is_told_and_left_out(configs, trees):
@@ -133,7 +133,7 @@ def test_the_probe_itself_is_told_and_left_out(configs, trees):
     shelf = sequences(trees[0])
     gallery = embed_gallery(made, shelf)
     with pytest.warns(LoupeWarning, match="000-nm-01-000 is itself in the gallery; left out there"):
-        found = explain(made, shelf[0], Nearest(gallery))
+        found = explain_walk(made, shelf[0], Nearest(gallery))
     assert shelf[0].name not in (*found.answers, *found.gallery)
     assert found.distances == tuple(sorted(found.distances))
     assert len(found.gallery) == 5
@@ -147,7 +147,7 @@ def test_a_copy_under_another_name_is_the_probe_itself(configs, tmp_path):
     made = subject_of(configs, "gaitset")
     gallery = embed_gallery(made, sequences(tmp_path / "Gallery"))
     with pytest.warns(LoupeWarning, match=r"000-nm-09-090 is itself in the gallery \(as 000-nm-01-090\)"):
-        found = explain(made, sequences(tmp_path / "Probe")[0], Nearest(gallery))
+        found = explain_walk(made, sequences(tmp_path / "Probe")[0], Nearest(gallery))
     assert found.answers == ("001-nm-01-090",)
 
 
@@ -195,7 +195,7 @@ def test_skeleton_models_give_joints_by_time(tmp_path, model):
     shelf, probes = write_walkers(tmp_path, frames=9, poses=True)
     made = gait(file, file.with_suffix(".pt"), device="cpu")
     gallery = embed_gallery(made, sequences(shelf))
-    found = explain(made, sequences(probes)[0], Nearest(gallery), (*made.layers, "input"), method="opengait")
+    found = explain_walk(made, sequences(probes)[0], Nearest(gallery), (*made.layers, "input"), method="opengait")
     assert found.frames == 9
     assert found.poses.shape == (9, 17, 3)
     assert found.joints[0] == "nose"
@@ -210,7 +210,7 @@ def test_a_result_on_disk_is_the_same_and_holds_plain_arrays_only(configs, trees
     made, shelf = subject_of(configs, "gaitset"), sequences(trees[0])
     gallery = embed_gallery(made, shelf)
     walk = sequences(trees[1])[0]
-    found = explain(made, walk, Margin(gallery, (0, 40)), method="layercam", gallery_walks=shelf)
+    found = explain_walk(made, walk, Margin(gallery, (0, 40)), method="layercam", gallery_walks=shelf)
     file = tmp_path / f"{found.name}.npz"
     found.save(file, record(made, found, gallery))
     loaded = SequenceMaps.load(file)
@@ -270,10 +270,10 @@ def test_attribution_on_the_input_and_perturbation_work_too(configs, trees):
     made = subject_of(configs, "gaitset")
     gallery = embed_gallery(made, sequences(trees[0]))
     walk = sequences(trees[1])[0]
-    found = explain(made, walk, Nearest(gallery), ("input",), method="integrated_gradients", options={"steps": 4})
+    found = explain_walk(made, walk, Nearest(gallery), ("input",), method="integrated_gradients", options={"steps": 4})
     assert found.maps["input"].shape == (1, 8, 64, 44)
     assert found.signed
-    assert found.answers == explain(made, walk, Nearest(gallery), method="layercam").answers
+    assert found.answers == explain_walk(made, walk, Nearest(gallery), method="layercam").answers
 
 
 def test_a_dark_map_is_told(configs, trees):
@@ -282,4 +282,4 @@ def test_a_dark_map_is_told(configs, trees):
     far = Gallery(gallery.embeddings * 0, gallery.names, gallery.identities)
     # towards an item at 0 every activation of the last layer that counts makes them unlike
     with pytest.warns(LoupeWarning, match="the map is zero everywhere at Head; try --signed"):
-        explain(made, sequences(trees[1])[0], Nearest(far), ("Head",), method="hirescam")
+        explain_walk(made, sequences(trees[1])[0], Nearest(far), ("Head",), method="hirescam")

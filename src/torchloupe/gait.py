@@ -123,7 +123,7 @@ class _Heard:
         return self.target(output, replace(batch, asked=asked))
 
 
-def explain(
+def explain_walk(
     subject: Subject,
     walk: Walk,
     target: Retrieval,

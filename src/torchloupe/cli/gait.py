@@ -82,7 +82,7 @@ def cam(
     import warnings
 
     from torchloupe.errors import BadInput, LoupeError, LoupeWarning
-    from torchloupe.gait import embed_gallery, explain, question_key, record
+    from torchloupe.gait import embed_gallery, explain_walk, question_key, record
     from torchloupe.sources.opengait import pick_layers
     from torchloupe.sources.sequences import sequences
 
@@ -101,7 +101,7 @@ def cam(
             if _made(file, key):
                 print(f"{file} is there already")
                 continue
-            made = explain(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
+            made = explain_walk(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
             made.save(file, {**record(subject, made, held), "question": key})
         except LoupeError as error:
             if strict:

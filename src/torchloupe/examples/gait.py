@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.examples.walkers import SIZE, VIEWS, walk, write_tree
-from torchloupe.gait import embed_gallery, explain, record
+from torchloupe.gait import embed_gallery, explain_walk, record
 from torchloupe.networks.gait.gaitset import GaitSet
 from torchloupe.render.colour import resize
 from torchloupe.sequence_maps import SequenceMaps
@@ -209,7 +209,7 @@ def explained(
     gallery = embed_gallery(subject, shelf)
     name = f"{case.person:03d}-{case.condition}-{case.view}"
     probe = next(one for one in sequences(folder / "Probe") if one.name == name)
-    made = explain(subject, probe, Nearest(gallery), subject.layers, method="layercam", gallery_walks=shelf)
+    made = explain_walk(subject, probe, Nearest(gallery), subject.layers, method="layercam", gallery_walks=shelf)
     made.save(folder / "out" / f"{name}.npz", record(subject, made, gallery))
     return made
 
