@@ -6,7 +6,9 @@ import sys
 import warnings
 from typing import Any
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "schedule": "torchloupe.cli.browse:schedule",
+}
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {}
 
 
