@@ -82,7 +82,9 @@ def seed_of(seed: int, index: int, repeat: int) -> int:
     return int(np.random.SeedSequence((seed, index, repeat)).generate_state(1)[0])
 
 
-def samples(feed: Feed, numbers: range, *, repeat: int = 1, seed: int = 0, whole: bool = True) -> Iterator[Sample | BadSample]:
+def samples(
+    feed: Feed, numbers: range, *, repeat: int = 1, seed: int = 0, whole: bool = True
+) -> Iterator[Sample | BadSample]:
     """The samples one after the other, each `repeat` times; a bad one is handed on as its error."""
     for index in numbers:
         for time in range(repeat):

@@ -92,12 +92,12 @@ class Curve:
         ]
 
 
-def record(plan: Plan, parameter: str = "lr", progress: Callable[[int], Any] = lambda done: None) -> Curve:
+def record(plan: Plan, parameter: str = "lr", progress: Callable[[int, int], Any] = lambda done, length: None) -> Curve:
     """curve[t] = the parameter in every group while unit t is trained, t = 0 .. length - 1
 
     The schedulers are stepped as a training loop does: those that go by iteration after every iteration, those that
     go by epoch after every epoch. Stretches in which no scheduler can act are jumped over. `optimizer.step()` is
-    called once, without gradients, so nothing is trained. `progress(units done)` is called now and then.
+    called once, without gradients, so nothing is trained. `progress(units done, length)` is called now and then.
     Errors: BadInput where the optimizer has no such parameter.
     """
     read = _reader(plan, parameter)
@@ -128,7 +128,7 @@ def record(plan: Plan, parameter: str = "lr", progress: Callable[[int], Any] = l
                 at.append(done)
                 rows.extend(now)
             if not live or done % 4096 == 0:
-                progress(done)
+                progress(done, plan.length)
     values = np.frombuffer(rows, dtype=np.float64).reshape(len(at), len(now))
     if not np.isfinite(values).all():
         first = int(np.argmin(np.isfinite(values).all(1)))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchloupe import store
 from torchloupe.errors import BadInput, nearest
-from torchloupe.methods.schedule import Curve, Unit
+from torchloupe.methods.schedule import Curve, Mark, Unit
+from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,7 +180,7 @@ def write_csv(curves: Sequence[Curve], path: Path) -> None:
 
     A row's value holds until the next row of its group; a last row at the end of the training repeats the last value.
     """
-    with whole(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+    with store.aside(path) as (draft,), open(draft, "w", encoding="utf-8", newline="") as file:
         file.write("schedule,group,parameter,iteration,epoch,value\n")
         for curve in curves:
             for g, group in enumerate(curve.groups):
@@ -197,21 +196,6 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to; renamed to `path` when all went well, removed when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        yield aside
-        os.chmod(aside, 0o644)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def check_suffix(path: Path) -> None:
     """Errors: BadInput for a name whose ending is no picture format."""
     if path.suffix.lower() not in SUFFIXES:
@@ -221,8 +205,8 @@ def check_suffix(path: Path) -> None:
 def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
     """The figure in the format that the file name ends with. Errors: BadInput for an unknown ending."""
     check_suffix(path)
-    with whole(path) as aside:
-        figure.savefig(aside, dpi=dpi)
+    with store.aside(path) as (draft,):
+        figure.savefig(draft, dpi=dpi)
 
 
 def window() -> bool:
@@ -246,3 +230,48 @@ def show(figure: Figure) -> bool:
     figure.set_canvas(manager.canvas)
     plt.show()
     return True
+
+
+def save(curves: Sequence[Curve], path: Path, record: Mapping[str, Any]) -> Path:
+    """The numbers of a picture beside it: NAME.npz with every change of every group, NAME.json with how it was made.
+
+    Arrays: `at 0`, `values 0` of the first curve and so on; the record's "curves" holds names, units and marks.
+    """
+    arrays = {f"{key} {k}": getattr(curve, key) for k, curve in enumerate(curves) for key in ("at", "values")}
+    keys = ("name", "parameter", "unit", "length", "groups", "per_epoch", "marks")
+    told = [{key: getattr(curve, key) for key in keys} for curve in curves]
+    return store.save(path.parent, path.stem, arrays, {"kind": "curves", **record, "curves": told})
+
+
+def load(path: Path) -> tuple[list[Curve], Mapping[str, Any]]:
+    """The curves that `save` wrote, and their record."""
+    arrays, record = store.load(path)
+    curves = []
+    for k, told in enumerate(record["curves"]):
+        words = {**told, "groups": tuple(told["groups"]), "marks": tuple(Mark(**mark) for mark in told["marks"])}
+        curves.append(Curve(at=arrays[f"at {k}"], values=arrays[f"values {k}"], **words))
+    return curves, record
+
+
+def redraw(
+    paths: Sequence[Path],
+    goal: str | None,
+    _style: Style,
+    _methods: Sequence[str],
+    _layers: Sequence[str],
+    _targets: Sequence[str],
+) -> list[Path]:
+    """The pictures of stored schedules again, as they were asked for; `loupe draw` calls this."""
+    written = []
+    for path in paths:
+        curves, record = load(path)
+        look = record.get("picture", {})
+        size = window_size(look.get("window_size", "12*7"))
+        figure = draw(
+            curves, by=look.get("by"), title=look.get("title"), style=look.get("style", "whitegrid"), size=size
+        )
+        place = path.with_suffix(".png") if goal is None else Path(goal)
+        place = place if place.suffix else place / f"{path.stem}.png"
+        save_figure(figure, place)
+        written.append(place)
+    return written

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from torchloupe.errors import BadInput, LoupeError, MissingPackage, nearest, need
+from torchloupe.sources import openmmlab
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
@@ -155,18 +156,6 @@ def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
     return config
 
 
-def _without_multimodal() -> None:
-    """mmpretrain 1.2 with pycocotools installed imports its language models, which transformers 5 no longer supports:
-    without this switch nothing of mmpretrain imports then."""
-    from mmpretrain.utils import dependency
-
-    # True only where transformers is installed too.
-    if dependency.WITH_MULTIMODAL:
-        from transformers import modeling_utils
-
-        dependency.WITH_MULTIMODAL = hasattr(modeling_utils, "apply_chunking_to_forward")
-
-
 @contextmanager
 def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
     """Inside, names in the config are looked up in its own package (default_scope); outside nothing has changed.
@@ -177,9 +166,10 @@ def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
 
     scope = config.get("default_scope") or "mmengine"
     try:
-        importlib.import_module(scope)
         if scope == "mmpretrain":
-            _without_multimodal()
+            # Its own way in: a plain import fails beside transformers 5.
+            openmmlab._import()
+        importlib.import_module(scope)
     except ModuleNotFoundError as error:
         if error.name != scope:
             raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error

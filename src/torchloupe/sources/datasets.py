@@ -217,7 +217,9 @@ class Recorder:
 
     def __call__(self, *values: Any, **words: Any) -> Any:
         start = words.get("image", values[0] if values else None)
-        self.log.append(Step("load", Look().pictures(start), "", _truth(values[1] if len(values) > 1 else words, None)[0]))
+        self.log.append(
+            Step("load", Look().pictures(start), "", _truth(values[1] if len(values) > 1 else words, None)[0])
+        )
         look = Look()
         plain = len(values) == 1 and not words
         if plain or set(words) == {"image"}:

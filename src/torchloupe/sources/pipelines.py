@@ -59,7 +59,9 @@ class PipelineFeed:
         """Raises BadSample with the step's name where a step of the pipeline raises."""
         home, place = _resolved(self.dataset, index)
         info = home.get_data_info(place)
-        name = Path(str(info.get("img_path") or info.get("img", {}) if isinstance(info.get("img_path"), str) else index)).name
+        name = Path(
+            str(info.get("img_path") or info.get("img", {}) if isinstance(info.get("img_path"), str) else index)
+        ).name
         classes = (home.metainfo or {}).get("classes")
         log: list[Step] = []
         with openmmlab_scope(self.path, self.config), seeded(seed):
@@ -198,7 +200,9 @@ def config_stages(path: str, changes: Mapping[str, Any]) -> list[Stage]:
         from mmengine.registry import TRANSFORMS
 
         try:
-            built = [TRANSFORMS.build(dict(one)) for one in pipeline if not str(one["type"]).endswith("LoadImageFromFile")]
+            built = [
+                TRANSFORMS.build(dict(one)) for one in pipeline if not str(one["type"]).endswith("LoadImageFromFile")
+            ]
         except Exception as error:
             raise BadInput(f"{path}: the test pipeline cannot be built: {one_line(error)}") from error
 

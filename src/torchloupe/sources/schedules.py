@@ -48,7 +48,7 @@ class Training:
         return None if size is None else math.ceil(size / (batch_size * (self.ngpus or 1)))
 
 
-def schedules(source: str, training: Training = Training()) -> list[Plan]:  # noqa: B008 (frozen)
+def schedules(source: str, training: Training = Training()) -> list[Plan]:
     """The plan of a config or spec, or the plans of a folder of configs, in order.
 
     `config.py` (OpenMMLab), `config.yaml` (OpenGait, HRNet), `torch:module:factory`, `torch:CosineAnnealingLR?...`,
@@ -575,7 +575,7 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
     data = dict(config.get("data") or {})
     loader = {"batch_size": data.get("samples_per_gpu"), "dataset": data.get("train")}
     mixed = bool(warm) or stepwise != by_epoch
-    per_epoch = _iters_per_epoch(path, loader, training, mixed and by_epoch or stepwise and not by_epoch, by_epoch)
+    per_epoch = _iters_per_epoch(path, loader, training, (mixed and by_epoch) or (stepwise and not by_epoch), by_epoch)
     unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
     length = max_epochs * (per_epoch or 1) if by_epoch else max_iters
     steps = max_epochs if by_epoch and stepwise else math.ceil(length / (per_epoch or 1)) if stepwise else length

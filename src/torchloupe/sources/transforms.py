@@ -178,7 +178,11 @@ class Stage:
 def kind(transform: Any) -> str:
     """'albumentations', 'kornia', 'v2' or 'plain': which conventions a transform follows."""
     homes = [home.__module__ for home in type(transform).__mro__]
-    for name, start in (("albumentations", "albumentations"), ("kornia", "kornia"), ("v2", "torchvision.transforms.v2")):
+    for name, start in (
+        ("albumentations", "albumentations"),
+        ("kornia", "kornia"),
+        ("v2", "torchvision.transforms.v2"),
+    ):
         if any(home == start or home.startswith(start + ".") for home in homes):
             return name
     return "plain"
@@ -282,8 +286,12 @@ def _albumentations(transform: Any, whole: Any = None) -> Stage:
             masks = masks if marks.masks.ndim == 3 else masks[0]
         boxes = np.asarray(out["bboxes"], float).reshape(-1, 4) if marks.boxes is not None else None
         names = tuple(marks.names[k] for k in kept) if marks.names else ()
-        applied = {name if len(out["applied_transforms"]) > 1 else "": values for name, values in out["applied_transforms"]}
-        return Flow(out["image"], Marks(boxes, names, keypoints, masks)), parameters(applied) if applied else "not applied"
+        applied = {
+            name if len(out["applied_transforms"]) > 1 else "": values for name, values in out["applied_transforms"]
+        }
+        return Flow(out["image"], Marks(boxes, names, keypoints, masks)), parameters(
+            applied
+        ) if applied else "not applied"
 
     return Stage(type(transform).__name__, run, transform)
 
@@ -391,7 +399,9 @@ def named_transform(text: str) -> list[Stage]:
             inspect.signature(found).bind()
         except TypeError:
             if inspect.isclass(found):
-                raise BadInput(f"--transform {text}: a class that needs arguments; name an object or a function") from None
+                raise BadInput(
+                    f"--transform {text}: a class that needs arguments; name an object or a function"
+                ) from None
         else:
             try:
                 found = found()
@@ -437,7 +447,9 @@ def _torchvision(name: str, text: str) -> list[Stage]:
     if name not in known:
         raise BadInput(f"--model {text}: torchvision has no model {name}.{nearest(name, known)}")
     preset = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
-    if not all(hasattr(preset, key) for key in ("resize_size", "crop_size", "mean", "std", "interpolation", "antialias")):
+    if not all(
+        hasattr(preset, key) for key in ("resize_size", "crop_size", "mean", "std", "interpolation", "antialias")
+    ):
         return stages(preset)
 
     class Normalize:
@@ -488,10 +500,17 @@ def _transformers(name: str, text: str) -> list[Stage]:
             out = processor(start["image"], return_tensors="pt", **on)
             sizes = {"do_resize": "size", "do_center_crop": "crop_size", "do_rescale": "rescale_factor"}
             value = getattr(processor, sizes.get(switch, ""), None)
-            return Flow(next(iter(out.values()))[0]), "" if value is None else told({"": dict(value) if hasattr(value, "keys") else value})
+            return Flow(next(iter(out.values()))[0]), "" if value is None else told(
+                {"": dict(value) if hasattr(value, "keys") else value}
+            )
 
         return Stage(switch.removeprefix("do_"), take, owner)
 
     if not switches:
-        return [Stage(type(processor).__name__, lambda flow: (Flow(processor(flow.image, return_tensors="pt")["pixel_values"][0]), ""))]
+        return [
+            Stage(
+                type(processor).__name__,
+                lambda flow: (Flow(processor(flow.image, return_tensors="pt")["pixel_values"][0]), ""),
+            )
+        ]
     return [stage(k, switch) for k, switch in enumerate(switches)]
