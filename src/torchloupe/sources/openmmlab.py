@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ def mmpretrain(rest: str, options: Options) -> Subject:
     library = _import()
     config = _config(library, rest, options)
     try:
-        config.merge_from_dict({key: _value(value) for key, value in options.cfg_options.items()})
+        config.merge_from_dict(dict(options.cfg_options))
     except (KeyError, TypeError, IndexError, AssertionError) as error:
         raise BadInput(
             f"{options.spec}: cfg_options {dict(options.cfg_options)} do not fit the config ({error})"
@@ -129,16 +128,6 @@ def _told(options: Options) -> Iterator[None]:
         raise BadInput(f"{options.spec}: the config does not work: {type(error).__name__}: {said}") from error
 
 
-def _value(value: Any) -> Any:
-    """Text that is a Python literal as its value: '18' -> 18."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-
-
 def _forget_pretrained(part: Any) -> None:
     """Take out of a config all that would fetch weights."""
     if isinstance(part, Mapping):
@@ -216,7 +205,7 @@ def _classes(config: Any, loaded: Loaded) -> Sequence[str]:
     found = found or loaded.meta.get("CLASSES")
     dataset = (config.get("test_dataloader") or config.get("val_dataloader") or {}).get("dataset", {})
     found = found or (dataset.get("metainfo") or {}).get("classes") or dataset.get("classes")
-    if not found:
-        kind = framework("mmpretrain.registry", "mmpretrain").DATASETS.get(dataset.get("type", ""))
-        found = (getattr(kind, "METAINFO", None) or {}).get("classes", ())
-    return () if isinstance(found, str) else tuple(str(name) for name in found)
+    if not found and "type" in dataset:
+        kind = framework("mmpretrain.registry", "mmpretrain").DATASETS.get(dataset["type"])
+        found = (getattr(kind, "METAINFO", None) or {}).get("classes")
+    return () if isinstance(found, str) else tuple(str(name) for name in found or ())
