@@ -47,7 +47,7 @@ class Look:
             found = [self.pictures(part) for part in value]
             return tuple(p for part in found for p in part) if all(found) else ()
         if hasattr(value, "getbands"):
-            return (np.asarray(value.convert("RGB")),)
+            return (np.array(value.convert("RGB"), copy=True),)
         if hasattr(value, "detach"):
             value = value.detach().cpu().numpy()
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "uifb" or not value.size:
@@ -76,7 +76,8 @@ class Look:
         if value.shape[-1] == 1:
             return np.repeat(value, 3, -1)
         value = value[..., :3]
-        return np.ascontiguousarray(value[..., ::-1] if self.bgr else value)
+        # A copy: later steps may work in place on what they were given.
+        return np.array(value[..., ::-1] if self.bgr else value, order="C", copy=True)
 
 
 def normalisation(step: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -149,7 +150,7 @@ def parameters(drawn: Mapping[str, Any]) -> str:
     flat: dict[str, Any] = {}
     for key, value in drawn.items():
         if isinstance(value, Mapping):
-            flat.update({f"{key} {name}".strip(): part for name, part in value.items()})
+            flat.update({f"{key} {name}".strip(): part for name, part in value.items() if name != "shape"})
         else:
             flat[key] = value
     return told(flat)
