@@ -258,7 +258,7 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{photos}", "--strict"], "torn.jpg"),
         (["{photos}", "--model", "timm:resnet1888"], "timm has no model"),
         (["{photos}", "--model", "nothing"], "expected timm:NAME"),
-        (["torch:math:pi"], "expected a data set"),
+        (["torch:math:pi"], "expected a data set or a factory"),
     ],
 )
 def test_bad_words(photos, tmp_path, words, message, capsys):

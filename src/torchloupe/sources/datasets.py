@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -126,8 +127,10 @@ class TorchFeed:
 
     def __init__(self, source: str, rest: str, query: Mapping[str, Any], steps: Sequence[Stage]) -> None:
         made = imported(rest, "torch:")
+        if not callable(made) and not hasattr(made, "__getitem__"):
+            raise BadInput(f"{source}: expected a data set or a factory of one, found {type(made).__name__}")
         try:
-            self.dataset = made(**query) if callable(made) and not hasattr(made, "__getitem__") else made
+            self.dataset = made(**query) if inspect.isclass(made) or not hasattr(made, "__getitem__") else made
         except LoupeError:
             raise
         except Exception as error:
