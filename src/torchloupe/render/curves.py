@@ -127,7 +127,7 @@ def thinned(curve: Curve, column: int) -> tuple[np.ndarray, np.ndarray]:
     if len(at) > 2 * BINS:
         edges = np.searchsorted(at, np.linspace(0, curve.length, BINS + 1))
         kept = {0, len(at) - 1}
-        for low, high in zip(edges[:-1].tolist(), edges[1:].tolist()):
+        for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             if low < high:
                 kept |= {low + int(values[low:high].argmin()), low + int(values[low:high].argmax())}
         chosen = np.array(sorted(kept))
@@ -186,7 +186,7 @@ def write_csv(curves: Sequence[Curve], path: Path) -> None:
             for g, group in enumerate(curve.groups):
                 head = ",".join(_quoted(text) for text in (curve.name, group, curve.parameter))
                 column = curve.values[:, g].tolist()
-                for at, value in zip([*curve.at.tolist(), curve.length], [*column, column[-1]]):
+                for at, value in zip([*curve.at.tolist(), curve.length], [*column, column[-1]], strict=True):
                     iteration = at if curve.unit == "iter" else ""
                     epoch = at if curve.unit == "epoch" else repr(at / curve.per_epoch) if curve.per_epoch else ""
                     file.write(f"{head},{iteration},{epoch},{value!r}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,6 +170,9 @@ def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
         if scope == "mmpretrain":
             # Its own way in: a plain import fails beside transformers 5.
             openmmlab._import()
+            if "mmpretrain.models" not in sys.modules:
+                # Somebody imported mmpretrain before us; its models are still to come.
+                importlib.import_module("mmpretrain.utils.dependency").WITH_MULTIMODAL = False
         importlib.import_module(scope)
     except ModuleNotFoundError as error:
         if error.name != scope:

@@ -60,7 +60,8 @@ def feeds(
         raise BadInput(f"{source}: neither a config file, a folder of configs, nor folder:PATH or torch:module:factory")
     if steps:
         raise BadInput("--transform and --model are for folder: and torch: sources; a config has its own pipeline")
-    paths, found, last = expand(source), [], None
+    paths, found = expand(source), []
+    last: LoupeError | None = None
     for path in paths:
         if not path.endswith(".py"):
             last = BadInput(f"{path}: only OpenMMLab configs (.py) say how pictures are prepared")
@@ -70,7 +71,7 @@ def feeds(
                 continue
             except LoupeError as error:
                 last = error
-        if len(paths) == 1:
+        if len(paths) == 1 and last is not None:
             raise last
     if not found and last is not None:
         raise last

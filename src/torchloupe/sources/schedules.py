@@ -501,7 +501,8 @@ def _one_of_each(optimizer: Any) -> list[tuple[int, str]]:
     optimizer.param_groups[:] = list(kept.values())
     names = _group_names(optimizer.param_groups)
     return [
-        (k, f"{name} ({count} tensors)" if name else "") for k, (name, count) in enumerate(zip(names, counts.values()))
+        (k, f"{name} ({count} tensors)" if name else "")
+        for k, (name, count) in enumerate(zip(names, counts.values(), strict=True))
     ]
 
 
@@ -577,7 +578,7 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
     mixed = bool(warm) or stepwise != by_epoch
     per_epoch = _iters_per_epoch(path, loader, training, (mixed and by_epoch) or (stepwise and not by_epoch), by_epoch)
     unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
-    length = max_epochs * (per_epoch or 1) if by_epoch else max_iters
+    length = int(max_epochs * (per_epoch or 1) if by_epoch else max_iters or 0)
     steps = max_epochs if by_epoch and stepwise else math.ceil(length / (per_epoch or 1)) if stepwise else length
 
     told = {key: value for key, value in config.optimizer.items() if key not in ("paramwise_cfg", "constructor")}
@@ -615,7 +616,7 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
         scheduled(factor, {**kinds[warm], "end": count + 1}, "iter", count + 1)
 
     def combine(_done: int = 0) -> None:
-        for group, plain in zip(optimizer.param_groups, regular.param_groups):
+        for group, plain in zip(optimizer.param_groups, regular.param_groups, strict=True):
             group["lr"] = plain["lr"] * factor.param_groups[0]["lr"]
 
     combine()
