@@ -272,12 +272,12 @@ def _divided(item: Any) -> tuple[Any, Any]:
 def _truth(target: Any, classes: Any) -> tuple[Marks, str]:
     """Marks and label of a target: a number, a name, a mapping of boxes, keypoints and masks, COCO annotations."""
     if isinstance(target, (list, tuple)) and target and isinstance(target[0], Mapping) and "bbox" in target[0]:
-        boxes = np.array([one["bbox"] for one in target], dtype=float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+        corners = np.array([one["bbox"] for one in target], dtype=float).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
         names = tuple(_name(one.get("category_id", ""), classes) for one in target)
         points = [one["keypoints"] for one in target if one.get("keypoints")]
         keypoints = np.array(points, dtype=float).reshape(len(points), -1, 3) if points else None
-        return Marks(boxes, names, keypoints), ""
+        return Marks(corners, names, keypoints), ""
     if isinstance(target, (tuple, list)) and target and not isinstance(target[0], (int, float)):
         target = target[0]
     if not isinstance(target, Mapping):

@@ -121,7 +121,7 @@ def _optimizer(name: str, query: dict[str, Any]) -> Any:
     import torch
 
     wanted = str(query.pop("opt", "SGD"))
-    known = {key.lower(): value for key, value in vars(torch.optim).items() if inspect.isclass(value)}
+    known: dict[str, Any] = {key.lower(): value for key, value in vars(torch.optim).items() if inspect.isclass(value)}
     if wanted.lower() not in known or wanted.lower() == "optimizer":
         raise BadInput(f"{name}: opt={wanted} is no torch optimizer.{nearest(wanted, known)}")
     given = {key: query.pop(key) for key in ("lr", "momentum", "weight_decay", "betas") if key in query}
@@ -140,7 +140,9 @@ def _torch(name: str, rest: str, query: dict[str, Any], training: Training) -> P
         optimizer, found = made
         schedulers = list(found) if isinstance(found, (list, tuple)) else [found]
     else:
-        known = {key: value for key, value in vars(torch.optim.lr_scheduler).items() if inspect.isclass(value)}
+        known: dict[str, Any] = {
+            key: value for key, value in vars(torch.optim.lr_scheduler).items() if inspect.isclass(value)
+        }
         if rest not in known:
             raise BadInput(f"{name}: no torch.optim.lr_scheduler.{rest} and no module:factory.{nearest(rest, known)}")
         optimizer = _optimizer(name, query)
@@ -152,9 +154,14 @@ def _torch(name: str, rest: str, query: dict[str, Any], training: Training) -> P
             raise BadInput(f"{name}: {type(scheduler).__name__} is no scheduler (it has no step())")
     scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
     marks = tuple(Mark(at * scale, "milestone") for scheduler in schedulers for at in _torch_milestones(scheduler))
-    tickers = tuple(Ticker(lambda done, scheduler=scheduler: scheduler.step(), per) for scheduler in schedulers)
+    tickers = tuple(Ticker(_stepper(scheduler), per) for scheduler in schedulers)
     names = _group_names(optimizer.param_groups)
     return Plan(name, optimizer, tickers, length, unit, per_epoch, names, _few(marks, length))
+
+
+def _stepper(scheduler: Any) -> Callable[[int], Any]:
+    """One step of a scheduler that counts for itself."""
+    return lambda _done: scheduler.step()
 
 
 def _torch_milestones(scheduler: Any) -> list[int]:
@@ -390,7 +397,7 @@ def _new_style(path: str, config: Any, training: Training) -> Plan:
         scheduler = PARAM_SCHEDULERS.build(one, default_args={"optimizer": optimizer, "epoch_length": per_epoch or 1})
         per: Unit = "epoch" if scheduler.by_epoch else "iter"
         scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
-        tickers.append(Ticker(lambda done, scheduler=scheduler: scheduler.step(), per, scheduler.end))
+        tickers.append(Ticker(_stepper(scheduler), per, scheduler.end))
         marks += [Mark((scheduler.begin + at) * scale, "milestone") for at in getattr(scheduler, "milestones", ())]
         if scheduler.begin > 0:
             marks.append(Mark(scheduler.begin * scale, type(scheduler).__name__))
