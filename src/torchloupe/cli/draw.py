@@ -12,6 +12,7 @@ from torchloupe.render.style import Style
 KINDS: dict[str, str] = {
     "maps": "torchloupe.render.pictures:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
+    "curves": "torchloupe.render.curves:redraw",
 }
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
 
