@@ -6,7 +6,11 @@ import sys
 import warnings
 from typing import Any
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "project": "torchloupe.cli.embed:project",
+    "compare-points": "torchloupe.cli.embed:compare_points",
+    "adjust-3d": "torchloupe.cli.embed:adjust_3d",
+}
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {}
 
 

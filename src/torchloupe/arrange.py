@@ -1,0 +1,206 @@
+"""From files to files: features to a map with its numbers, new points into a map, two maps on each other."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchloupe import __version__
+from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
+from torchloupe.methods.embed import Parts, Rows, prepare
+from torchloupe.methods.project import SEED, Plan, Progress, place, project, quiet
+from torchloupe.points import Points
+from torchloupe.sources.points import check_writable, read_points, write_points
+
+PLACED = "placed"
+
+
+def project_file(
+    feats: str | Path,
+    out: str | Path,
+    *,
+    method: str = "auto",
+    dims: int = 2,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = SEED,
+    metric: str = "euclidean",
+    parts: Parts = "flatten",
+    normalize: str | None = None,
+    drop_bad: bool = False,
+    reduce: int | None = None,
+    neighbours: str = "auto",
+    bucket: int | None = None,
+    labels: str | Path | None = None,
+    vector: str | None = None,
+    numbers: bool = True,
+    k: int = 15,
+    jobs: int | None = None,
+    progress: Progress = quiet,
+    started: Callable[[Plan], None] | None = None,
+) -> Points:
+    """Project a features file and write the map, its record and its numbers.
+
+    feats: what read_points reads. out: .npz or .parquet; while a long projection runs, OUT.part/ holds what a killed run
+    needs to go on. Options as in prepare, project and arrangement. Returns the map.
+    """
+    out = check_writable(out)
+    points = read_points(feats, labels=labels, vector=vector)
+    rows = _named_file(feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad))
+    made = project(
+        rows,
+        method,
+        dims,
+        seed=seed,
+        parameters=parameters,
+        reduce=reduce,
+        neighbours=neighbours,
+        bucket=bucket,
+        jobs=jobs,
+        work=Path(f"{out}.part") if len(rows) >= 20_000 else None,
+        progress=progress,
+        started=started,
+    )
+    kept = points if rows.keep is None else points.take(rows.keep)
+    record = {
+        **made.record,
+        "features": os.path.relpath(feats, out.parent),
+        "prepared": {"parts": parts, "normalize": normalize, "metric": metric, "drop_bad": drop_bad},
+        "torchloupe": __version__,
+    }
+    if numbers and len(rows) >= 3:
+        progress("numbers", 0, 1)
+        found = _numbers(rows, made.coords, kept.labels, k, seed)
+        record["numbers"] = found.record()
+        record["doubts"] = found.doubts()
+    mapped = kept.moved(made.coords, record)
+    write_points(mapped, out)
+    _clear(out)
+    return mapped
+
+
+def _clear(out: Path) -> None:
+    import shutil
+
+    shutil.rmtree(f"{out}.part", ignore_errors=True)
+
+
+def _named_file(path: str | Path, make: Callable[[], Rows]) -> Rows:
+    try:
+        return make()
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _numbers(rows: Rows, coords: np.ndarray, labels: np.ndarray | None, k: int, seed: int) -> Arrangement:
+    if k < 1:
+        raise BadInput(f"k {k}: expected 1 or more neighbours")
+    wanted = labels if labels is not None and labels.dtype.kind != "f" else None
+    return arrangement(rows.array(), coords, wanted, k=k, seed=seed)
+
+
+def place_file(
+    feats: str | Path,
+    into: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    vector: str | None = None,
+    jobs: int | None = None,
+    progress: Progress = quiet,
+) -> Points:
+    """Place the points of a features file in a map that exists; write both, with a column `placed` (map or new).
+
+    The map's record says where its features are and how they were prepared; the new ones are prepared in the same way.
+    """
+    out = check_writable(out)
+    here = read_points(into)
+    if here.record.get("kind") != "projection":
+        raise BadInput(f"{into}: no record of a projection beside it; --into needs a map made by loupe project")
+    source = Path(into).parent / here.record["features"]
+    if not source.is_file():
+        raise BadInput(f"{into}: its features {source} are gone; placing new points needs them")
+    asked = here.record["prepared"]
+    old, new = read_points(source), read_points(feats, labels=labels, vector=vector)
+    if old.feats.shape[1:] != new.feats.shape[1:]:
+        raise BadInput(
+            f"{feats}: rows of shape {new.feats.shape[1:]}, the map was made of {old.feats.shape[1:]}; use the same layer"
+        )
+    rows = prepare(old.feats, **asked)
+    fresh = Rows(new.feats, rows.parts, rows.unit, rows.shift, rows.scale)
+    bad = [start + i for start, block in fresh.pieces() for i in np.flatnonzero(~np.isfinite(block).all(1))]
+    if bad:
+        raise BadInput(f"{feats}: {len(bad)} of {len(new)} rows hold NaN or infinity, the first in row {bad[0]}")
+    coords = place(rows, here.feats, fresh, here.record, jobs=jobs, progress=progress)
+    shared = [name for name in here.columns if name in new.columns]
+    columns = {name: _joined(here.columns[name], new.columns[name]) for name in shared}
+    columns[PLACED] = np.array(["map"] * len(here) + ["new"] * len(new))
+    record = {**here.record, "placed_from": os.path.relpath(feats, out.parent), "placed": len(new)}
+    both = Points(np.concatenate([here.feats, coords]), np.concatenate([here.ids, new.ids]), columns, record)
+    write_points(both, out)
+    return both
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    if first.dtype.kind == second.dtype.kind:
+        return np.concatenate([first, second])
+    return np.concatenate([first.astype(str), second.astype(str)])
+
+
+def compare_files(
+    first: str | Path, second: str | Path, *, method: str = "auto", dims: int = 2, seed: int = SEED, **options: Any
+) -> tuple[Points, Points, Aligned, float | None]:
+    """Two files about the same samples, joined by id: both maps, the second laid on the first, and linear CKA.
+
+    Features are projected, both in the same way; maps are taken as they are, their CKA from the features that they were
+    made of, None where those are gone.
+    """
+    a, b = read_points(first), read_points(second)
+    a, b = _same_samples(a, b, first, second)
+    feats = [_features(points, path) for points, path in ((a, first), (b, second))]
+    cka = None
+    if feats[0] is not None and feats[1] is not None:
+        cka = linear_cka(*(prepare(found, drop_bad=False).array() for found in feats))
+    maps = [
+        points
+        if points.record.get("kind") == "projection"
+        else points.moved(*_quick(points, method, dims, seed, options))
+        for points in (a, b)
+    ]
+    aligned = procrustes(maps[0].feats, maps[1].feats)
+    return maps[0], maps[1].moved(aligned.coords, maps[1].record), aligned, cka
+
+
+def _quick(points: Points, method: str, dims: int, seed: int, options: Mapping[str, Any]) -> tuple[np.ndarray, dict]:
+    made = project(prepare(points.feats), method, dims, seed=seed, **options)
+    return made.coords, made.record
+
+
+def _same_samples(a: Points, b: Points, first: str | Path, second: str | Path) -> tuple[Points, Points]:
+    place = {name: row for row, name in enumerate(b.ids.tolist())}
+    rows = [(i, place[name]) for i, name in enumerate(a.ids.tolist()) if name in place]
+    if len(rows) < 3:
+        raise BadInput(f"{first} and {second} have {len(rows)} ids in common; a comparison needs the same samples in both")
+    if len(rows) < max(len(a), len(b)):
+        warnings.warn(f"{len(rows)} samples are in both files; {len(a) + len(b) - 2 * len(rows)} others are left out", LoupeWarning, 3)
+    mine, theirs = (np.array(column) for column in zip(*rows, strict=True))
+    return a.take(mine), b.take(theirs)
+
+
+def _features(points: Points, path: str | Path) -> np.ndarray | None:
+    """The features behind a file, in the order of its ids."""
+    if points.record.get("kind") != "projection":
+        return points.feats
+    source = Path(path).parent / str(points.record.get("features", ""))
+    if not source.is_file():
+        return None
+    found = read_points(source)
+    place = {name: row for row, name in enumerate(found.ids.tolist())}
+    return found.feats[np.array([place[name] for name in points.ids.tolist()])]
+
+
