@@ -1,8 +1,12 @@
-"""From files to files: features to a map with its numbers, new points into a map, two maps on each other."""
+"""From files to files: a data set to features, features to a map with its numbers, new points into a map, two maps on each other."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from torchloupe import __version__
-from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, UnsafeFile
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
-from torchloupe.methods.embed import Parts, Rows, prepare
-from torchloupe.methods.project import SEED, Plan, Progress, place, project, quiet
+from torchloupe.methods.embed import OUTPUT, Embedder
+from torchloupe.methods.project import SEED, Kept, Plan, Progress, place, project, quiet
+from torchloupe.methods.rows import Parts, Rows, prepare
 from torchloupe.points import Points
+from torchloupe.probe import Subject
 from torchloupe.sources.points import check_writable, read_points, write_points
+from torchloupe.sources.samples import Samples
 
 PLACED = "placed"
 
@@ -80,14 +87,8 @@ def project_file(
         record["doubts"] = found.doubts()
     mapped = kept.moved(made.coords, record)
     write_points(mapped, out)
-    _clear(out)
-    return mapped
-
-
-def _clear(out: Path) -> None:
-    import shutil
-
     shutil.rmtree(f"{out}.part", ignore_errors=True)
+    return mapped
 
 
 def _named_file(path: str | Path, make: Callable[[], Rows]) -> Rows:
@@ -157,7 +158,7 @@ def compare_files(
 ) -> tuple[Points, Points, Aligned, float | None]:
     """Two files about the same samples, joined by id: both maps, the second laid on the first, and linear CKA.
 
-    Features are projected, both in the same way; maps are taken as they are, their CKA from the features that they were
+    Features are projected, both in the same way, the second beginning (t-SNE, UMAP) from the first one's places; maps are taken as they are, their CKA from the features that they were
     made of, None where those are gone.
     """
     a, b = read_points(first), read_points(second)
@@ -166,19 +167,20 @@ def compare_files(
     cka = None
     if feats[0] is not None and feats[1] is not None:
         cka = linear_cka(*(prepare(found, drop_bad=False).array() for found in feats))
-    maps = [
-        points
-        if points.record.get("kind") == "projection"
-        else points.moved(*_quick(points, method, dims, seed, options))
-        for points in (a, b)
-    ]
-    aligned = procrustes(maps[0].feats, maps[1].feats)
-    return maps[0], maps[1].moved(aligned.coords, maps[1].record), aligned, cka
+    one = _mapped(a, method, dims, seed, None, options)
+    two = _mapped(b, method, one.feats.shape[1], seed, one.feats, options)
+    aligned = procrustes(one.feats, two.feats)
+    return one, two.moved(aligned.coords, two.record), aligned, cka
 
 
-def _quick(points: Points, method: str, dims: int, seed: int, options: Mapping[str, Any]) -> tuple[np.ndarray, dict]:
-    made = project(prepare(points.feats), method, dims, seed=seed, **options)
-    return made.coords, made.record
+def _mapped(
+    points: Points, method: str, dims: int, seed: int, begin: np.ndarray | None, options: Mapping[str, Any]
+) -> Points:
+    """A map as it is; features projected, from the other one's places where the method can."""
+    if points.record.get("kind") == "projection":
+        return points
+    made = project(prepare(points.feats), method, dims, seed=seed, begin=begin, **options)
+    return points.moved(made.coords, made.record)
 
 
 def _same_samples(a: Points, b: Points, first: str | Path, second: str | Path) -> tuple[Points, Points]:
@@ -204,3 +206,108 @@ def _features(points: Points, path: str | Path) -> np.ndarray | None:
     return found.feats[np.array([place[name] for name in points.ids.tolist()])]
 
 
+
+
+def embed_file(
+    subject: Subject,
+    data: Samples,
+    out: str | Path,
+    *,
+    layer: str | None = None,
+    pool: str = "mean",
+    batch: int = 32,
+    strict: bool = False,
+    record: Mapping[str, Any] | None = None,
+    progress: Progress = quiet,
+) -> Points:
+    """Embed a data set and write its features; a killed run goes on where it was, from OUT.part/.
+
+    A sample that cannot be read, or whose features are not finite, is left out and named in a warning and in the record;
+    strict: it stops the run. Raises BadInput where no sample is left.
+    """
+    out = check_writable(out)
+    if batch < 1:
+        raise BadInput(f"batch size {batch}: expected 1 or more")
+    ask = Embedder(subject, layer, pool)
+    together = min(batch, data.together or batch)
+    key = json.dumps([subject.spec, ask.layer, pool, len(data), _digest(data), dict(record or {})], default=str)
+    kept = Kept(Path(f"{out}.part"), key)
+    feats, rows, bad, first = _so_far(kept)
+    saved = time.monotonic()
+    while first < len(data):
+        asked = list(range(first, min(first + together, len(data))))
+        good, found = _rows(ask, data, asked, strict, bad)
+        if good:
+            feats.append(found)
+            rows.extend(good)
+        first = asked[-1] + 1
+        progress("embedding", first, len(data))
+        if time.monotonic() - saved > 20:
+            saved = time.monotonic()
+            feats = _keep(kept, feats, rows, bad, first)
+    if not rows:
+        raise BadInput(f"none of the {len(data)} samples could be embedded; the first: {next(iter(bad.values()), '')}")
+    if bad:
+        named = ", ".join(list(bad)[:5]) + (" ..." if len(bad) > 5 else "")
+        reason = next(iter(bad.values()))
+        warnings.warn(f"{len(bad)} of {len(data)} samples were left out: {named} ({reason})", LoupeWarning, 2)
+    about = {
+        **(record or {}),
+        "kind": "features",
+        "model": subject.spec,
+        "layer": ask.layer,
+        "pool": pool if ask.layer != OUTPUT else None,
+        "samples": len(rows),
+        "left_out": bad,
+        "torchloupe": __version__,
+    }
+    chosen = np.array(rows)
+    columns = {name: column[chosen] for name, column in data.columns.items()}
+    points = Points(np.concatenate(feats), data.ids[chosen], columns, about)
+    write_points(points, out)
+    kept.done()
+    return points
+
+
+def _digest(data: Samples) -> str:
+    return hashlib.sha256("\n".join(data.ids.tolist()).encode()).hexdigest()
+
+
+def _rows(
+    ask: Embedder, data: Samples, asked: list[int], strict: bool, bad: dict[str, str]
+) -> tuple[list[int], np.ndarray]:
+    """Features of the samples that have some; after a failure, one by one to find out which do not."""
+    try:
+        found = ask(data.load(ask.subject, asked))
+    except (BadInput, UnsafeFile, OSError) as error:
+        if strict or isinstance(error, MissingPackage):
+            raise
+        if len(asked) == 1:
+            bad[str(data.ids[asked[0]])] = str(error)
+            return [], np.empty(0)
+        each = [_rows(ask, data, [row], strict, bad) for row in asked]
+        good = [row for rows, _ in each for row in rows]
+        return good, np.concatenate([part for rows, part in each if rows]) if good else np.empty(0)
+    finite = np.isfinite(found.reshape(len(found), -1)).all(1)
+    for row in np.array(asked)[~finite]:
+        if strict:
+            raise BadInput(f"{data.ids[row]}: its features are NaN or infinite")
+        bad[str(data.ids[row])] = "its features are NaN or infinite"
+    return np.array(asked)[finite].tolist(), found[finite]
+
+
+def _keep(kept: Kept, feats: list[np.ndarray], rows: list[int], bad: dict[str, str], first: int) -> list[np.ndarray]:
+    joined = [np.concatenate(feats)] if feats else []
+    stored = {"feats": joined[0]} if joined else {}
+    names = {"bad": np.array(list(bad), dtype=str), "why": np.array(list(bad.values()), dtype=str)}
+    kept.save("embedded", rows=np.array(rows), first=np.array(first), **names, **stored)
+    return joined
+
+
+def _so_far(kept: Kept) -> tuple[list[np.ndarray], list[int], dict[str, str], int]:
+    found = kept.load("embedded")
+    if found is None:
+        return [], [], {}, 0
+    feats = [found["feats"]] if "feats" in found else []
+    bad = dict(zip(found["bad"].tolist(), found["why"].tolist(), strict=True))
+    return feats, found["rows"].tolist(), bad, int(found["first"])

@@ -13,6 +13,8 @@ from torch import Tensor
 from torchloupe.errors import BadInput
 
 EXACT = 10_000
+DOUBLE = 3000
+CACHED = 1 << 21
 
 
 def distances(rows: Tensor, points: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def arrangement(
 
     trustworthiness  T = 1 - 2 / (N k (2N - 3k - 1)) * sum_i sum_{j in map_k(i)} max(0, rank(i, j) - k)
     kept neighbours  R = 1 / (N k) * sum_i |map_k(i) & feats_k(i)|
-    Up to `exact` points in float64 over all of them. Above, i runs over a random sample, but neighbours and ranks
+    Up to `exact` points over all of them (in float64 up to 3000). Above, i runs over a random sample, but neighbours and ranks
     are still taken among all N: an unbiased estimate, not the numbers of a thinned cloud. k is at most N / 2 - 1
     (as T demands).
     Source: Venna and Kaski 2001, Neighborhood preservation in nonlinear projection methods, ICANN (trustworthiness);
@@ -125,9 +127,9 @@ def arrangement(
     if k < 1:
         raise BadInput(f"{total} points: trustworthiness needs at least 3")
     asked = np.arange(total) if total <= exact else _sample(total, seed)
-    dtype = np.float64 if total <= exact else np.float32
+    dtype = np.float64 if total <= DOUBLE else np.float32
     high, low = _tensor(feats, dtype), _tensor(coords, dtype)
-    near_high, near_low, ranks = _neighbours(high, low, asked, k, pairs=1 << 24)
+    near_high, near_low, ranks = _neighbours(high, low, asked, k)
     penalty = float((ranks - k).clamp_min(0).sum())
     trust = 1 - 2 * penalty / (len(asked) * k * (2 * total - 3 * k - 1))
     kept = float((near_low[:, :, None] == near_high[:, None, :]).any(2).double().mean())
@@ -139,7 +141,7 @@ def arrangement(
 
 
 def _sample(total: int, seed: int) -> np.ndarray:
-    count = int(np.clip(1e8 / total, 1000, EXACT))
+    count = min(int(np.clip(1e8 / total, 1000, EXACT)), total)
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
@@ -149,10 +151,10 @@ def _tensor(values: np.ndarray, dtype: type) -> Tensor:
     return torch.from_numpy(values - values.mean(0, dtype=np.float64).astype(dtype))
 
 
-def _neighbours(high: Tensor, low: Tensor, asked: np.ndarray, k: int, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(high: Tensor, low: Tensor, asked: np.ndarray, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """For every asked point: k neighbours by features, k on the map, and the feature ranks of those (1 = nearest)."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start, stop in _spans(len(asked), max(1, pairs // len(high))):
+    for start, stop in _spans(len(asked), max(8, CACHED // len(high))):
         rows = torch.as_tensor(asked[start:stop])
         itself = torch.arange(len(rows)), rows
         far, near = distances(high[rows], high), distances(low[rows], low)
@@ -179,7 +181,7 @@ def _accuracy(codes: Tensor, near: Tensor, asked: np.ndarray) -> float:
 def _silhouettes(high: Tensor, low: Tensor, codes: Tensor, exact: int, seed: int) -> tuple[float, float]:
     if len(high) > exact:
         rows = torch.as_tensor(np.random.default_rng(seed).choice(len(high), min(exact, 5000), replace=False))
-        high, low, codes = high[rows].double(), low[rows].double(), codes[rows]
+        high, low, codes = high[rows], low[rows], codes[rows]
     return silhouette(high, codes), silhouette(low, codes)
 
 
@@ -194,7 +196,7 @@ def silhouette(points: Tensor, codes: Tensor) -> float:
         return float("nan")
     member = torch.nn.functional.one_hot(codes, len(sizes)).to(points.dtype)
     total = 0.0
-    for start, stop in _spans(len(points), max(1, (1 << 24) // len(points))):
+    for start, stop in _spans(len(points), max(8, CACHED // len(points))):
         own = codes[start:stop, None]
         lengths = distances(points[start:stop], points)
         lengths[torch.arange(stop - start), torch.arange(start, stop)] = 0

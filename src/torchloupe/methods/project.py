@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import logging
 import os
 import shutil
 import time
@@ -20,7 +21,7 @@ import numpy as np
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.methods.arrangement import nearest_neighbours
-from torchloupe.methods.embed import Rows
+from torchloupe.methods.rows import Rows
 
 SEED = 1597
 EXACT_NEIGHBOURS = 20_000
@@ -143,7 +144,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Task:
-    """What an algorithm is given: x (N, d) float32 in memory, the number of dimensions of the map, and how to go about."""
+    """What an algorithm is given: x (N, d) float32 in memory, the number of dimensions of the map, and how to go about.
+
+    begin (N, dims): places to begin from, for the algorithms that take steps (tsne, umap); None: as they choose.
+    """
 
     x: np.ndarray
     dims: int
@@ -153,6 +157,7 @@ class Task:
     jobs: int = 1
     kept: Kept = field(default_factory=lambda: Kept(None))
     progress: Progress = quiet
+    begin: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +275,8 @@ def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     options["perplexity"] = perplexity_for(total, task.parameters)
     if "negative_gradient_method" not in options:
         options["negative_gradient_method"] = _gradient(total, task.dims)
+    if task.begin is not None:
+        options["initialization"] = (task.begin - task.begin.mean(0)) / task.begin.std() * 1e-4
     model = openTSNE.TSNE(n_components=task.dims, **options)
     affinities, how = _affinities(task, options)
     task.progress("neighbours", 1, 1)
@@ -410,7 +417,10 @@ def _place_tsne(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
     gradient = {"negative_gradient_method": "bh"} if task.dims > 2 or len(task.x) < 5000 else {}
     embedding = openTSNE.TSNEEmbedding(coords.astype(np.float64), affinities, **options, **gradient)
     near = min(25, len(task.x) - 1)
-    return np.asarray(embedding.transform(new, perplexity=min(5, max(1, near / 3)), k=near), np.float32)
+    placed = np.asarray(embedding.transform(new, perplexity=min(5, max(1, near / 3)), k=near))
+    # openTSNE moves the embedding to another origin while placing; what it placed has to move back.
+    shift = coords[0] - np.asarray(embedding)[0]
+    return (placed + shift).astype(np.float32)
 
 
 # --- UMAP, LocalMAP, PaCMAP, and classes from elsewhere ---------------------------------------------------------------
@@ -433,7 +443,11 @@ def _umap_options(task: Task) -> dict[str, Any]:
     if asked >= total:
         options["n_neighbors"] = total - 1
         warnings.warn(f"{total} points have no {asked} neighbours: n_neighbors lowered to {total - 1}", LoupeWarning, 2)
-    if task.dims >= total - 1:
+    if task.begin is not None:
+        options["init"] = ((task.begin - task.begin.mean(0)) / np.abs(task.begin - task.begin.mean(0)).max() * 10).astype(
+            np.float32
+        )
+    elif task.dims >= total - 1:
         options.setdefault("init", "random")
     return options
 
@@ -495,9 +509,8 @@ def _pacmap(name: str, title: str) -> Algorithm:
     def run(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         asked = task.parameters.get("n_neighbors", 10) or 10
         options = {"random_state": task.seed, **task.parameters, "n_neighbors": min(asked, len(task.x) - 1)}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*random state is set.*")
-            return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
+        logging.getLogger("pacmap.pacmap").setLevel(logging.ERROR)
+        return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
 
     return Algorithm(name, "pacmap", _parameters(made), run, least=12)
 
@@ -631,6 +644,7 @@ def project(
     bucket: int | None = None,
     jobs: int | None = None,
     work: Path | None = None,
+    begin: np.ndarray | None = None,
     progress: Progress = quiet,
     started: Callable[[Plan], None] | None = None,
 ) -> Projection:
@@ -640,7 +654,8 @@ def project(
     parameters: passed to the implementation under its own names. reduce: PCA to so many dimensions first; None: when
     rows are wider than 512 (to 256) or more than 300,000 (to 64); 0: never. neighbours: exact, approximate, or auto
     (exact up to 20,000 points). bucket: project independent buckets of so many rows (their places cannot be compared).
-    work: a folder for what a killed run needs to go on; the same call continues from it. started: told the plan.
+    work: a folder for what a killed run needs to go on; the same call continues from it. begin (N, dims): places that
+    t-SNE and UMAP begin from, so that two maps can be compared. started: told the plan.
     Raises BadInput for an unknown method, parameter or dimension and for too few points.
     """
     chosen = algorithm(choose(len(rows)) if method == "auto" else method)
@@ -663,7 +678,7 @@ def project(
     begun = time.monotonic()
     kept = Kept(work, _key(rows, chosen, given, dims, seed, to, neighbours, bucket) if work else "")
     x, variance = _reduced_rows(rows, to, seed, kept, progress)
-    task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress)
+    task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress, begin)
     coords, notes = _run(chosen, task, spans)
     record: dict[str, Any] = {
         "kind": "projection",

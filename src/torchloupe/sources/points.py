@@ -161,6 +161,9 @@ def _header(file: Any) -> tuple[tuple[int, ...], Any, np.dtype]:
 
 
 def _npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise BadInput(f"{path}: not a numpy array; write it with numpy.save")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
