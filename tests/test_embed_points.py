@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from torchloupe.arrange import write_points
 from torchloupe.errors import BadInput, UnsafeFile
 from torchloupe.points import Points
-from torchloupe.sources.points import read_points, read_record, whole, write_points
+from torchloupe.sources.points import read_points, read_record
 
 
 def some(count: int = 7, width: int = 3) -> Points:
@@ -122,10 +123,10 @@ def test_other_bad_files(tmp_path):
         read_record(tmp_path / "p.npz")
 
 
-def test_whole_or_absent(tmp_path):
-    with pytest.raises(RuntimeError), whole(tmp_path / "f") as aside:
-        aside.write_text("half")
-        raise RuntimeError
+def test_whole_or_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "savez", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_points(some(), tmp_path / "p.npz")
     assert not list(tmp_path.iterdir())
 
 

@@ -22,10 +22,45 @@ from torchloupe.methods.project import SEED, Kept, Plan, Progress, place, projec
 from torchloupe.methods.rows import Parts, Rows, prepare
 from torchloupe.points import Points
 from torchloupe.probe import Subject
-from torchloupe.sources.points import check_writable, read_points, write_points
+from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
 from torchloupe.sources.samples import Samples
+from torchloupe.store import aside, plain
 
 PLACED = "placed"
+
+
+def check_writable(path: str | Path) -> Path:
+    """The path, if points can be written there; else BadInput. Asked before any work is done."""
+    path = Path(path)
+    if path.suffix not in (".npz", ".parquet"):
+        raise BadInput(f"{path}: points are written as .npz or .parquet, not {path.suffix or 'without a suffix'!r}")
+    if path.suffix == ".parquet":
+        pyarrow()
+    return path
+
+
+def write_points(points: Points, path: str | Path) -> Path:
+    """Write points to .npz (plain arrays) or .parquet, and their record to .json beside it; both or none."""
+    path = check_writable(path)
+    with aside(path, path.with_suffix(".json")) as (data, words):
+        if path.suffix == ".parquet":
+            _to_parquet(points, data)
+        else:
+            with data.open("wb") as file:
+                np.savez(file, feats=points.feats, ids=points.ids, **points.columns)
+        words.write_text(json.dumps(plain(points.record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _to_parquet(points: Points, path: Path) -> None:
+    package = pyarrow()
+    flat = np.ascontiguousarray(points.feats.reshape(len(points), -1))
+    vectors = package.FixedSizeListArray.from_arrays(package.array(flat.ravel()), flat.shape[1])
+    columns = {"id": package.array(points.ids), "feats": vectors}
+    if points.record.get("kind") == "projection":
+        columns |= {f"projection_{axis}": package.array(flat[:, i]) for i, axis in enumerate("xyz"[: flat.shape[1]])}
+    columns |= {name: package.array(column) for name, column in points.columns.items()}
+    package.parquet.write_table(package.table(columns), path)
 
 
 def project_file(
@@ -311,3 +346,20 @@ def _so_far(kept: Kept) -> tuple[list[np.ndarray], list[int], dict[str, str], in
     feats = [found["feats"]] if "feats" in found else []
     bad = dict(zip(found["bad"].tolist(), found["why"].tolist(), strict=True))
     return feats, found["rows"].tolist(), bad, int(found["first"])
+
+
+def join_labels(points: Points, labels: str | Path, out: str | Path) -> Points:
+    """Points with the columns of another file, joined by id, written again."""
+    joined = with_labels(points, Path(labels))
+    write_points(joined, out)
+    return joined
+
+
+def is_made(path: Path, asked: Mapping[str, Any], data: Samples) -> bool:
+    """Whether a features file is there, made of these samples as asked."""
+    if not path.is_file():
+        return False
+    record = read_record(path)
+    left = record.get("left_out", {})
+    same = all(record.get(name) == value for name, value in asked.items())
+    return same and record.get("samples", 0) + len(left) == len(data)

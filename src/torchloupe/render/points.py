@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,15 @@ from PIL import Image
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.points import LABELS, Points
-from torchloupe.sources.points import read_points, whole
+from torchloupe.render.look import Look, View
+from torchloupe.sources.points import read_points
+from torchloupe.store import aside
 
 FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "html")
 MARKERS = "osD^vP*X<>ph"
 LISTED, AT_MEDIANS = 20, 100
-DENSE = 50_000
 FEATURES_WIDE = 10
+Shapes = tuple[tuple[str, ...], np.ndarray, str]
 
 
 # --- colours --------------------------------------------------------------------------------------------------------
@@ -72,12 +74,13 @@ class Scale:
         return rgb
 
 
-def natural(name: str) -> tuple[int, float, str]:
-    """A key that sorts 2 before 10, and numbers before words."""
+def natural(name: str) -> tuple[int, float, list[tuple[int, int, str]]]:
+    """A key that sorts 2 before 10, walk 2 before walk 10, and numbers before words."""
+    parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
     try:
-        return (0, float(name), name)
+        return (0, float(name), parts)
     except ValueError:
-        return (1, 0.0, name)
+        return (1, 0.0, parts)
 
 
 def is_numeric(values: np.ndarray, name: str) -> bool:
@@ -131,33 +134,11 @@ def class_colours(count: int, cmap: str | None = None) -> np.ndarray:
 # --- the view -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class View:
-    """How a 3-D picture is looked at: degrees of elevation and azimuth as in matplotlib, and a zoom."""
-
-    elev: float = 25.0
-    azim: float = -60.0
-    zoom: float = 1.0
-
-    @classmethod
-    def parse(cls, text: str) -> View:
-        """From "elev,azim" or "elev,azim,zoom", or from the JSON file that the page saves."""
-        path = Path(text)
-        try:
-            if path.suffix == ".json":
-                saved = json.loads(path.read_text(encoding="utf-8"))
-                return cls(float(saved["elev"]), float(saved["azim"]), float(saved.get("zoom", 1.0)))
-            return cls(*map(float, text.split(",")))
-        except FileNotFoundError:
-            raise BadInput(f"view {text}: no such file; save it from the page, or give elev,azim such as 25,-60") from None
-        except (ValueError, TypeError, KeyError):
-            raise BadInput(f"view {text!r}: expected elev,azim or elev,azim,zoom in degrees, or a saved view.json") from None
-
-    def axes(self) -> np.ndarray:
-        """(3, 3): the directions in space of right, up, and towards the viewer."""
-        e, a = math.radians(self.elev), math.radians(self.azim)
-        se, ce, sa, ca = math.sin(e), math.cos(e), math.sin(a), math.cos(a)
-        return np.array([[-sa, ca, 0], [-se * ca, -se * sa, ce], [ce * ca, ce * sa, se]])
+def directions(view: View) -> np.ndarray:
+    """(3, 3): the directions in space of right, up, and towards the viewer."""
+    e, a = math.radians(view.elev), math.radians(view.azim)
+    se, ce, sa, ca = math.sin(e), math.cos(e), math.sin(a), math.cos(a)
+    return np.array([[-sa, ca, 0], [-se * ca, -se * sa, ce], [ce * ca, ce * sa, se]])
 
 
 @dataclass(frozen=True)
@@ -180,7 +161,7 @@ def flatten(coords: np.ndarray, view: View) -> Flat:
         return Flat(xy, None, np.empty((0, 2, 2)), (low[0] - pad, high[0] + pad, low[1] - pad, high[1] + pad))
     low, high = coords.min(0), coords.max(0)
     centre, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-9)
-    axes = view.axes()
+    axes = directions(view)
     turned = (coords - centre) @ axes.T
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
     pairs = [(i, j) for i in range(8) for j in range(i + 1, 8) if np.sum(corners[i] != corners[j]) == 1]
@@ -192,71 +173,36 @@ def flatten(coords: np.ndarray, view: View) -> Flat:
 # --- a picture ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a picture looks. marker_size in points squared, None: by the number of points. legend: auto, list (beside the
-    plot), medians (names on the classes), wheel (hues, the largest named), none. dense: points above which density is
-    drawn instead of markers."""
-
-    title: str | None = None
-    fig_size: tuple[float, float] = (8.0, 8.0)
-    marker_size: float | None = None
-    cmap: str | None = None
-    alpha: float | None = None
-    transparent: bool = False
-    legend: Literal["auto", "list", "medians", "wheel", "none"] = "auto"
-    dpi: int = 150
-    view: View = field(default_factory=View)
-    dense: int = DENSE
-
-    def __post_init__(self) -> None:
-        if min(self.fig_size) <= 0 or max(self.fig_size) > 100:
-            raise BadInput(f"figure size {self.fig_size}: expected inches, such as 8 8")
-        if self.alpha is not None and not 0 < self.alpha <= 1:
-            raise BadInput(f"alpha {self.alpha}: expected a number above 0, at most 1")
-        if self.marker_size is not None and self.marker_size <= 0:
-            raise BadInput(f"marker size {self.marker_size}: expected a number above 0")
-        if self.view.zoom <= 0:
-            raise BadInput(f"zoom {self.view.zoom}: expected a number above 0")
-
-
-def scatter(
-    points: Points,
-    look: Look | None = None,
-    *,
-    color_by: str | None = None,
-    color_as: Literal["auto", "categories", "numbers"] = "auto",
-    shape_by: str | None = None,
-    pictures: Sequence[Path | None] | None = None,
-) -> Figure:
+def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None, dpi: int = 150) -> Figure:
     """A figure of a map: feats (N, 1 | 2 | 3 | more) as places, a column as colour, a second one as marker shape.
 
-    pictures: the file of every sample, drawn as markers where they have room.
+    cmap: a colour map of matplotlib; None: distinct colours for categories, viridis for numbers.
     """
     look = look or Look()
     if not len(points):
         raise BadInput("no points to draw")
     if not np.isfinite(points.feats).all():
         raise BadInput("some places are NaN or infinite; project again")
-    colours = colouring(points, color_by, look.cmap, color_as)
-    flat = flatten(points.feats, look.view)
+    colours = colouring(points, look.color_by, cmap, look.color_as)
+    pictures = find_pictures(points, look.images) if look.images else None
+    flat = flatten(points.feats, look.seen)
     style = _legend_style(look.legend, colours)
     if style == "wheel" and isinstance(colours, Classes):
-        colours = _by_direction(colours, flat.xy, look.cmap)
-    figure, axes = _figure(look)
-    shapes = _shapes(points, shape_by, look)
-    _panel(figure, axes, colours, shapes, style, look)
+        colours = _by_direction(colours, flat.xy, cmap)
+    figure, axes = _figure(look, dpi)
+    shapes = _shapes(points, look)
+    _panel(figure, axes, colours, shapes, style)
     _frame(axes, flat)
     _marks(axes, flat, colours.rgb, shapes, look)
     if pictures is not None:
-        _thumbnails(figure, axes, flat, colours.rgb, pictures, look)
+        _thumbnails(figure, axes, flat, colours.rgb, pictures)
     if style == "medians" and isinstance(colours, Classes):
         _names_at_medians(figure, axes, flat.xy, colours)
     return figure
 
 
-def _figure(look: Look) -> tuple[Figure, Any]:
-    figure = Figure(figsize=look.fig_size, dpi=look.dpi)
+def _figure(look: Look, dpi: int) -> tuple[Figure, Any]:
+    figure = Figure(figsize=look.fig_size, dpi=dpi)
     FigureCanvasAgg(figure)
     top = 0.98
     if look.title:
@@ -283,8 +229,9 @@ def _frame(axes: Any, flat: Flat) -> None:
         axes.plot(line[:, 0], line[:, 1], color="0.8", linewidth=0.8, zorder=0)
 
 
-def _shapes(points: Points, column: str | None, look: Look) -> tuple[tuple[str, ...], np.ndarray, str]:
+def _shapes(points: Points, look: Look) -> Shapes:
     """Names, the code of each point, and the column's title; one shape for all where no column is asked for."""
+    column = look.shape_by
     if column is None:
         return ("",), np.zeros(len(points), int), ""
     names, codes = categories(points.column(column))
@@ -296,7 +243,7 @@ def _shapes(points: Points, column: str | None, look: Look) -> tuple[tuple[str, 
     return names, codes, column
 
 
-def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: tuple[tuple[str, ...], np.ndarray, str], look: Look) -> None:
+def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -> None:
     total = len(flat.xy)
     if total > look.dense:
         _density(axes, flat, rgb, look)
@@ -347,8 +294,6 @@ def _limits(flat: Flat, box: Any) -> tuple[float, float, float, float]:
 
 
 def _legend_style(asked: str, colours: Classes | Scale) -> str:
-    if asked not in ("auto", "list", "medians", "wheel", "none"):
-        raise BadInput(f"legend {asked!r}: expected auto, list, medians, wheel or none")
     if isinstance(colours, Scale):
         return "none" if asked == "none" else "bar"
     if asked != "auto":
@@ -377,7 +322,7 @@ def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _panel(figure: Figure, axes: Any, colours: Classes | Scale, shapes: tuple, style: str, look: Look) -> None:
+def _panel(figure: Figure, axes: Any, colours: Classes | Scale, shapes: Shapes, style: str) -> None:
     """What stands to the right of the plot; the plot is narrowed by as much as it needs."""
     box = axes.get_position()
     if style == "bar" and isinstance(colours, Scale):
@@ -501,7 +446,7 @@ def thumbnail(path: Path, side: int) -> np.ndarray:
         return np.asarray(picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST))
 
 
-def _thumbnails(figure: Figure, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None], look: Look) -> None:
+def _thumbnails(figure: Figure, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None]) -> None:
     """Pictures as markers: in a fixed random order, each where it overlaps none before it."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
@@ -529,25 +474,27 @@ def side_by_side(
     names: tuple[str, str],
     look: Look | None = None,
     *,
-    color_by: str | None = None,
+    cmap: str | None = None,
+    dpi: int = 150,
     caption: str = "",
 ) -> Figure:
     """Two maps of the same samples, row for row, with lines between the places of the rows in `moved`."""
     look = look or Look(fig_size=(14.0, 7.5))
     both = np.concatenate([first.feats, second.feats])
-    shared = flatten(both, look.view)
+    shared = flatten(both, look.seen)
     halves = [replace(shared, xy=part, depth=None) for part in (shared.xy[: len(first)], shared.xy[len(first) :])]
-    colours = colouring(first, color_by, look.cmap)
+    colours = colouring(first, look.color_by, cmap, look.color_as)
+    plain: Shapes = (("",), np.zeros(len(first), int), "")
     style = _legend_style(look.legend, colours)
-    figure, axes = _figure(look)
-    _panel(figure, axes, colours, (("",), np.zeros(len(first), int), ""), style, look)
+    figure, axes = _figure(look, dpi)
+    _panel(figure, axes, colours, plain, style)
     box = axes.get_position()
     axes.remove()
     wide = (box.width - 0.03) / 2
     panels = [figure.add_axes((box.x0 + i * (wide + 0.03), 0.07, wide, box.y1 - 0.12)) for i in (0, 1)]
     for panel, flat, name in zip(panels, halves, names, strict=True):
         _frame(panel, flat)
-        _marks(panel, flat, colours.rgb, (("",), np.zeros(len(first), int), ""), look)
+        _marks(panel, flat, colours.rgb, plain, look)
         panel.set_title(name, fontsize=10)
     for row in moved:
         line = ConnectionPatch(halves[0].xy[row], halves[1].xy[row], "data", "data", axesA=panels[0], axesB=panels[1])
@@ -577,12 +524,12 @@ def check_format(suffix: str) -> str:
 def save(figure: Figure, path: Path, *, transparent: bool = False) -> Path:
     """Write a figure in the format of its suffix; whole or absent. Formats without transparency get white."""
     name = check_format(path.suffix)
-    with whole(path) as aside:
+    with aside(path) as (draft,):
         if name in ("bmp", "jpg", "jpeg"):
             image = Image.fromarray(_pixels(figure))
-            image.save(aside, **({} if name == "bmp" else {"quality": 92}))
+            image.save(draft, **({} if name == "bmp" else {"quality": 92}))
         else:
-            figure.savefig(aside, format=name, dpi=figure.dpi, transparent=transparent, metadata=_undated(name))
+            figure.savefig(draft, format=name, dpi=figure.dpi, transparent=transparent, metadata=_undated(name))
     return path
 
 
@@ -598,7 +545,16 @@ def _pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def turntable(points: Points, path: Path, look: Look, *, frames: int = 72, seconds: float = 6.0, **asked: Any) -> Path:
+def turntable(
+    points: Points,
+    path: Path,
+    look: Look,
+    *,
+    cmap: str | None = None,
+    dpi: int = 100,
+    frames: int = 72,
+    seconds: float = 6.0,
+) -> Path:
     """A 3-D map turned once around its upright axis, as .gif or .mp4."""
     name = check_format(path.suffix)
     if name not in ("gif", "mp4"):
@@ -607,14 +563,14 @@ def turntable(points: Points, path: Path, look: Look, *, frames: int = 72, secon
         raise BadInput(f"a turntable needs a map of 3 dimensions, this one has {points.feats.shape[1]}; project with -e 3")
     turned = []
     for i in range(frames):
-        view = replace(look.view, azim=look.view.azim + 360 * i / frames)
-        turned.append(_pixels(scatter(points, replace(look, view=view), **asked)))
-    with whole(path) as aside:
+        view = replace(look.seen, azim=look.seen.azim + 360 * i / frames)
+        turned.append(_pixels(scatter(points, replace(look, view=str(view)), cmap=cmap, dpi=dpi)))
+    with aside(path) as (draft,):
         if name == "gif":
             images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in turned]
-            images[0].save(aside, save_all=True, append_images=images[1:], duration=1000 * seconds / frames, loop=0)
+            images[0].save(draft, save_all=True, append_images=images[1:], duration=1000 * seconds / frames, loop=0)
         else:
-            _mp4(turned, aside, frames / seconds)
+            _mp4(turned, draft, frames / seconds)
     return path
 
 
@@ -660,36 +616,41 @@ def read_map(path: str | Path, **options: Any) -> Points:
 
 def draw_points(
     path: str | Path,
-    *,
     save_path: str | Path | None = None,
-    save_ext: str = "png",
-    color_by: str | None = None,
-    color_as: Literal["auto", "categories", "numbers"] = "auto",
-    shape_by: str | None = None,
-    images: str | Path | None = None,
-    labels: str | Path | None = None,
-    view: str | None = None,
-    **look: Any,
+    look: Look | None = None,
+    *,
+    cmap: str | None = None,
+    dpi: int = 150,
 ) -> Path:
     """Draw a points file: a picture (png jpg jpeg bmp tiff tif svg pdf), a turntable (gif mp4), or a page (html).
 
-    path: .npz, .npy or .parquet; the picture goes to save_path, or beside it with the suffix save_ext. A view saved
-    beside it by adjust-3d (<name>.view.json) is used unless a view is given. look: the fields of Look.
+    path: .npz, .npy or .parquet. save_path: a file; None: beside it, in the format look.save_ext (png). A view saved
+    beside it by adjust-3d (NAME.view.json) is used unless look has one.
     """
-    name = check_format(Path(save_path).suffix if save_path else save_ext)
+    look = look or Look()
+    name = check_format(Path(save_path).suffix if save_path else look.save_ext or "png")
     out = Path(save_path) if save_path else Path(path).with_suffix(f".{name}")
-    points = read_map(path, labels=labels)
+    points = read_map(path, labels=look.labels)
     saved = Path(path).with_suffix(".view.json")
-    view = view or (str(saved) if saved.is_file() else None)
-    if view:
-        look["view"] = View.parse(view)
-    seen = Look(**look)
-    found = find_pictures(points, Path(images)) if images else None
+    if look.view is None and saved.is_file():
+        look = replace(look, view=str(saved))
     if name == "html":
         from torchloupe.render.page import write_page
 
-        return write_page(points, out, look=seen, color_by=color_by, color_as=color_as, pictures=found)
-    asked: dict[str, Any] = {"color_by": color_by, "color_as": color_as, "shape_by": shape_by, "pictures": found}
+        return write_page(points, out, look, cmap=cmap)
     if name in ("gif", "mp4"):
-        return turntable(points, out, seen, **asked)
-    return save(scatter(points, seen, **asked), out, transparent=seen.transparent)
+        return turntable(points, out, look, cmap=cmap, dpi=min(dpi, 100))
+    return save(scatter(points, look, cmap=cmap, dpi=dpi), out, transparent=look.transparent)
+
+
+def redraw(paths: Sequence[Path], goal: str | None, style: Any, look: Look) -> list[Path]:
+    """Draw points files for `loupe draw`: goal is a file or a folder, or None for beside each; style gives cmap and dpi."""
+    name = look.save_ext or style.format
+    written = []
+    for path in paths:
+        out = None if goal is None else Path(goal)
+        if out is not None and (len(paths) > 1 or not out.suffix):
+            out = out / f"{path.stem}.{name}"
+        cmap = None if style.cmap == "auto" else style.cmap
+        written.append(draw_points(path, out, replace(look, save_ext=name), cmap=cmap, dpi=style.dpi))
+    return written

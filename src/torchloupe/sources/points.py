@@ -1,16 +1,12 @@
-"""Reading and writing points: npz, npy, parquet; memory-mapped where the file allows it, never pickled."""
+"""Reading points: npz, npy, parquet; memory-mapped where the file allows it, never pickled."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import struct
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +47,7 @@ def read_points(path: str | Path, *, labels: str | Path | None = None, vector: s
     ids = columns.pop("ids", None)
     ids = np.arange(len(feats)).astype(str) if ids is None else _text(ids)
     points = _checked(path, feats, ids, columns)
-    return points if labels is None else _joined(points, Path(labels))
+    return points if labels is None else with_labels(points, Path(labels))
 
 
 def _checked(path: Path, feats: np.ndarray, ids: np.ndarray, columns: Mapping[str, np.ndarray]) -> Points:
@@ -71,49 +67,6 @@ def read_record(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise BadInput(f"{beside}: not a JSON record ({error}); move it away or write it again") from None
     return record if isinstance(record, dict) else {}
-
-
-def write_points(points: Points, path: str | Path) -> Path:
-    """Write points to .npz (plain arrays) or .parquet, and their record to .json beside it; whole or absent."""
-    path = check_writable(path)
-    with whole(path) as aside:
-        if path.suffix == ".parquet":
-            _to_parquet(points, aside)
-        else:
-            with aside.open("wb") as file:
-                np.savez(file, feats=points.feats, ids=points.ids, **points.columns)
-    if points.record:
-        with whole(path.with_suffix(".json")) as aside:
-            aside.write_text(json.dumps(points.record, indent=1, default=_plain) + "\n", encoding="utf-8")
-    return path
-
-
-def check_writable(path: str | Path) -> Path:
-    """The path, if points can be written there; else BadInput. Asked before any work is done."""
-    path = Path(path)
-    if path.suffix not in (".npz", ".parquet"):
-        raise BadInput(f"{path}: points are written as .npz or .parquet, not {path.suffix or 'without a suffix'!r}")
-    if path.suffix == ".parquet":
-        _pyarrow()
-    return path
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to it at the end, removed when something goes wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield folder / path.name
-        os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _from_npz(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -178,19 +131,20 @@ def _refused(where: str, error: object) -> BadInput | UnsafeFile:
     return BadInput(f"{where}: not a numpy array ({error})")
 
 
-def _pyarrow() -> Any:
+def pyarrow() -> Any:
+    """The package pyarrow, or MissingPackage."""
     try:
-        import pyarrow
+        import pyarrow as package
         import pyarrow.parquet
     except ImportError:
         raise need("pyarrow", "embed") from None
-    return pyarrow
+    return package
 
 
 def _from_parquet(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     table = _table(path)
     types = {name: table.schema.field(name).type for name in table.column_names}
-    arrow = _pyarrow().types
+    arrow = pyarrow().types
     lists = [name for name, kind in types.items() if arrow.is_list(kind) or arrow.is_large_list(kind)]
     lists += [name for name, kind in types.items() if arrow.is_fixed_size_list(kind)]
     known = [name for name in FEATS if name in lists]
@@ -214,32 +168,21 @@ def _offsets(column: Any) -> np.ndarray:
 
 
 def _table(path: Path) -> Any:
-    pyarrow = _pyarrow()
+    package = pyarrow()
     try:
-        return pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
+        return package.parquet.read_table(path)
+    except package.ArrowInvalid as error:
         raise BadInput(f"{path}: not a parquet file ({error})") from None
 
 
-def _to_parquet(points: Points, path: Path) -> None:
-    pyarrow = _pyarrow()
-    flat = np.ascontiguousarray(points.feats.reshape(len(points), -1))
-    vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat.ravel()), flat.shape[1])
-    columns = {"id": pyarrow.array(points.ids), "feats": vectors}
-    if points.record.get("kind") == "projection":
-        columns |= {f"projection_{axis}": pyarrow.array(flat[:, i]) for i, axis in enumerate("xyz"[: flat.shape[1]])}
-    columns |= {name: pyarrow.array(column) for name, column in points.columns.items()}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-
-
 def _named(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """`id` read as `ids`, `label` as `labels`; the plot columns that write_points adds are dropped."""
+    """`id` read as `ids`, `label` as `labels`; the columns x, y, z of a map that was written are dropped."""
     renamed = {{"id": "ids", "label": LABELS}.get(name, name): column for name, column in columns.items()}
     return {name: column for name, column in renamed.items() if not name.startswith("projection_")}
 
 
-def _joined(points: Points, path: Path) -> Points:
-    """points with the label columns of another file."""
+def with_labels(points: Points, path: Path) -> Points:
+    """Points with the label columns of another file: joined by id, or in the same order where it has no ids."""
     columns = _label_columns(path)
     ids = columns.pop("ids", None)
     if ids is None:

@@ -1,4 +1,4 @@
-"""A data set as named samples that a model can be fed with: `folder:PATH`; further kinds register themselves."""
+"""A data set as named samples that a model can be fed with: `folder:PATH` of pictures, `sequences:PATH` of gait."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 from torchloupe.errors import BadInput, nearest
 from torchloupe.points import LABELS
 from torchloupe.probe import Batch, Subject
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+from torchloupe.sources.images import find, read
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,7 @@ def folder(path: str) -> Samples:
     root = Path(path)
     if not root.is_dir():
         raise BadInput(f"{root}: no such folder of pictures")
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
-    if not files:
-        raise BadInput(f"{root}: holds no picture ({', '.join(PICTURES)})")
+    files = find(root)
     relative = [file.relative_to(root) for file in files]
     columns = {}
     if all(len(name.parts) > 1 for name in relative):
@@ -46,13 +43,32 @@ def folder(path: str) -> Samples:
 
     def load(subject: Subject, rows: Sequence[int]) -> Batch:
         if subject.prepare is None:
-            raise BadInput(f"{subject.spec or 'the model'} does not say how it takes pictures; give Subject(prepare=...)")
-        return subject.prepare([files[row] for row in rows])
+            raise BadInput(f"model {subject.spec or 'given'!r} does not say how it takes pictures: no data to embed")
+        return subject.prepare([read(files[row]) for row in rows], tuple(relative[row].as_posix() for row in rows))
 
     return Samples(np.array([name.as_posix() for name in relative]), load, columns)
 
 
-KINDS: dict[str, Callable[[str], Samples]] = {"folder": folder}
+def walks(path: str) -> Samples:
+    """All sequences of a gait tree <id>/<type>/<view>/; ids are id-type-view, labels the identities.
+
+    Further columns: type and view (numbers where all views are numbers). One sequence a batch: lengths differ.
+    """
+    from torchloupe.sources.sequences import sequences
+
+    found = sequences(path)
+    columns = {LABELS: np.array([walk.identity for walk in found]), "type": np.array([walk.condition for walk in found])}
+    columns["view"] = np.array([walk.view for walk in found])
+
+    def load(subject: Subject, rows: Sequence[int]) -> Batch:
+        if subject.prepare is None or subject.kind != "embedder":
+            raise BadInput(f"model {subject.spec or 'given'!r} does not take sequences; expected opengait:CONFIG.yaml")
+        return subject.prepare(found[rows[0]])
+
+    return Samples(np.array([walk.name for walk in found]), load, columns, together=1)
+
+
+KINDS: dict[str, Callable[[str], Samples]] = {"folder": folder, "sequences": walks}
 
 
 def samples(spec: str) -> Samples:

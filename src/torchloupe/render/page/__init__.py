@@ -9,35 +9,30 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from torchloupe.points import Points
-from torchloupe.render.points import Classes, Look, Scale, colouring, thumbnail
-from torchloupe.sources.points import whole
+from torchloupe.points import LABELS, Points
+from torchloupe.render.look import Look
+from torchloupe.render.points import Classes, Scale, colouring, find_pictures, thumbnail
+from torchloupe.store import aside
 
 MOST_THUMBNAILS = 10_000
 SHEET = 16
 
 
-def page(
-    points: Points,
-    *,
-    look: Look | None = None,
-    color_by: str | None = None,
-    color_as: Literal["auto", "categories", "numbers"] = "auto",
-    pictures: Sequence[Path | None] | None = None,
-) -> str:
+def page(points: Points, look: Look | None = None, *, cmap: str | None = None) -> str:
     """The page of a map as HTML: points by WebGL, hover, legend filter, lasso; 3-D turns and its view can be saved.
 
     feats (N, 1 | 2): a flat page; (N, 3 or more): a page that turns the first three. Every column can be coloured by.
-    pictures: the file of every sample, shown on hover; up to 10,000, spread evenly.
+    look.images: pictures of the samples, shown on hover; up to 10,000, spread evenly.
     """
     look = look or Look()
+    pictures = find_pictures(points, look.images) if look.images else None
     coords = np.asarray(points.feats[:, :3], np.float32)
     if coords.shape[1] == 1:
         coords = np.column_stack([coords, np.zeros(len(coords), np.float32)])
@@ -45,14 +40,17 @@ def page(
         low, high = coords.min(0), coords.max(0)
         coords = (coords - (low + high) / 2) / (max(float((high - low).max()), 1e-9) / 2) * 0.95
     names = list(points.columns)
-    chosen = color_by or ("labels" if "labels" in names else None)
-    columns = [colouring(points, name, look.cmap, color_as if name == chosen else "auto") for name in names]
+    chosen = look.color_by or (LABELS if LABELS in names else None)
+    if chosen is not None and chosen not in names:
+        points.column(chosen)
+        names.append(chosen)
+    columns = [colouring(points, name, cmap, look.color_as if name == chosen else "auto") for name in names]
     flat = coords.shape[1] == 2
     meta: dict[str, Any] = {
         "title": look.title or "",
         "count": len(points),
         "dims": coords.shape[1],
-        "view": asdict(look.view),
+        "view": asdict(look.seen),
         "pointSize": float(np.clip(250 / len(points) ** 0.4, 1.5, 8)),
         "colorBy": chosen,
         "ids": None if _numbered(points.ids) else points.ids.tolist(),
@@ -74,11 +72,11 @@ def page(
     return template
 
 
-def write_page(points: Points, path: Path, **options: Any) -> Path:
+def write_page(points: Points, path: Path, look: Look | None = None, *, cmap: str | None = None) -> Path:
     """Write the page of a map; whole or absent."""
-    text = page(points, **options)
-    with whole(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    text = page(points, look, cmap=cmap)
+    with aside(path) as (draft,):
+        draft.write_text(text, encoding="utf-8")
     return path
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 from torchloupe.errors import BadInput
 from torchloupe.render.page import page
-from torchloupe.render.points import Look, View, read_map
-from torchloupe.sources.points import whole
+from torchloupe.render.look import Look
+from torchloupe.render.points import read_map
+from torchloupe.store import aside
 
 
 def serve(
@@ -20,20 +22,21 @@ def serve(
     ready: Callable[[str], None],
     *,
     port: int = 0,
-    color_by: str | None = None,
-    title: str | None = None,
-    labels: Path | None = None,
+    look: Look | None = None,
+    cmap: str | None = None,
 ) -> Path:
     """Serve the page at an address that cannot be guessed, until it posts a view; the view's file is returned.
 
     ready(address) is called once the page can be opened. Raises BadInput for a map of fewer than three dimensions.
     """
-    points = read_map(path, labels=labels)
+    look = look or Look()
+    points = read_map(path, labels=look.labels)
     if points.feats.shape[1] < 3:
         raise BadInput(f"{path}: a map of {points.feats.shape[1]} dimensions cannot be turned; project with -e 3")
     saved = path.with_suffix(".view.json")
-    view = View.parse(str(saved)) if saved.is_file() else View()
-    text = page(points, look=Look(title=title, view=view), color_by=color_by).encode()
+    if look.view is None and saved.is_file():
+        look = replace(look, view=str(saved))
+    text = page(points, look, cmap=cmap).encode()
     secret = secrets.token_urlsafe(12)
     done: list[dict[str, float]] = []
 
@@ -66,8 +69,8 @@ def serve(
         ready(f"http://127.0.0.1:{server.server_port}/{secret}/")
         while not done:
             server.handle_request()
-    with whole(saved) as aside:
-        aside.write_text(json.dumps(done[0]) + "\n", encoding="utf-8")
+    with aside(saved) as (draft,):
+        draft.write_text(json.dumps(done[0]) + "\n", encoding="utf-8")
     return saved
 
 
