@@ -39,8 +39,8 @@ def curved(total: int, width: int = 256, clusters: int = 40, seed: int = 0) -> t
 
 def loupe(method: str) -> Callable[[np.ndarray, int], np.ndarray]:
     def run(feats: np.ndarray, cores: int) -> np.ndarray:
-        from torchloupe.methods.rows import prepare
         from torchloupe.methods.project import project
+        from torchloupe.methods.rows import prepare
 
         return project(prepare(feats), method, seed=SEED, jobs=cores).coords
 
@@ -115,9 +115,23 @@ def main() -> None:
             for method in asked.methods:
                 if size > MOST.get(method, size):
                     continue
-                command = [sys.executable, __file__, str(size), "--one", "--methods", method, "--cores", str(asked.cores)]
+                command = [
+                    sys.executable,
+                    __file__,
+                    str(size),
+                    "--one",
+                    "--methods",
+                    method,
+                    "--cores",
+                    str(asked.cores),
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
-                print(done.stdout.strip().splitlines()[-1] if done.returncode == 0 else f"{method} {size}: {done.stderr[-300:]}", flush=True)
+                print(
+                    done.stdout.strip().splitlines()[-1]
+                    if done.returncode == 0
+                    else f"{method} {size}: {done.stderr[-300:]}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -111,7 +111,9 @@ def test_parameters_reach_the_library(digits):
     assert np.ptp(short.coords) < 30
     library = project(prepare(feats), "tsne", jobs=1, parameters={"neighbors": "exact", "n_iter": 50})
     assert library.record["neighbours"] == "as openTSNE chooses"
-    begun = project(prepare(feats), "tsne", jobs=1, begin=feats[:, 20:22], parameters={"n_iter": 0, "early_exaggeration_iter": 1})
+    begun = project(
+        prepare(feats), "tsne", jobs=1, begin=feats[:, 20:22], parameters={"n_iter": 0, "early_exaggeration_iter": 1}
+    )
     assert np.corrcoef(begun.coords[:, 0], feats[:, 20])[0, 1] > 0.9
 
 
@@ -189,7 +191,7 @@ def test_other_algorithms_and_classes_by_import_path(digits, capfd, method, para
 
 @pytest.mark.parametrize("method", ["pca", "tsne", "umap", "sklearn.decomposition.KernelPCA"])
 def test_new_points_lie_where_their_twins_are(digits, method):
-    feats, labels = digits
+    feats, _ = digits
     old, new = prepare(feats), prepare(feats[::25] + 0.01)
     quick = {"tsne": {"n_iter": 200}, "umap": {"n_epochs": 100}}.get(method, {})
     made = project(old, method, jobs=1, parameters=quick)
@@ -222,7 +224,9 @@ def test_rows_of_memory_maps_parts_and_normals(tmp_path):
     np.save(tmp_path / "raw.npy", raw)
     mapped = np.load(tmp_path / "raw.npy", mmap_mode="r")
     flat = prepare(mapped).array()
-    assert np.allclose(flat, raw.reshape(20, 24) / np.linalg.norm(raw.reshape(20, 24), axis=1, keepdims=True), atol=1e-6)
+    assert np.allclose(
+        flat, raw.reshape(20, 24) / np.linalg.norm(raw.reshape(20, 24), axis=1, keepdims=True), atol=1e-6
+    )
     assert np.allclose(prepare(mapped, parts="mean", normalize="none").array(), raw.mean(2), atol=1e-6)
     assert np.allclose(prepare(mapped, parts=2, normalize="none").array(), raw[:, :, 2])
     scored = prepare(mapped, normalize="zscore").array()
@@ -255,7 +259,10 @@ def test_few_points_lower_the_perplexity_and_say_so(digits):
     ("make", "message"),
     [
         (lambda x: project(prepare(x), "tnse"), "Did you mean tsne"),
-        (lambda x: project(prepare(x), "tsne", parameters={"perplexty": 3}), "Did you mean perplexity.*It has: perplexity, "),
+        (
+            lambda x: project(prepare(x), "tsne", parameters={"perplexty": 3}),
+            "Did you mean perplexity.*It has: perplexity, ",
+        ),
         (lambda x: project(prepare(x), "tsne", parameters={"n_components": 3}), r"set by --dims"),
         (lambda x: project(prepare(x), "tsne", parameters={"perplexity": -1}), "perplexity -1"),
         (lambda x: project(prepare(x), "umap", parameters={"min_dist": 9}), "umap: min_dist must be less"),
@@ -272,7 +279,10 @@ def test_few_points_lower_the_perplexity_and_say_so(digits):
         (lambda x: prepare(np.ones((5, 3))), "all 5 rows are equal"),
         (lambda x: prepare(x, normalize="l7"), "expected one of none, l2"),
         (lambda x: prepare(x, metric="taxi"), "euclidean or cosine"),
-        (lambda x: prepare(np.where(np.arange(500)[:, None] % 100 == 7, np.nan, x)), r"5 of 500 rows .* 7, 107, 207, 307, 407;"),
+        (
+            lambda x: prepare(np.where(np.arange(500)[:, None] % 100 == 7, np.nan, x)),
+            r"5 of 500 rows .* 7, 107, 207, 307, 407;",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(digits, make, message):

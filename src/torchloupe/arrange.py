@@ -47,7 +47,7 @@ def write_points(points: Points, path: str | Path) -> Path:
             _to_parquet(points, data)
         else:
             with data.open("wb") as file:
-                np.savez(file, feats=points.feats, ids=points.ids, **points.columns)
+                np.savez(file, **{"feats": points.feats, "ids": points.ids, **points.columns})  # type: ignore[arg-type]
         words.write_text(json.dumps(plain(points.record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
@@ -93,7 +93,9 @@ def project_file(
     """
     out = check_writable(out)
     points = read_points(feats, labels=labels, vector=vector)
-    rows = _named_file(feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad))
+    rows = _named_file(
+        feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad)
+    )
     made = project(
         rows,
         method,
@@ -198,10 +200,8 @@ def compare_files(
     """
     a, b = read_points(first), read_points(second)
     a, b = _same_samples(a, b, first, second)
-    feats = [_features(points, path) for points, path in ((a, first), (b, second))]
-    cka = None
-    if feats[0] is not None and feats[1] is not None:
-        cka = linear_cka(*(prepare(found, drop_bad=False).array() for found in feats))
+    mine, theirs = _features(a, first), _features(b, second)
+    cka = None if mine is None or theirs is None else linear_cka(prepare(mine).array(), prepare(theirs).array())
     one = _mapped(a, method, dims, seed, None, options)
     two = _mapped(b, method, one.feats.shape[1], seed, one.feats, options)
     aligned = procrustes(one.feats, two.feats)
@@ -222,9 +222,15 @@ def _same_samples(a: Points, b: Points, first: str | Path, second: str | Path) -
     place = {name: row for row, name in enumerate(b.ids.tolist())}
     rows = [(i, place[name]) for i, name in enumerate(a.ids.tolist()) if name in place]
     if len(rows) < 3:
-        raise BadInput(f"{first} and {second} have {len(rows)} ids in common; a comparison needs the same samples in both")
+        raise BadInput(
+            f"{first} and {second} have {len(rows)} ids in common; a comparison needs the same samples in both"
+        )
     if len(rows) < max(len(a), len(b)):
-        warnings.warn(f"{len(rows)} samples are in both files; {len(a) + len(b) - 2 * len(rows)} others are left out", LoupeWarning, 3)
+        warnings.warn(
+            f"{len(rows)} samples are in both files; {len(a) + len(b) - 2 * len(rows)} others are left out",
+            LoupeWarning,
+            3,
+        )
     mine, theirs = (np.array(column) for column in zip(*rows, strict=True))
     return a.take(mine), b.take(theirs)
 
@@ -239,8 +245,6 @@ def _features(points: Points, path: str | Path) -> np.ndarray | None:
     found = read_points(source)
     place = {name: row for row, name in enumerate(found.ids.tolist())}
     return found.feats[np.array([place[name] for name in points.ids.tolist()])]
-
-
 
 
 def embed_file(

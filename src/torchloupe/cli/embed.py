@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torchloupe.methods.project import Progress
     from torchloupe.points import Points
 
-DEFAULT_MODEL, DEFAULT_LOOK = Model(), Look()
+DEFAULT_MODEL, DEFAULT_LOOK, WIDE_LOOK = Model(), Look(), Look(fig_size=(14.0, 7.5))
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 MapArguments = Annotated[Words | None, Parameter(name=["--args", "-T", "--TSNE-ARGS"])]
 
@@ -235,7 +235,7 @@ def compare_points(
     cmap: str | None = None,
     dpi: int = 150,
     seed: int = 1597,
-    look: Annotated[Look, Parameter(name="*")] = Look(fig_size=(14.0, 7.5)),
+    look: Annotated[Look, Parameter(name="*")] = WIDE_LOOK,
 ) -> None:
     """Two models or checkpoints on the same samples: maps side by side, aligned, with the points that moved most.
 
@@ -329,7 +329,9 @@ def report(points: Points, out: Path) -> None:
         line = f"trustworthiness {numbers['trustworthiness']:.3f}, kept neighbours {numbers['kept_neighbours']:.3f}"
         for name, title in (("knn_accuracy", "k-NN accuracy"), ("silhouette", "silhouette")):
             if name in numbers:
-                line += f", {title} {numbers[name]['features']:.3f} in feature space, {numbers[name]['map']:.3f} on the map"
+                line += (
+                    f", {title} {numbers[name]['features']:.3f} in feature space, {numbers[name]['map']:.3f} on the map"
+                )
         sample = f", on a sample of {numbers['points_asked']:,}" if numbers["on_a_sample"] else ""
         print(f"{line} (k = {numbers['k']}{sample})")
     for doubt in record.get("doubts", []):

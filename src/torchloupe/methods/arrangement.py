@@ -136,7 +136,7 @@ def arrangement(
     if labels is None or len(np.unique(labels)) < 2:
         return Arrangement(trust, kept, k, len(asked), total)
     codes = torch.as_tensor(np.unique(labels, return_inverse=True)[1])
-    accuracy = tuple(_accuracy(codes, near, asked) for near in (near_high, near_low))
+    accuracy = _accuracy(codes, near_high, asked), _accuracy(codes, near_low, asked)
     return Arrangement(trust, kept, k, len(asked), total, accuracy, _silhouettes(high, low, codes, exact, seed))
 
 

@@ -95,13 +95,17 @@ def embed(subject: Subject, batches: Iterable[Batch], layer: str | None = None, 
     layer and pool as in Embedder. Raises BadInput for an unknown layer or pool, no batch, or an output of no rows.
     """
     ask = Embedder(subject, layer, pool)
-    feats, ids, truth = [], [], []
+    feats: list[np.ndarray] = []
+    ids: list[str] = []
+    truth: list[dict[str, np.ndarray]] = []
     for batch in batches:
         feats.append(ask(batch))
         ids.extend(batch.ids)
         truth.append({name: value.cpu().numpy() for name, value in batch.truth.items() if value.shape == (batch.n,)})
     if not feats:
         raise BadInput("no samples to embed")
-    columns = {name: np.concatenate([part[name] for part in truth]) for name in truth[0] if all(name in t for t in truth)}
+    columns = {
+        name: np.concatenate([part[name] for part in truth]) for name in truth[0] if all(name in t for t in truth)
+    }
     record = {"kind": "features", "model": subject.spec, "layer": ask.layer, "pool": pool}
     return Points(np.concatenate(feats), np.array(ids), columns, record)

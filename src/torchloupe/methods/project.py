@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -305,11 +306,11 @@ def _gradient(total: int, dims: int) -> Any:
 
 def exact_gradient(
     embedding: np.ndarray,
-    P: Any,
+    P: Any,  # noqa: N803
     dof: float,
     *,
     should_eval_error: bool = False,
-    **_: Any,  # noqa: N803
+    **_: Any,
 ) -> tuple[float, np.ndarray]:
     """t-SNE's gradient over all pairs:  dC/dy_i = sum_j (p_ij - q_ij) w_ij (y_i - y_j),  w = 1 / (1 + |y_i - y_j|^2).
 
@@ -444,9 +445,9 @@ def _umap_options(task: Task) -> dict[str, Any]:
         options["n_neighbors"] = total - 1
         warnings.warn(f"{total} points have no {asked} neighbours: n_neighbors lowered to {total - 1}", LoupeWarning, 2)
     if task.begin is not None:
-        options["init"] = ((task.begin - task.begin.mean(0)) / np.abs(task.begin - task.begin.mean(0)).max() * 10).astype(
-            np.float32
-        )
+        options["init"] = (
+            (task.begin - task.begin.mean(0)) / np.abs(task.begin - task.begin.mean(0)).max() * 10
+        ).astype(np.float32)
     elif task.dims >= total - 1:
         options.setdefault("init", "random")
     return options
@@ -725,7 +726,7 @@ def _buckets(total: int, bucket: int | None, least: int) -> list[tuple[int, int]
     edges = [*range(0, total, size), total]
     if len(edges) > 2 and edges[-1] - edges[-2] < least:
         edges.pop(-2)
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _reduced_rows(rows: Rows, to: int, seed: int, kept: Kept, progress: Progress) -> tuple[np.ndarray, float]:

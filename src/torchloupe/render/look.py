@@ -39,9 +39,13 @@ class View:
                 return cls(float(saved["elev"]), float(saved["azim"]), float(saved.get("zoom", 1.0)))
             return cls(*map(float, text.split(",")))
         except FileNotFoundError:
-            raise BadInput(f"view {text}: no such file; save it from the page, or give elev,azim such as 25,-60") from None
+            raise BadInput(
+                f"view {text}: no such file; save it from the page, or give elev,azim such as 25,-60"
+            ) from None
         except (ValueError, TypeError, KeyError):
-            raise BadInput(f"view {text!r}: expected elev,azim or elev,azim,zoom in degrees, or a saved view.json") from None
+            raise BadInput(
+                f"view {text!r}: expected elev,azim or elev,azim,zoom in degrees, or a saved view.json"
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,13 +260,18 @@ def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -
     for code in range(len(shapes[0])):
         mine = order[shapes[1][order] == code]
         axes.scatter(
-            *flat.xy[mine].T, s=sizes[mine], c=colours[mine], marker=MARKERS[code], linewidths=0, rasterized=total > 5000
+            *flat.xy[mine].T,
+            s=sizes[mine],
+            c=colours[mine],
+            marker=MARKERS[code],
+            linewidths=0,
+            rasterized=total > 5000,
         )
 
 
 def _density(axes: Any, flat: Flat, rgb: np.ndarray, look: Look) -> None:
     """Pixels instead of markers: hue is the mean colour of the points in a pixel, strength the log of their number."""
-    left, right, bottom, top = (*axes.get_xlim(), *axes.get_ylim())
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     wide = int(np.clip(2.2 * len(flat.xy) ** 0.5, 200, max(200, axes.get_window_extent().width)))
     high = max(1, round(wide * (top - bottom) / (right - left)))
     column = ((flat.xy[:, 0] - left) / (right - left) * wide).astype(int)
@@ -274,7 +280,9 @@ def _density(axes: Any, flat: Flat, rgb: np.ndarray, look: Look) -> None:
     cell = row[seen] * wide + column[seen]
     count = np.bincount(cell, minlength=wide * high)
     mean = [np.bincount(cell, rgb[seen, i], wide * high) / np.maximum(count, 1) for i in range(3)]
-    strength = np.log1p(count) / np.log1p(max(1.0, float(np.quantile(count[count > 0], 0.98)))) if count.any() else count
+    strength = (
+        np.log1p(count) / np.log1p(max(1.0, float(np.quantile(count[count > 0], 0.98)))) if count.any() else count
+    )
     alpha = np.where(count > 0, 0.25 + 0.75 * strength.clip(0, 1), 0) * (look.alpha or 1)
     image = np.stack([*mean, alpha], -1).reshape(high, wide, 4).clip(0, 1)
     axes.imshow(image, extent=(left, right, bottom, top), origin="lower", interpolation="nearest", aspect="auto")
@@ -315,7 +323,7 @@ def medians(xy: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
     """(count, 2): the coordinate-wise median of every class."""
     order = np.argsort(codes, kind="stable")
     edges = np.searchsorted(codes[order], np.arange(count + 1))
-    return np.array([np.median(xy[order[a:b]], 0) if b > a else np.zeros(2) for a, b in zip(edges, edges[1:], strict=False)])
+    return np.array([np.median(xy[order[a:b]], 0) if b > a else np.zeros(2) for a, b in pairwise(edges)])
 
 
 def _short(name: str, most: int = 28) -> str:
@@ -355,8 +363,17 @@ def _list(figure: Figure, axes: Any, groups: list[tuple[str, list[tuple[str, dic
         for title, rows in groups:
             handles = [Line2D([], [], linestyle="", markersize=font * 0.7, label=name, **mark) for name, mark in rows]
             legend = figure.legend(
-                handles=handles, title=_short(title, 40), loc="upper right", bbox_to_anchor=(0.99, y), fontsize=font,
-                title_fontsize=font, ncols=columns, frameon=False, borderpad=0, borderaxespad=0, handletextpad=0.3,
+                handles=handles,
+                title=_short(title, 40),
+                loc="upper right",
+                bbox_to_anchor=(0.99, y),
+                fontsize=font,
+                title_fontsize=font,
+                ncols=columns,
+                frameon=False,
+                borderpad=0,
+                borderaxespad=0,
+                handletextpad=0.3,
             )
             extent = legend.get_window_extent()
             y, wide = y - extent.height / size[1] - 0.02, max(wide, extent.width / size[0])
@@ -368,7 +385,10 @@ def _list(figure: Figure, axes: Any, groups: list[tuple[str, list[tuple[str, dic
                 legend.remove()
     axes.set_position((box.x0, box.y0, 0.99 - wide - 0.02 - box.x0, box.height))
     if wheel:
-        side = figure.add_axes((0.99 - wide / 2 - 0.07, box.y1 - 0.14 * size[0] / size[1], 0.14, 0.14 * size[0] / size[1]), projection="polar")
+        side = figure.add_axes(
+            (0.99 - wide / 2 - 0.07, box.y1 - 0.14 * size[0] / size[1], 0.14, 0.14 * size[0] / size[1]),
+            projection="polar",
+        )
         turn = np.linspace(-np.pi, np.pi, 181)
         side.pcolormesh(turn, [0.6, 1], np.linspace(0, 1, 180)[None], cmap="hsv")
         side.set_ylim(0, 1)
@@ -427,13 +447,17 @@ def find_pictures(points: Points, folder: Path) -> list[Path | None]:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder of pictures")
     column = next((points.columns[name] for name in ("file", "path") if name in points.columns), points.ids)
-    stems = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix}
+    stems = {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix
+    }
     found = []
     for name in column.tolist():
         path = folder / str(name)
         found.append(path if path.is_file() else stems.get(str(name)))
     if not any(found):
-        raise BadInput(f"{folder}: holds no picture of the first sample {column[0]!r} nor of any other; names are the ids")
+        raise BadInput(
+            f"{folder}: holds no picture of the first sample {column[0]!r} nor of any other; names are the ids"
+        )
     return found
 
 
@@ -526,8 +550,7 @@ def save(figure: Figure, path: Path, *, transparent: bool = False) -> Path:
     name = check_format(path.suffix)
     with aside(path) as (draft,):
         if name in ("bmp", "jpg", "jpeg"):
-            image = Image.fromarray(_pixels(figure))
-            image.save(draft, **({} if name == "bmp" else {"quality": 92}))
+            Image.fromarray(_pixels(figure)).save(draft, quality=92)
         else:
             figure.savefig(draft, format=name, dpi=figure.dpi, transparent=transparent, metadata=_undated(name))
     return path
@@ -560,7 +583,9 @@ def turntable(
     if name not in ("gif", "mp4"):
         raise BadInput(f"{path}: a turntable is written as .gif or .mp4")
     if points.feats.shape[1] < 3:
-        raise BadInput(f"a turntable needs a map of 3 dimensions, this one has {points.feats.shape[1]}; project with -e 3")
+        raise BadInput(
+            f"a turntable needs a map of 3 dimensions, this one has {points.feats.shape[1]}; project with -e 3"
+        )
     turned = []
     for i in range(frames):
         view = replace(look.seen, azim=look.seen.azim + 360 * i / frames)
@@ -583,7 +608,9 @@ def _ffmpeg() -> str:
     try:
         import imageio_ffmpeg
     except ImportError:
-        raise BadInput("format 'mp4' needs ffmpeg on the PATH or the package imageio-ffmpeg; .gif needs neither") from None
+        raise BadInput(
+            "format 'mp4' needs ffmpeg on the PATH or the package imageio-ffmpeg; .gif needs neither"
+        ) from None
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 

@@ -57,7 +57,10 @@ def walks(path: str) -> Samples:
     from torchloupe.sources.sequences import sequences
 
     found = sequences(path)
-    columns = {LABELS: np.array([walk.identity for walk in found]), "type": np.array([walk.condition for walk in found])}
+    columns = {
+        LABELS: np.array([walk.identity for walk in found]),
+        "type": np.array([walk.condition for walk in found]),
+    }
     columns["view"] = np.array([walk.view for walk in found])
 
     def load(subject: Subject, rows: Sequence[int]) -> Batch:

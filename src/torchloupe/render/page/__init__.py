@@ -118,7 +118,9 @@ def _thumbnails(pictures: Sequence[Path | None], side: int = 64) -> tuple[dict[s
         for cell, i in enumerate(there[first : first + SHEET * SHEET]):
             picture = thumbnail(pictures[i], side)  # type: ignore[arg-type]
             left, top = cell % SHEET * side, cell // SHEET * side
-            sheet.paste(Image.fromarray(picture), (left + (side - picture.shape[1]) // 2, top + (side - picture.shape[0]) // 2))
+            sheet.paste(
+                Image.fromarray(picture), (left + (side - picture.shape[1]) // 2, top + (side - picture.shape[0]) // 2)
+            )
             index[i] = first + cell
         raw = io.BytesIO()
         sheet.save(raw, "JPEG", quality=80)

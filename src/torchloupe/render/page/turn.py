@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from torchloupe.errors import BadInput
-from torchloupe.render.page import page
 from torchloupe.render.look import Look
+from torchloupe.render.page import page
 from torchloupe.render.points import read_map
 from torchloupe.store import aside
 
@@ -41,10 +41,10 @@ def serve(
     done: list[dict[str, float]] = []
 
     class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self._reply(200 if self.path == f"/{secret}/" else 404, text if self.path == f"/{secret}/" else b"")
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             view = _view(self.rfile.read(length)) if self.path == f"/{secret}/view" and length < 1000 else None
             self._reply(200 if view else 400, b"")
