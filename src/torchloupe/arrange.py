@@ -18,7 +18,7 @@ from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, UnsafeFile
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
 from torchloupe.methods.embed import OUTPUT, Embedder
-from torchloupe.methods.project import SEED, Kept, Plan, Progress, place, project, quiet
+from torchloupe.methods.project import KEEP_FROM, SEED, Kept, Plan, Progress, place, project, quiet
 from torchloupe.methods.rows import Parts, Rows, prepare
 from torchloupe.points import Points
 from torchloupe.probe import Subject
@@ -106,7 +106,7 @@ def project_file(
         neighbours=neighbours,
         bucket=bucket,
         jobs=jobs,
-        work=Path(f"{out}.part") if len(rows) >= 20_000 else None,
+        work=Path(f"{out}.part") if len(rows) >= KEEP_FROM else None,
         progress=progress,
         started=started,
     )

@@ -39,7 +39,7 @@ def embed(
     Parameters:
         model: timm:NAME, transformers:FOLDER, torchvision:NAME, torch:package.module:factory, mmpretrain:CONFIG.py,
             opengait:CONFIG.yaml.
-        data: folder:PATH, pictures whose first folder is their label; sequences:PATH, a gait tree <id>/<type>/<view>/.
+        data: folder:PATH, pictures whose first folder is their label; sequences:PATH, a gait tree ID/TYPE/VIEW/.
         layer: Whose activation is pooled; output is what the model returns. Default: the output of an embedder, the
             last of the default layers of any other model.
         pool: How a layer becomes a vector: mean or max over time, rows and columns; flatten, everything; parts, every
@@ -179,7 +179,7 @@ def tsne(
         config: OpenGait's YAML.
         embed_dim: Dimensions of the map.
         bucket_size: Project independent buckets of so many sequences. Not needed to save memory.
-        dataset_dir: The tree <id>/<type>/<view>/. Default: dataset_root of the config.
+        dataset_dir: The tree ID/TYPE/VIEW/. Default: dataset_root of the config.
         save_dir: Where the results go.
         args: Parameters of the implementation: perplexity=50 ...
         weights: Checkpoint. Default: the one that restore_hint of the config means.

@@ -42,6 +42,8 @@ class View:
             raise BadInput(
                 f"view {text}: no such file; save it from the page, or give elev,azim such as 25,-60"
             ) from None
+        except BadInput:
+            raise
         except (ValueError, TypeError, KeyError):
             raise BadInput(
                 f"view {text!r}: expected elev,azim or elev,azim,zoom in degrees, or a saved view.json"

@@ -70,7 +70,7 @@ class Scale:
     def rgb(self) -> np.ndarray:
         """(N, 3), the colour of every point."""
         share = (self.values - self.low) / ((self.high - self.low) or 1)
-        rgb = matplotlib.colormaps[self.cmap](np.nan_to_num(share))[:, :3]
+        rgb = matplotlib.colormaps[self.cmap](np.nan_to_num(share, posinf=0, neginf=0))[:, :3]
         rgb[~np.isfinite(self.values)] = 0.6
         return rgb
 
@@ -456,7 +456,7 @@ def find_pictures(points: Points, folder: Path) -> list[Path | None]:
         found.append(path if path.is_file() else stems.get(str(name)))
     if not any(found):
         raise BadInput(
-            f"{folder}: holds no picture of the first sample {column[0]!r} nor of any other; names are the ids"
+            f"{folder}: holds no picture of the first sample {str(column[0])!r} nor of any other; names are the ids"
         )
     return found
 
@@ -552,7 +552,8 @@ def save(figure: Figure, path: Path, *, transparent: bool = False) -> Path:
         if name in ("bmp", "jpg", "jpeg"):
             Image.fromarray(_pixels(figure)).save(draft, quality=92)
         else:
-            figure.savefig(draft, format=name, dpi=figure.dpi, transparent=transparent, metadata=_undated(name))
+            with matplotlib.rc_context({"svg.hashsalt": "loupe"}):
+                figure.savefig(draft, format=name, dpi=figure.dpi, transparent=transparent, metadata=_undated(name))
     return path
 
 
