@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Size
-from torchloupe.errors import BadInput, LoupeWarning, need, nearest
+from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.probe import Batch, Kind, Subject, reject_wrapped, restored
 from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import Preparation
