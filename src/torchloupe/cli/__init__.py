@@ -20,7 +20,18 @@ COMMANDS: dict[str, str] = {
     "adjust-3d": "torchloupe.cli.embed:adjust_3d",
 }
 # name -> (one line of help, commands)
-GROUPS: dict[str, tuple[str, dict[str, str]]] = {}
+GROUPS: dict[str, tuple[str, dict[str, str]]] = {
+    "gait": (
+        "Why did this probe match that gallery sequence? OpenGait's models, configs and data.",
+        {
+            "cam": "torchloupe.cli.gait:cam",
+            "draw": "torchloupe.cli.gait:draw",
+            "layers": "torchloupe.cli.gait:layers",
+        },
+    ),
+}
+# `-h` is the opacity of heatmaps there, as people know it
+OWN_HELP = {"torchloupe.cli.gait:draw": ["--help"]}
 
 
 def build() -> Any:
@@ -36,7 +47,7 @@ def build() -> Any:
     for name, (text, commands) in GROUPS.items():
         group = App(name=name, help=text)
         for command, path in commands.items():
-            group.command(_function(path), name=command)
+            group.command(_function(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
         app.command(group)
     return app
 

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +21,14 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.points import LABELS, Points
 from torchloupe.render.look import Look, View
+from torchloupe.render.video import write_video
 from torchloupe.sources.points import read_points
 from torchloupe.store import aside
 
-FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "html")
+FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "mp4", "html")
 MARKERS = "osD^vP*X<>ph"
 LISTED, AT_MEDIANS = 20, 100
 FEATURES_WIDE = 10
@@ -537,11 +539,10 @@ def side_by_side(
 def check_format(suffix: str) -> str:
     """The format without its dot, or BadInput."""
     name = suffix.lower().lstrip(".")
-    if name == "mp4":
-        _ffmpeg()
-        return name
     if name not in FORMATS:
-        raise BadInput(f"format {suffix!r} cannot be written; expected one of {', '.join(FORMATS)}, mp4")
+        raise BadInput(f"format {suffix!r} cannot be written; expected one of {', '.join(FORMATS)}")
+    if name == "mp4" and find_spec("imageio_ffmpeg") is None:
+        raise need("imageio-ffmpeg", "video")
     return name
 
 
@@ -591,40 +592,7 @@ def turntable(
     for i in range(frames):
         view = replace(look.seen, azim=look.seen.azim + 360 * i / frames)
         turned.append(_pixels(scatter(points, replace(look, view=str(view)), cmap=cmap, dpi=dpi)))
-    with aside(path) as (draft,):
-        if name == "gif":
-            images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in turned]
-            images[0].save(draft, save_all=True, append_images=images[1:], duration=1000 * seconds / frames, loop=0)
-        else:
-            _mp4(turned, draft, frames / seconds)
-    return path
-
-
-def _ffmpeg() -> str:
-    import shutil
-
-    found = shutil.which("ffmpeg")
-    if found:
-        return found
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise BadInput(
-            "format 'mp4' needs ffmpeg on the PATH or the package imageio-ffmpeg; .gif needs neither"
-        ) from None
-    return imageio_ffmpeg.get_ffmpeg_exe()
-
-
-def _mp4(frames: list[np.ndarray], path: Path, rate: float) -> None:
-    import subprocess
-
-    high, wide = (side - side % 2 for side in frames[0].shape[:2])
-    command = [_ffmpeg(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{wide}x{high}"]
-    command += ["-r", f"{rate:g}", "-i", "-", "-pix_fmt", "yuv420p", str(path)]
-    raw = b"".join(np.ascontiguousarray(frame[:high, :wide]).tobytes() for frame in frames)
-    done = subprocess.run(command, input=raw, capture_output=True, check=False)
-    if done.returncode:
-        raise BadInput(f"{path.name}: ffmpeg failed: {done.stderr.decode(errors='replace').strip()}")
+    return write_video(turned, path, frames / seconds)
 
 
 def read_map(path: str | Path, **options: Any) -> Points:

@@ -12,6 +12,7 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.points import LABELS
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.images import find, read
+from torchloupe.sources.sequences import sequences
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,6 @@ def walks(path: str) -> Samples:
 
     Further columns: type and view (numbers where all views are numbers). One sequence a batch: lengths differ.
     """
-    from torchloupe.sources.sequences import sequences
-
     found = sequences(path)
     columns = {
         LABELS: np.array([walk.identity for walk in found]),
