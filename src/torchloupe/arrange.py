@@ -367,3 +367,11 @@ def is_made(path: Path, asked: Mapping[str, Any], data: Samples) -> bool:
     left = record.get("left_out", {})
     same = all(record.get(name) == value for name, value in asked.items())
     return same and record.get("samples", 0) + len(left) == len(data)
+
+
+def numbers_by(feats: str | Path, points: str | Path, column: str, *, k: int = 5) -> Arrangement:
+    """The numbers of a map once more, with the labels of another column."""
+    here = read_points(points)
+    source = _features(here, points)
+    rows = prepare(read_points(feats).feats if source is None else source, **here.record["prepared"])
+    return _numbers(rows, here.feats, here.column(column), k, int(here.record["seed"]))

@@ -371,3 +371,81 @@ def _progress() -> Progress:
         print(f"\r\033[Kloupe: {stage}{count}{rate}{left}", end=end, file=sys.stderr, flush=True)
 
     return show
+
+
+def demo(
+    *,
+    save: Annotated[Path, Parameter(name=["--save", "-s", "-o"])] = Path("embed-demo"),
+    seconds: float = 60.0,
+    walkers: int = 10,
+    seed: int = 0,
+) -> None:
+    """How training rearranges the data: digits through a network before and after, walkers through a gait network.
+
+    Writes features, maps, pictures, pages and a comparison, and prints what the numbers say.
+
+    Parameters:
+        save: Folder to write to.
+        seconds: Length of the gait network's training; 0: leave the walkers out.
+        walkers: Walkers to look at; others are trained on.
+        seed: Of networks, training and maps.
+    """
+    _demo_digits(save / "digits", seed)
+    if seconds > 0:
+        _demo_walkers(save / "walkers", seconds, walkers, seed)
+
+
+def _demo_digits(folder: Path, seed: int) -> None:
+    from torchloupe.arrange import embed_file, project_file
+    from torchloupe.examples import digits as example
+    from torchloupe.render.points import draw_points
+    from torchloupe.sources import subject
+    from torchloupe.sources.samples import samples
+
+    found = example.digits()
+    example.write_folder(*found.held_out, folder / "pictures")
+    print(f"digits: {len(found.trained_on[1])} to train on, {len(found.held_out[1])} held out (real, from scikit-learn)")
+    module = example.network(seed).eval()
+    for name in ("before", "after"):
+        if name == "after":
+            example.train(module.train(), *found.trained_on, seed=seed)
+        model = subject(module, size=(8, 8), mean=(example.MEAN,), std=(example.STD,))
+        data = samples(f"folder:{folder / 'pictures'}")
+        feats, points = folder / f"{name}.feats.npz", folder / f"{name}.npz"
+        embed_file(model, data, feats, layer=example.FEATURES, batch=256)
+        report(project_file(feats, points, method="tsne", seed=seed), points)
+        look = Look(title=f"Held-out digits, {name} training", images=folder / "pictures")
+        for save_ext in ("png", "html"):
+            print(f"  {draw_points(points, folder / f'{name}.{save_ext}', look)}")
+    compare_points(folder / "before.feats.npz", folder / "after.feats.npz", output=folder / "compared.png", seed=seed)
+
+
+def _demo_walkers(folder: Path, seconds: float, walkers: int, seed: int) -> None:
+    import torch
+
+    from torchloupe.arrange import embed_file, numbers_by, project_file
+    from torchloupe.examples import gait as example
+    from torchloupe.examples.walkers import write_tree
+    from torchloupe.render.points import draw_points
+    from torchloupe.sources import subject
+    from torchloupe.sources.samples import samples
+
+    if walkers < 2:
+        raise BadInput(f"--walkers {walkers}: expected 2 or more")
+    print(f"walkers: {walkers} (synthetic: drawn, not filmed), through a GaitSet trained on 24 others")
+    known = example.Crowd.of(range(100, 124), example.TRAINED_ON, frames=16, seed=seed)
+    module = example.train(known, seconds=seconds, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gaitset.yaml").write_text(example.CONFIG, encoding="utf-8")
+    torch.save({"model": module.state_dict()}, folder / "gaitset.pt")
+    write_tree(folder / "tree", range(1, 1 + walkers), ("nm-05", "bg-01", "cl-01"), frames=16, seed=seed)
+    model = subject(f"opengait:{folder / 'gaitset.yaml'}", weights=folder / "gaitset.pt")
+    embed_file(model, samples(f"sequences:{folder / 'tree'}"), folder / "feats.npz")
+    points = project_file(folder / "feats.npz", folder / "points.npz", method="tsne", seed=seed)
+    report(points, folder / "points.npz")
+    for column, title in (("labels", "identity"), ("view", "view"), ("type", "clothing")):
+        found = numbers_by(folder / "feats.npz", folder / "points.npz", column)
+        assert found.accuracy is not None
+        print(f"  by {title}: {found.accuracy[0]:.0%} of {found.k}-NN in feature space, {found.accuracy[1]:.0%} on the map")
+        look = Look(title=f"Walkers by {title}", color_by=column, color_as="categories")
+        print(f"  {draw_points(folder / 'points.npz', folder / f'by-{title}.png', look)}")
