@@ -399,20 +399,20 @@ def _demo_digits(folder: Path, seed: int) -> None:
     from torchloupe.arrange import embed_file, project_file
     from torchloupe.examples import digits as example
     from torchloupe.render.points import draw_points
-    from torchloupe.sources import subject
     from torchloupe.sources.samples import samples
 
     found = example.digits()
     example.write_folder(*found.held_out, folder / "pictures")
-    print(f"digits: {len(found.trained_on[1])} to train on, {len(found.held_out[1])} held out (real, from scikit-learn)")
+    print(
+        f"digits: {len(found.trained_on[1])} to train on, {len(found.held_out[1])} held out (real, from scikit-learn)"
+    )
     module = example.network(seed).eval()
     for name in ("before", "after"):
         if name == "after":
             example.train(module.train(), *found.trained_on, seed=seed)
-        model = subject(module, size=(8, 8), mean=(example.MEAN,), std=(example.STD,))
         data = samples(f"folder:{folder / 'pictures'}")
         feats, points = folder / f"{name}.feats.npz", folder / f"{name}.npz"
-        embed_file(model, data, feats, layer=example.FEATURES, batch=256)
+        embed_file(example.look_at(module), data, feats, batch=256)
         report(project_file(feats, points, method="tsne", seed=seed), points)
         look = Look(title=f"Held-out digits, {name} training", images=folder / "pictures")
         for save_ext in ("png", "html"):
@@ -446,6 +446,8 @@ def _demo_walkers(folder: Path, seconds: float, walkers: int, seed: int) -> None
     for column, title in (("labels", "identity"), ("view", "view"), ("type", "clothing")):
         found = numbers_by(folder / "feats.npz", folder / "points.npz", column)
         assert found.accuracy is not None
-        print(f"  by {title}: {found.accuracy[0]:.0%} of {found.k}-NN in feature space, {found.accuracy[1]:.0%} on the map")
+        print(
+            f"  by {title}: {found.accuracy[0]:.0%} of {found.k}-NN in feature space, {found.accuracy[1]:.0%} on the map"
+        )
         look = Look(title=f"Walkers by {title}", color_by=column, color_as="categories")
         print(f"  {draw_points(folder / 'points.npz', folder / f'by-{title}.png', look)}")

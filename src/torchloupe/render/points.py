@@ -477,14 +477,15 @@ def _thumbnails(figure: Figure, axes: Any, flat: Flat, rgb: np.ndarray, pictures
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     side = max(12.0, min(figure.bbox.width, figure.bbox.height) / 24)
-    middle = axes.transData.transform(flat.xy)
-    cells: set[tuple[int, int]] = set()
+    middle, apart = axes.transData.transform(flat.xy), 1.25 * side
+    taken: dict[tuple[int, int], np.ndarray] = {}
     for i in np.random.default_rng(0).permutation(len(flat.xy)):
         path = pictures[i]
-        cell = (int(middle[i, 0] // (side * 1.15)), int(middle[i, 1] // (side * 1.15)))
-        if path is None or cell in cells:
+        x, y = (middle[i] // apart).astype(int)
+        near = (taken.get((x + right, y + up)) for right in (-1, 0, 1) for up in (-1, 0, 1))
+        if path is None or any(other is not None and (abs(other - middle[i]) < apart).all() for other in near):
             continue
-        cells.add(cell)
+        taken[x, y] = middle[i]
         image = OffsetImage(thumbnail(path, 64), zoom=side / 64 * 72 / figure.dpi, interpolation="bilinear")
         frame = {"edgecolor": tuple(rgb[i]), "linewidth": 1.5, "boxstyle": "square,pad=0.05"}
         axes.add_artist(AnnotationBbox(image, flat.xy[i], frameon=True, pad=0, bboxprops=frame))
