@@ -2,6 +2,7 @@
 
 python benchmarks/embed.py 1000 10000 50000 200000      every method in turn at each size, each in a process of its own
 python benchmarks/embed.py 1000000 --methods loupe-tsne loupe-umap
+python benchmarks/embed.py --forward                   how much of a model's own rate embedding reaches
 
 Data: 40 clusters, each a curved 5-dimensional sheet in 256 dimensions, float32. Numbers as in methods/arrangement.py.
 """
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from measure import cpu_times
 
 SEED = 1597
 MOST = {"sklearn-tsne": 50_000, "opentsne": 200_000, "umap": 200_000}
@@ -76,6 +78,37 @@ METHODS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 }
 
 
+def forward_rate(rounds: int = 12) -> dict[str, float]:
+    """Processor seconds of plain forwards over those of embedding the same batches, a middle layer and the output."""
+    import torch
+    from torch import nn
+
+    from torchloupe.methods.embed import Embedder
+    from torchloupe.probe import Batch, Subject
+
+    torch.manual_seed(0)
+    blocks = [(3, 32), (32, 64), (64, 128), (128, 256)]
+    body = [layer for a, b in blocks for layer in (nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU())]
+    module = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 100)).eval()
+    batches = [Batch(torch.randn(16, 3, 128, 128)) for _ in range(8)]
+    layer, output = Embedder(Subject(module), "8"), Embedder(Subject(module), "output")
+
+    def plain() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                module(batch.x)
+
+    found = cpu_times(
+        {
+            "plain": plain,
+            "layer": lambda: [layer(batch) for batch in batches],
+            "output": lambda: [output(batch) for batch in batches],
+        },
+        rounds,
+    )
+    return {name: round(found["plain"] / found[name], 3) for name in ("layer", "output")}
+
+
 def one(method: str, total: int, cores: int) -> dict[str, float | str]:
     from torchloupe.methods.arrangement import arrangement
 
@@ -105,8 +138,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["loupe", "opentsne", "umap", "sklearn-tsne"], choices=METHODS)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--forward", action="store_true", help="the rate of embedding over that of plain forwards")
     parser.add_argument("--one", action="store_true", help="run one method at one size in this process")
     asked = parser.parse_args()
+    if asked.forward:
+        print(json.dumps({"embedding over plain forward": forward_rate()}))
+        return
     if asked.one:
         print(json.dumps(one(asked.methods[0], asked.sizes[0], asked.cores)))
         return

@@ -8,7 +8,9 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torchloupe.methods.embed import OUTPUT, Embedder
 from torchloupe.methods.project import KEEP_FROM, SEED, Kept, Plan, Progress, place, project, quiet
 from torchloupe.methods.rows import Parts, Rows, prepare
 from torchloupe.points import Points
-from torchloupe.probe import Subject
+from torchloupe.probe import Batch, Subject
 from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
 from torchloupe.sources.samples import Samples
 from torchloupe.store import aside, plain
@@ -273,17 +275,16 @@ def embed_file(
     kept = Kept(Path(f"{out}.part"), key)
     feats, rows, bad, first = _so_far(kept)
     saved = time.monotonic()
-    while first < len(data):
-        asked = list(range(first, min(first + together, len(data))))
-        good, found = _rows(ask, data, asked, strict, bad)
+    spans = [list(range(start, min(start + together, len(data)))) for start in range(first, len(data), together)]
+    for asked, load in _read_ahead(subject, data, spans):
+        good, found = _rows(ask, data, asked, strict, bad, load)
         if good:
             feats.append(found)
             rows.extend(good)
-        first = asked[-1] + 1
-        progress("embedding", first, len(data))
+        progress("embedding", asked[-1] + 1, len(data))
         if time.monotonic() - saved > 20:
             saved = time.monotonic()
-            feats = _keep(kept, feats, rows, bad, first)
+            feats = _keep(kept, feats, rows, bad, asked[-1] + 1)
     if not rows:
         raise BadInput(f"none of the {len(data)} samples could be embedded; the first: {next(iter(bad.values()), '')}")
     if bad:
@@ -308,23 +309,40 @@ def embed_file(
     return points
 
 
+def _read_ahead(
+    subject: Subject, data: Samples, spans: list[list[int]]
+) -> Iterator[tuple[list[int], Callable[[], Batch]]]:
+    """(rows, load) of every span; the next one is read while the caller works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        following = None
+        for number, span in enumerate(spans):
+            present = following or reader.submit(data.load, subject, span)
+            following = reader.submit(data.load, subject, spans[number + 1]) if number + 1 < len(spans) else None
+            yield span, present.result
+
+
 def _digest(data: Samples) -> str:
     return hashlib.sha256("\n".join(data.ids.tolist()).encode()).hexdigest()
 
 
 def _rows(
-    ask: Embedder, data: Samples, asked: list[int], strict: bool, bad: dict[str, str]
+    ask: Embedder,
+    data: Samples,
+    asked: list[int],
+    strict: bool,
+    bad: dict[str, str],
+    load: Callable[[], Batch],
 ) -> tuple[list[int], np.ndarray]:
     """Features of the samples that have some; after a failure, one by one to find out which do not."""
     try:
-        found = ask(data.load(ask.subject, asked))
+        found = ask(load())
     except (BadInput, UnsafeFile, OSError) as error:
         if strict or isinstance(error, MissingPackage):
             raise
         if len(asked) == 1:
             bad[str(data.ids[asked[0]])] = str(error)
             return [], np.empty(0)
-        each = [_rows(ask, data, [row], strict, bad) for row in asked]
+        each = [_rows(ask, data, [row], strict, bad, partial(data.load, ask.subject, [row])) for row in asked]
         good = [row for rows, _ in each for row in rows]
         return good, np.concatenate([part for rows, part in each if rows]) if good else np.empty(0)
     finite = np.isfinite(found.reshape(len(found), -1)).all(1)

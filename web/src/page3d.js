@@ -107,19 +107,23 @@ function screen(i, [right, up] = directions(), by = scale()) {
 
 // The shown point nearest to the pointer, of equally near ones the one in front; -1 beyond 8 pixels.
 function nearest(x, y) {
-  const axes = directions();
+  const [[a, b, c], [d, e, f], [g, h, k]] = directions();
   const by = scale();
-  const front = axes[2];
+  const left = (x - frame.clientWidth / 2) / by;
+  const top = (frame.clientHeight / 2 - y) / by;
+  const tie = 4 / by / by;
   let best = -1;
-  let least = 64;
+  let least = 64 / by / by;
   let depth = -Infinity;
-  for (let i = 0; i < data.count; i++) {
+  for (let i = 0, j = 0; i < data.count; i++, j += 3) {
     if (!shown[i]) continue;
-    const [px, py] = screen(i, axes, by);
-    const apart = (px - x) ** 2 + (py - y) ** 2;
+    const [px, py, pz] = [places[j], places[j + 1], places[j + 2]];
+    const across = px * a + py * b + pz * c - left;
+    const up = px * d + py * e + pz * f - top;
+    const apart = across * across + up * up;
     if (apart > least) continue;
-    const near = places[3 * i] * front[0] + places[3 * i + 1] * front[1] + places[3 * i + 2] * front[2];
-    if (apart < least - 4 || near > depth) [best, least, depth] = [i, apart, near];
+    const near = px * g + py * h + pz * k;
+    if (apart < least - tie || near > depth) [best, least, depth] = [i, apart, near];
   }
   return best;
 }
