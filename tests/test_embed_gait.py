@@ -87,7 +87,7 @@ def test_tsne_bad_input(place, tmp_path, capsys):
 def test_the_demo_shows_what_training_does(tmp_path, capsys):
     from torchloupe.cli.embed import demo
 
-    demo(save=tmp_path, seconds=20, walkers=3)
+    demo(save=tmp_path, steps=400, seconds=20, walkers=3)
     said = capsys.readouterr().out
     records = [json.loads((tmp_path / "digits" / f"{name}.json").read_text()) for name in ("before", "after")]
     before, after = (record["numbers"]["silhouette"] for record in records)

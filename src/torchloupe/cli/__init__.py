@@ -19,7 +19,7 @@ COMMANDS: dict[str, str] = {
     "compare-points": "torchloupe.cli.embed:compare_points",
     "adjust-3d": "torchloupe.cli.embed:adjust_3d",
 }
-# name -> (one line of help, commands)
+# name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "gait": (
         "Why did this probe match that gallery sequence? OpenGait's models, configs and data.",
@@ -27,6 +27,13 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "cam": "torchloupe.cli.gait:cam",
             "draw": "torchloupe.cli.gait:draw",
             "layers": "torchloupe.cli.gait:layers",
+        },
+    ),
+    "demo": (
+        "See the tool at work, from data to pictures, without a download.",
+        {
+            "": "torchloupe.cli.demo:demo",
+            "embed": "torchloupe.cli.embed:demo",
         },
     ),
 }
@@ -40,14 +47,17 @@ def build() -> Any:
 
     from torchloupe import __version__
 
-    plain = Parameter(negative=(), show_default=lambda value: None if value is False else value)
+    plain = Parameter(show_default=lambda value: None if value is False else value)
     app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__, default_parameter=plain)
     for name, path in COMMANDS.items():
         app.command(_function(path), name=name)
     for name, (text, commands) in GROUPS.items():
         group = App(name=name, help=text)
         for command, path in commands.items():
-            group.command(_function(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
+            if command:
+                group.command(_function(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
+            else:
+                group.default(_function(path))
         app.command(group)
     return app
 

@@ -376,6 +376,7 @@ def _progress() -> Progress:
 def demo(
     *,
     save: Annotated[Path, Parameter(name=["--save", "-s", "-o"])] = Path("embed-demo"),
+    steps: int = 1500,
     seconds: float = 60.0,
     walkers: int = 10,
     seed: int = 0,
@@ -386,35 +387,51 @@ def demo(
 
     Parameters:
         save: Folder to write to.
+        steps: Training steps of the network that reads digits on photographs.
         seconds: Length of the gait network's training; 0: leave the walkers out.
         walkers: Walkers to look at; others are trained on.
-        seed: Of networks, training and maps.
+        seed: Of data, networks, training and maps.
     """
-    _demo_digits(save / "digits", seed)
+    _demo_digits(save / "digits", steps, seed)
     if seconds > 0:
         _demo_walkers(save / "walkers", seconds, walkers, seed)
 
 
-def _demo_digits(folder: Path, seed: int) -> None:
+def _demo_digits(folder: Path, steps: int, seed: int, pictures: int = 500) -> None:
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
     from torchloupe.arrange import embed_file, project_file
+    from torchloupe.cli.options import progress
     from torchloupe.examples import digits as example
+    from torchloupe.probe import Batch
     from torchloupe.render.points import draw_points
     from torchloupe.sources.samples import samples
 
-    found = example.digits()
-    example.write_folder(*found.held_out, folder / "pictures")
-    print(
-        f"digits: {len(found.trained_on[1])} to train on, {len(found.held_out[1])} held out (real, from scikit-learn)"
-    )
-    module = example.network(seed).eval()
+    def prepare(images: Any, ids: Any = ()) -> Batch:
+        return example.as_batch(example.Scenes(np.stack([np.asarray(image) for image in images]), np.empty(0)), ids)
+
+    to_learn, held_out = example.material(seed)
+    seen = example.scenes(held_out, pictures, np.random.default_rng(seed), most=1)
+    for i, (picture, present) in enumerate(zip(seen.pictures, seen.present, strict=True)):
+        place = folder / "pictures" / example.CLASSES[int(present.argmax())]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{i:04d}.png")
+    print(f"{pictures} held-out pictures: a real digit on a photograph, neither of them trained on")
+    torch.manual_seed(seed)
+    model = example.network().eval()
     for name in ("before", "after"):
         if name == "after":
-            example.train(module.train(), *found.trained_on, seed=seed)
-        data = samples(f"folder:{folder / 'pictures'}")
+            with progress("training", steps) as bar:
+                model = example.train(to_learn, seed=seed, steps=steps, progress=bar.advance)
+        subject = replace(example.subject(model), prepare=prepare)
         feats, points = folder / f"{name}.feats.npz", folder / f"{name}.npz"
-        embed_file(example.look_at(module), data, feats, batch=256)
+        embed_file(subject, samples(f"folder:{folder / 'pictures'}"), feats, layer="pool", batch=100)
         report(project_file(feats, points, method="tsne", seed=seed), points)
-        look = Look(title=f"Held-out digits, {name} training", images=folder / "pictures")
+        look = Look(title=f"Digits on photographs, {name} training", images=folder / "pictures")
         for save_ext in ("png", "html"):
             print(f"  {draw_points(points, folder / f'{name}.{save_ext}', look)}")
     compare_points(folder / "before.feats.npz", folder / "after.feats.npz", output=folder / "compared.png", seed=seed)
