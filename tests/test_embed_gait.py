@@ -61,6 +61,11 @@ def test_tsne_in_one_command(place, tmp_path, capsys):
     assert main([*words, "--save-ext", "svg", "--color-by", "view"]) == 0
     assert (tmp_path / "out" / "feats.npz").stat().st_mtime_ns == when
     assert (tmp_path / "out" / "points.svg").is_file()
+    torch.manual_seed(1)
+    torch.save({"model": example.network().state_dict()}, tmp_path / "other.pt")
+    words[words.index("-w") + 1] = str(tmp_path / "other.pt")
+    assert main(words) == 0
+    assert (tmp_path / "out" / "feats.npz").stat().st_mtime_ns > when
 
 
 def _silhouettes(file) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -271,7 +270,7 @@ def embed_file(
         raise BadInput(f"batch size {batch}: expected 1 or more")
     ask = Embedder(subject, layer, pool)
     together = min(batch, data.together or batch)
-    key = json.dumps([subject.spec, ask.layer, pool, len(data), _digest(data), dict(record or {})], default=str)
+    key = json.dumps([subject.spec, ask.layer, pool, len(data), data.stamp, dict(record or {})], default=str)
     kept = Kept(Path(f"{out}.part"), key)
     feats, rows, bad, first = _so_far(kept)
     saved = time.monotonic()
@@ -298,6 +297,7 @@ def embed_file(
         "layer": ask.layer,
         "pool": pool if ask.layer != OUTPUT else None,
         "samples": len(rows),
+        "stamp": data.stamp,
         "left_out": bad,
         "torchloupe": __version__,
     }
@@ -319,10 +319,6 @@ def _read_ahead(
             present = following or reader.submit(data.load, subject, span)
             following = reader.submit(data.load, subject, spans[number + 1]) if number + 1 < len(spans) else None
             yield span, present.result
-
-
-def _digest(data: Samples) -> str:
-    return hashlib.sha256("\n".join(data.ids.tolist()).encode()).hexdigest()
 
 
 def _rows(
@@ -382,9 +378,7 @@ def is_made(path: Path, asked: Mapping[str, Any], data: Samples) -> bool:
     if not path.is_file():
         return False
     record = read_record(path)
-    left = record.get("left_out", {})
-    same = all(record.get(name) == value for name, value in asked.items())
-    return same and record.get("samples", 0) + len(left) == len(data)
+    return all(record.get(name) == value for name, value in {**asked, "stamp": data.stamp}.items())
 
 
 def numbers_by(feats: str | Path, points: str | Path, column: str, *, k: int = 5) -> Arrangement:

@@ -55,7 +55,7 @@ def embed(
     check_writable(output)
     found = samples(data)
     subject = loading.load(model)
-    record = {"data": data, "weights": str(loading.weights) if loading.weights else None}
+    record = {"data": data, "weights": subject.notes.get("weights")}
     points = embed_file(
         subject,
         found,
@@ -194,6 +194,7 @@ def tsne(
     from torchloupe.sources import subject
     from torchloupe.sources.opengait import read_config
     from torchloupe.sources.samples import samples
+    from torchloupe.store import plain
 
     settings = read_config(config)
     tree = dataset_dir or settings.blocks["data_cfg"].get("dataset_root")
@@ -206,7 +207,7 @@ def tsne(
     show = _spoken if verbose else _progress()
     feats, points = save_dir / "feats.npz", save_dir / "points.npz"
     data = samples(f"sequences:{tree}")
-    record = {"data": f"sequences:{tree}", "weights": str(given)}
+    record = {"data": f"sequences:{tree}", "weights": plain(model.notes.get("weights"))}
     if not is_made(feats, {**record, "model": model.spec}, data):
         embed_file(model, data, feats, record=record, progress=show)
     made = project_file(

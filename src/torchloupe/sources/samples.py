@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,16 +20,27 @@ from torchloupe.sources.sequences import sequences
 class Samples:
     """N samples, not yet read: ids, label columns (N,) each, and load(subject, rows) -> Batch of those rows.
 
+    stamp: changes when a file behind the samples does.
     together: how many may go into one batch (1 where samples differ in length); None: as many as asked.
     """
 
     ids: np.ndarray
     load: Callable[[Subject, Sequence[int]], Batch]
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stamp: str = ""
     together: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def _stamp(files: Iterable[Path]) -> str:
+    """A hash of names, sizes and times; no file is read."""
+    digest = hashlib.sha256()
+    for file in files:
+        about = file.stat()
+        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def folder(path: str) -> Samples:
@@ -47,7 +59,7 @@ def folder(path: str) -> Samples:
             raise BadInput(f"model {subject.spec or 'given'!r} does not say how it takes pictures: no data to embed")
         return subject.prepare([read(files[row]) for row in rows], tuple(relative[row].as_posix() for row in rows))
 
-    return Samples(np.array([name.as_posix() for name in relative]), load, columns)
+    return Samples(np.array([name.as_posix() for name in relative]), load, columns, _stamp(files))
 
 
 def walks(path: str) -> Samples:
@@ -67,7 +79,8 @@ def walks(path: str) -> Samples:
             raise BadInput(f"model {subject.spec or 'given'!r} does not take sequences; expected opengait:CONFIG.yaml")
         return subject.prepare(found[rows[0]])
 
-    return Samples(np.array([walk.name for walk in found]), load, columns, together=1)
+    stamp = _stamp(file for walk in found for file in walk.files)
+    return Samples(np.array([walk.name for walk in found]), load, columns, stamp, together=1)
 
 
 KINDS: dict[str, Callable[[str], Samples]] = {"folder": folder, "sequences": walks}
