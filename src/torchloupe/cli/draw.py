@@ -25,7 +25,7 @@ STYLE, LOOK = Style(), Look()
 def draw(
     results: Annotated[list[str], Parameter(negative=())],
     *,
-    save: Annotated[str | None, Parameter(name=["--save", "-o"])] = None,
+    save: Annotated[str | None, Parameter(name=["--save", "-o", "--save-path", "--save_path"])] = None,
     method: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     layers: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     target: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,

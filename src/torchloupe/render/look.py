@@ -73,8 +73,8 @@ class Look:
     """
 
     title: str | None = None
-    fig_size: tuple[float, float] = (8.0, 8.0)
-    marker_size: float | None = None
+    fig_size: Annotated[tuple[float, float], Parameter(name=["--fig-size", "--fig_size", "-f"])] = (8.0, 8.0)
+    marker_size: Annotated[float | None, Parameter(name=["--marker-size", "--marker_size", "-m"])] = None
     color_by: str | None = None
     color_as: Literal["auto", "categories", "numbers"] = "auto"
     shape_by: str | None = None
@@ -84,7 +84,7 @@ class Look:
     view: str | None = None
     images: Path | None = None
     labels: Path | None = None
-    save_ext: str | None = None
+    save_ext: Annotated[str | None, Parameter(name=["--save-ext", "--save_ext"])] = None
     dense: int = DENSE
 
     def __post_init__(self) -> None:
