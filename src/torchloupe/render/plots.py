@@ -65,7 +65,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     height = width * tall / wide
     sides = {label: wrap(label, height, SMALL, 2) for label in labels}
     side = max(len(lines) for lines in sides.values()) * BAND + GAP if any(labels) else 0.0
-    heads = [wrap(title, width, TEXT, 2) for title in titles]
+    heads = [wrap(title, width, TEXT, 3) for title in titles]
     top = max([len(lines) for lines in heads] + [int(leads)]) * BAND
 
     left = EDGE + leads * (width + 2 * GAP) + side
