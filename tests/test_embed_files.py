@@ -94,6 +94,16 @@ def test_a_killed_process_goes_on(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["feats.npz", "m.json", "m.npz"]
 
 
+def test_folders_of_others_are_left_alone(digits, tmp_path, monkeypatch):
+    (tmp_path / "m.npz.part").mkdir()
+    (tmp_path / "m.npz.part" / "mine.txt").write_text("kept")
+    project_file(digits, tmp_path / "m.npz", method="pca")
+    monkeypatch.setattr("torchloupe.arrange.KEEP_FROM", 100)
+    with pytest.raises(BadInput, match=r"m\.npz\.part: not a folder of ours"):
+        project_file(digits, tmp_path / "m.npz", method="pca")
+    assert (tmp_path / "m.npz.part" / "mine.txt").read_text() == "kept"
+
+
 def test_new_points_go_into_a_map(digits, tmp_path):
     made = project_file(digits, tmp_path / "m.npz", method="pca", normalize="zscore")
     feats, labels = load_digits(return_X_y=True)

@@ -63,6 +63,22 @@ def test_csv_is_joined_by_id_not_by_order(tmp_path):
         read_points(tmp_path / "p.npz", labels=tmp_path / "t.csv")
 
 
+def test_bad_labels(tmp_path):
+    write_points(some(), tmp_path / "p.npz")
+    (tmp_path / "a.csv").write_bytes(b"id,x\n\xff\xfe,3\n")
+    (tmp_path / "b.csv").write_text("id,x\nid0,3,4\n")
+    (tmp_path / "c.npz").write_bytes(b"no zip")
+    for name, message in {
+        "a.csv": "not a CSV file in UTF-8",
+        "b.csv": "line 2 does not",
+        "c.npz": "not an npz",
+    }.items():
+        with pytest.raises(BadInput, match=message):
+            read_points(tmp_path / "p.npz", labels=tmp_path / name)
+    with pytest.raises(BadInput, match="no such file of labels"):
+        read_points(tmp_path / "p.npz", labels=tmp_path / "d.csv")
+
+
 def test_foreign_parquet_with_one_column_of_vectors(tmp_path):
     import pyarrow
     import pyarrow.parquet

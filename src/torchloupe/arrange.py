@@ -97,6 +97,7 @@ def project_file(
     rows = _named_file(
         feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad)
     )
+    work = Path(f"{out}.part") if len(rows) >= KEEP_FROM else None
     made = project(
         rows,
         method,
@@ -107,7 +108,7 @@ def project_file(
         neighbours=neighbours,
         bucket=bucket,
         jobs=jobs,
-        work=Path(f"{out}.part") if len(rows) >= KEEP_FROM else None,
+        work=work,
         progress=progress,
         started=started,
     )
@@ -125,7 +126,8 @@ def project_file(
         record["doubts"] = found.doubts()
     mapped = kept.moved(made.coords, record)
     write_points(mapped, out)
-    shutil.rmtree(f"{out}.part", ignore_errors=True)
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
     return mapped
 
 

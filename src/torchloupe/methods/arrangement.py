@@ -173,9 +173,10 @@ def _nearest(squared: Tensor, k: int) -> Tensor:
 
 def _accuracy(codes: Tensor, near: Tensor, asked: np.ndarray) -> float:
     """Share of points whose neighbours' most frequent label (the first of equals) is their own."""
-    votes = torch.zeros(len(near), int(codes.max()) + 1, dtype=torch.int32)
-    votes.scatter_add_(1, codes[near], torch.ones_like(near, dtype=torch.int32))
-    return float((votes.argmax(1) == codes[asked]).double().mean())
+    around = codes[near].sort(1).values
+    votes = (around[:, :, None] == around[:, None, :]).sum(2)
+    chosen = around.gather(1, votes.argmax(1, keepdim=True))[:, 0]
+    return float((chosen == codes[asked]).double().mean())
 
 
 def _silhouettes(high: Tensor, low: Tensor, codes: Tensor, exact: int, seed: int) -> tuple[float, float]:
@@ -194,7 +195,7 @@ def silhouette(points: Tensor, codes: Tensor) -> float:
     _, codes, sizes = codes.unique(return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         return float("nan")
-    member = torch.nn.functional.one_hot(codes, len(sizes)).to(points.dtype)
+    member = points.new_zeros(len(points), len(sizes)).scatter_(1, codes[:, None], 1)
     total = 0.0
     for start, stop in _spans(len(points), max(8, CACHED // len(points))):
         own = codes[start:stop, None]

@@ -116,6 +116,8 @@ class Kept:
         if folder is None:
             return
         stamp = folder / "key"
+        if folder.is_dir() and any(folder.iterdir()) and not stamp.is_file():
+            raise BadInput(f"{folder}: not a folder of ours, and a long run would keep its pieces there; move it away")
         if stamp.is_file() and stamp.read_text() != key:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)

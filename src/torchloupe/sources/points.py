@@ -70,12 +70,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def _from_npz(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise BadInput(f"{path}: not an npz file; write it with numpy.savez, or name a .npy file .npy") from None
-    with archive:
-        arrays = {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
+    arrays = _members(path)
     wanted = (vector,) if vector else FEATS
     name = next((name for name in wanted if name in arrays), None)
     if name is None:
@@ -83,6 +78,15 @@ def _from_npz(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str, np.
     feats = arrays.pop(name)
     columns = {key: np.asarray(values) for key, values in arrays.items() if values.ndim == 1}
     return feats, columns
+
+
+def _members(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz by name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
+    except zipfile.BadZipFile:
+        raise BadInput(f"{path}: not an npz file; write it with numpy.savez, or name a .npy file .npy") from None
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
@@ -203,14 +207,16 @@ def _label_columns(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npy":
         return {LABELS: np.asarray(_npy(path))}
     if path.suffix == ".npz":
-        with zipfile.ZipFile(path) as archive:
-            arrays = {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
+        arrays = _members(path)
         return _named({name: np.asarray(values) for name, values in arrays.items() if values.ndim == 1})
     if path.suffix == ".parquet":
         table = _table(path)
         return _named({name: table[name].to_numpy() for name in table.column_names})
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: not a CSV file in UTF-8 ({error}); expected .npy, .npz, .csv or .parquet") from None
     ragged = next((i for i, row in enumerate(rows, start=2) if len(row) != len(header)), None)
     if not header or ragged is not None:
         raise BadInput(f"{path}: line {ragged or 1} does not have the {len(header)} values of the header line")
