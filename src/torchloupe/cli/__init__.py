@@ -10,6 +10,7 @@ from typing import Any
 
 # name -> where its function is; the files of commands import nothing heavy before they run.
 COMMANDS: dict[str, str] = {
+    "browse": "torchloupe.cli.browse:browse",
     "cam": "torchloupe.cli.cam:cam",
     "draw": "torchloupe.cli.draw:draw",
     "layers": "torchloupe.cli.layers:layers",
@@ -18,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "tsne": "torchloupe.cli.embed:tsne",
     "compare-points": "torchloupe.cli.embed:compare_points",
     "adjust-3d": "torchloupe.cli.embed:adjust_3d",
+    "schedule": "torchloupe.cli.browse:schedule",
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {

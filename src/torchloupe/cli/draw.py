@@ -10,7 +10,10 @@ from cyclopts import Parameter
 from torchloupe.render.look import Look
 from torchloupe.render.style import Style
 
-KINDS: dict[str, str] = {"maps": "torchloupe.render.pictures:redraw"}
+KINDS: dict[str, str] = {
+    "maps": "torchloupe.render.pictures:redraw",
+    "curves": "torchloupe.render.curves:redraw",
+}
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
 
 POINTS = ("projection", "features", "points")

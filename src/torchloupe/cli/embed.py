@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torchloupe.points import Points
 
 DEFAULT_MODEL, DEFAULT_LOOK, WIDE_LOOK = Model(), Look(), Look(fig_size=(14.0, 7.5))
+Flag = Annotated[bool, Parameter(negative="")]
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 MapArguments = Annotated[Words | None, Parameter(name=["--args", "-T", "--TSNE-ARGS"])]
 
@@ -29,7 +30,7 @@ def embed(
     output: Output = Path("feats.npz"),
     batch_size: int = 32,
     labels: Path | None = None,
-    strict: bool = False,
+    strict: Flag = False,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
 ) -> None:
     """Embed a data set: a feature vector of every sample, with its id and labels.
@@ -90,7 +91,7 @@ def project(
     into: Path | None = None,
     labels: Path | None = None,
     vector: str | None = None,
-    drop_bad: bool = False,
+    drop_bad: Flag = False,
     numbers: Annotated[bool, Parameter(negative="--no-numbers")] = True,
     k: int = 15,
     seed: int = 1597,
@@ -164,10 +165,10 @@ def tsne(
     args: Annotated[Words | None, Parameter(name=["--TSNE-ARGS", "-T", "--TSNE_ARGS", "--args"])] = None,
     weights: Annotated[Path | None, Parameter(name=["--weights", "-w"])] = None,
     method: str = "tsne",
-    verbose: bool = False,
+    verbose: Flag = False,
     seed: int = 1597,
     device: str = "auto",
-    unsafe_load: bool = False,
+    unsafe_load: Flag = False,
     look: Annotated[Look, Parameter(name="*")] = DEFAULT_LOOK,
 ) -> None:
     """A gait model's data set as one picture: embed, project, draw.
