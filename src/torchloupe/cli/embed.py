@@ -453,7 +453,7 @@ def _demo_walkers(folder: Path, seconds: float, walkers: int, seed: int) -> None
         raise BadInput(f"--walkers {walkers}: expected 2 or more")
     print(f"walkers: {walkers} (synthetic: drawn, not filmed), through a GaitSet trained on 24 others")
     known = example.Crowd.of(range(100, 124), example.TRAINED_ON, frames=16, seed=seed)
-    module = example.train(known, seconds=seconds, seed=seed)
+    module = example.train(known, steps=180, seconds=seconds, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gaitset.yaml").write_text(example.CONFIG, encoding="utf-8")
     torch.save({"model": module.state_dict()}, folder / "gaitset.pt")
