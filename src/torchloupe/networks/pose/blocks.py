@@ -1,4 +1,4 @@
-"""Residual blocks and convolutions that Pose ResNet and HRNet share. Attribute names are the published state-dict keys."""
+"""Residual blocks and convolutions of Pose ResNet and HRNet. Attribute names are the published state-dict keys."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -53,7 +54,7 @@ def _sum(terms: list[Tensor]) -> Tensor:
 
 
 def _bring(source: int, target: int, widths: Sequence[int]) -> nn.Module:
-    """Branch `source` at the resolution of branch `target`: nearest neighbours upward, strided convolutions downward."""
+    """Branch `source` at the resolution of branch `target`: nearest neighbours up, strided convolutions down."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -76,7 +77,7 @@ def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
             parts.append(step)
             continue
         widths = [before[-1]] * (i - len(before) + 1) + [width]
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise(widths)
         parts.append(nn.Sequential(*(nn.Sequential(*conv_norm(a, b, 3, 2), nn.ReLU(inplace=True)) for a, b in pairs)))
     return nn.ModuleList(parts)
 
