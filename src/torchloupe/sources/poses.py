@@ -239,18 +239,13 @@ def _unpacked(counts: str | bytes) -> list[int]:
     return runs
 
 
-def read(person: Person, crop: Crop) -> Sample:
-    """Cut a person out of its picture, and carry joints, mask and true heatmaps along.
+def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
+    """Cut a person out of its picture (read from its file, or given), with joints, mask and true heatmaps.
 
     Errors: BadInput for a picture that is missing or cannot be read.
     """
-    try:
-        with Image.open(person.picture) as opened:
-            picture = np.asarray(opened.convert("RGB"))
-    except FileNotFoundError:
-        raise BadInput(f"{person.picture}: no such picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadInput(f"{person.picture}: cannot be read as a picture: {error}") from None
+    if picture is None:
+        picture = _opened(person.picture)
     matrix = affine(person.centre, person.extent, crop.size)
     cut = np.rint(warp(picture, matrix, crop.size)).astype(np.uint8)
     if person.segmentation is None:
@@ -272,6 +267,16 @@ def read(person: Person, crop: Crop) -> Sample:
         mask=mask.astype(np.float32),
         camera=camera,
     )
+
+
+def _opened(path: Path) -> Array:
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such picture") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BadInput(f"{path}: cannot be read as a picture: {error}") from None
 
 
 def _json(path: Path) -> Any:
