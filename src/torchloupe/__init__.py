@@ -1,3 +1,39 @@
 """torchloupe: a loupe for PyTorch vision models."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "axes": ("Layout", "resize"),
+    "errors": ("BadInput", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
+    "methods.backprop": ("guided_backprop", "guided_gradcam"),
+    "methods.cam": (
+        *("cam", "cams", "eigencam", "eigengradcam", "gradcam", "gradcam_pp", "hirescam", "layercam", "rule"),
+        *("smooth_gradcam_pp", "weights", "xgradcam"),
+    ),
+    "methods.path": ("gradient_x_input", "integrated_gradients", "smoothgrad", "straight"),
+    "methods.perturb": ("ablationcam", "iscam", "occlusion", "scorecam", "sscam"),
+    "methods.registry": ("METHODS",),
+    "methods.smooth": ("aug_smooth",),
+    "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
+    "results": ("Maps", "Scores"),
+    "targets.classes": ("Classes", "Each", "Top", "Truth"),
+}
+_FROM = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_FROM)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FROM:
+        raise AttributeError(f"module 'torchloupe' has no attribute {name!r}")
+    value = getattr(import_module(f"torchloupe.{_FROM[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

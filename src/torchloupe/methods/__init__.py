@@ -1,0 +1,1 @@
+"""Methods by their published names. Each takes (probe, batch, options) and returns Maps."""

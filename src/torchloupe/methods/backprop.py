@@ -1,0 +1,116 @@
+"""Guided backpropagation: gradients that pass a ReLU only where both the activation and the gradient are positive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from torchloupe.axes import C, resize
+from torchloupe.errors import BadInput
+from torchloupe.methods.cam import gradcam
+from torchloupe.methods.registry import method
+from torchloupe.probe import INPUT, Batch, Probe
+from torchloupe.results import Maps
+
+RELUS: tuple[Callable[..., Any], ...] = (F.relu, torch.relu, Tensor.relu)
+RELUS_IN_PLACE: tuple[Callable[..., Any], ...] = (torch.relu_, Tensor.relu_, F.relu_)
+OTHERS = {
+    *(
+        "gelu",
+        "silu",
+        "mish",
+        "leaky_relu",
+        "leaky_relu_",
+        "elu",
+        "elu_",
+        "selu",
+        "selu_",
+        "celu",
+        "hardswish",
+        "softplus",
+    ),
+    *("prelu", "rrelu", "hardtanh", "relu6"),
+}
+
+
+class _GuidedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.clamp_min(0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.where(y > 0, grads[0].clamp_min(0), 0)
+
+
+class _Guided(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.relus = 0
+        self.others: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if func in RELUS or func in RELUS_IN_PLACE:
+            self.relus += 1
+            x = args[0] if args else kwargs["input"]
+            in_place = func in RELUS_IN_PLACE or kwargs.get("inplace") or (func is F.relu and args[1:] == (True,))
+            return x.copy_(_GuidedReLU.apply(x.clone())) if in_place else _GuidedReLU.apply(x)
+        if name in OTHERS:
+            self.others.add(name.rstrip("_"))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def guided() -> Iterator[_Guided]:
+    """Inside, every ReLU (module, functional, in place) sends back relu(grad) where it was active; nothing is patched."""
+    with _Guided() as mode:
+        yield mode
+
+
+@method
+def guided_backprop(probe: Probe, batch: Batch) -> Maps:
+    """Guided backpropagation:  M = sum_c dY/dx_c,  every ReLU passing back relu(grad) * [activation > 0]
+
+    -> INPUT -> (k, n, t, h, w), signed.
+    Errors: BadInput for a network without ReLU, or with other activation functions beside it, where the rule has no meaning.
+    Source: Springenberg et al. 2015, Striving for simplicity, arXiv:1412.6806.
+    """
+    with guided() as seen:
+        capture = probe.at(INPUT)(batch)
+    if seen.others:
+        raise BadInput(
+            f"guided_backprop is defined for ReLU networks; this one also runs {', '.join(sorted(seen.others))}. "
+            "Take smoothgrad or integrated_gradients"
+        )
+    if not seen.relus:
+        raise BadInput(
+            "guided_backprop is defined for ReLU networks; this one runs no ReLU. Take smoothgrad or integrated_gradients"
+        )
+    return Maps({INPUT: capture.grad[INPUT].sum(C)}, capture.scores, signed=True)
+
+
+@method
+def guided_gradcam(probe: Probe, batch: Batch) -> Maps:
+    """Guided Grad-CAM:  M = guided backpropagation * Grad-CAM at the layer, resized to the input
+
+    -> layer -> (k, n, t, h, w) at the input's size, signed.
+    Source: Selvaraju et al. 2017, Grad-CAM, ICCV, arXiv:1610.02391.
+    """
+    fine = guided_backprop(probe, batch)
+    coarse = gradcam(probe, batch)
+    return Maps(
+        {layer: resize(found, batch.size) * fine[INPUT] for layer, found in coarse.maps.items()},
+        coarse.scores,
+        signed=True,
+    )

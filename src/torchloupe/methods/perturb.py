@@ -1,0 +1,345 @@
+"""Methods that ask again with something taken away: occlusion, Score-CAM and its kin, Ablation-CAM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchloupe.axes import resize
+from torchloupe.errors import BadInput
+from torchloupe.methods.cam import combine
+from torchloupe.methods.registry import method
+from torchloupe.probe import INPUT, Batch, Capture, Probe
+from torchloupe.replay import Replay
+from torchloupe.results import Maps
+
+
+@method
+def scorecam(
+    probe: Probe,
+    batch: Batch,
+    *,
+    chunk: int = 32,
+    fast: bool = False,
+    relu: bool = True,
+    eigen_smooth: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Maps:
+    """Score-CAM:  M = ReLU( sum_c w_c A_c ),  w = softmax_c( Y(x * H_c) - Y(0) ),  H_c = A_c resized and scaled to 0 .. 1
+
+    -> layer -> (k, n, t, h, w), >= 0. chunk: masked pictures a forward. fast: half precision (bfloat16) and channels-last
+    memory inside the forwards, about twice as fast; not exact.
+    progress: called with (done, all) forwards.
+    Source: Wang et al. 2020, Score-CAM, CVPR workshops, arXiv:1910.01279, eq. 6-9.
+    Differs: a channel that is constant over space has the mask 0, where the paper divides by 0.
+    """
+    variants = lambda act, generator: (act,)
+    return _masked(probe, batch, variants, chunk, fast, relu, eigen_smooth, progress)
+
+
+@method
+def sscam(
+    probe: Probe,
+    batch: Batch,
+    *,
+    smooth: Literal["map", "input"] = "map",
+    samples: int = 10,
+    sigma: float = 2.0,
+    seed: int = 0,
+    chunk: int = 32,
+    fast: bool = False,
+    relu: bool = True,
+    eigen_smooth: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Maps:
+    """SS-CAM:  Score-CAM whose score is a mean over Gaussian noise on the activation map, or on the masked input
+
+    smooth: "map" = H_c from A_c + e, "input" = x * H_c + e; e ~ N(0, sigma^2), samples times.
+    -> layer -> (k, n, t, h, w), >= 0.
+    Source: Wang et al. 2020, SS-CAM, arXiv:2006.14255.
+    """
+    if samples < 1:
+        raise BadInput(f"samples is {samples}; expected 1 or more")
+    if smooth not in ("map", "input"):
+        raise BadInput(f"smooth is {smooth!r}; expected 'map' or 'input'")
+
+    def variants(act: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        for _ in range(samples):
+            noise = torch.randn(act.shape, generator=generator, dtype=act.dtype).to(act.device) * sigma
+            yield act + noise if smooth == "map" else act
+
+    jitter = sigma if smooth == "input" else 0.0
+    return _masked(probe, batch, variants, chunk, fast, relu, eigen_smooth, progress, jitter=jitter, seed=seed)
+
+
+@method
+def iscam(
+    probe: Probe,
+    batch: Batch,
+    *,
+    samples: int = 10,
+    chunk: int = 32,
+    fast: bool = False,
+    relu: bool = True,
+    eigen_smooth: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Maps:
+    """IS-CAM:  Score-CAM whose score is integrated over the mask's strength:  mean_i Y(x * (i/N) H_c),  i = 1 .. N
+
+    samples N. -> layer -> (k, n, t, h, w), >= 0.
+    Source: Naidu et al. 2020, IS-CAM, arXiv:2010.03023.
+    """
+    if samples < 1:
+        raise BadInput(f"samples is {samples}; expected 1 or more")
+    variants = lambda act, generator: (act for _ in range(samples))
+    strengths = [(i + 1) / samples for i in range(samples)]
+    return _masked(probe, batch, variants, chunk, fast, relu, eigen_smooth, progress, strengths=strengths)
+
+
+def _masked(
+    probe: Probe,
+    batch: Batch,
+    variants: Callable[[Tensor, torch.Generator], Any],
+    chunk: int,
+    fast: bool,
+    relu: bool,
+    eigen_smooth: bool,
+    progress: Callable[[int, int], None] | None,
+    *,
+    strengths: Sequence[float] = (),
+    jitter: float = 0.0,
+    seed: int = 0,
+) -> Maps:
+    """The Score-CAM family: mean score of x under each channel's masks, softmax over channels, weighted activations."""
+    scores, batch = probe.ask(batch)
+    seen = probe(batch, grad=False)
+    empty, _ = probe.ask(batch.at(torch.zeros_like(batch.x)))
+    maps: dict[str, Tensor] = {}
+    for number, layer in enumerate(probe.layers):
+        act = seen.act[layer]
+        generator = torch.Generator().manual_seed(seed)
+        gain = torch.zeros(len(scores.value), *act.shape[:2], dtype=act.dtype, device=act.device)
+        rounds = list(variants(act, generator))
+        for turn, source in enumerate(rounds):
+            strength = strengths[turn] if strengths else 1.0
+            for sample in range(batch.n):
+                told = progress and _part(
+                    progress,
+                    number * len(rounds) * batch.n + turn * batch.n + sample,
+                    len(probe.layers) * len(rounds) * batch.n,
+                )
+                found = _mask_scores(
+                    probe, batch, sample, source[sample], strength, jitter, generator, chunk, fast, told
+                )
+                gain[:, sample] += (found.to(gain) - empty.value[:, sample, None].to(gain)) / len(rounds)
+        maps[layer] = combine(gain.softmax(2)[..., None, None, None], act, relu=relu, eigen_smooth=eigen_smooth)
+    return Maps(maps, scores, signed=not relu)
+
+
+def _part(progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int, int], None]:
+    return lambda i, n: progress(done * n + i, total * n)
+
+
+def _mask_scores(
+    probe: Probe,
+    batch: Batch,
+    sample: int,
+    act: Tensor,
+    strength: float,
+    jitter: float,
+    generator: torch.Generator,
+    chunk: int,
+    fast: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Scores (k, c) of one sample under the mask of each channel of act (c, t, h, w)."""
+    one = batch.take([sample])
+    low, high = act.amin((-3, -2, -1), keepdim=True), act.amax((-3, -2, -1), keepdim=True)
+    span = high - low
+    unit = torch.where(span > 0, (act - low) / torch.where(span > 0, span, 1), 0)
+    flat = (span <= 0).flatten()
+    live = (~flat).nonzero().flatten().tolist()
+    order = ([int(flat.nonzero()[0])] if flat.any() else []) + live
+    parts = []
+    for begin in range(0, len(order), chunk):
+        channels = order[begin : begin + chunk]
+        masks = resize(unit[channels][None], batch.size)[0]
+        many = one.take([0] * len(channels))
+        x = masked(many, masks * strength)
+        if jitter:
+            x = x + jitter * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        parts.append(_ask(probe, many.at(x), fast))
+        if progress:
+            progress(min(begin + chunk, len(order)), len(order))
+    found = torch.cat(parts, 1)
+    spread = torch.empty(len(found), len(act), dtype=found.dtype, device=found.device)
+    if flat.any():
+        spread[:, flat] = found[:, :1]
+    spread[:, live] = found[:, len(order) - len(live) :]
+    return spread
+
+
+def masked(batch: Batch, masks: Tensor) -> Tensor:
+    """x * mask, masks (n, t, h, w) in the canonical order, in x's own layout."""
+    from einops import rearrange
+
+    left = batch.layout.pattern.partition("->")[0].strip()
+    canonical = masks[:, None].to(batch.x)
+    names = set(left.replace("(", " ").replace(")", " ").split())
+    lengths = dict(zip("nthw", (len(masks), *masks.shape[-3:]), strict=True))
+    shape = {"n": lengths["n"], "c": 1, **{axis: lengths[axis] for axis in "thw"}}
+    dropped = [i for i, axis in enumerate("ncthw") if axis not in names]
+    flat = canonical.squeeze([i for i in dropped if canonical.shape[i] == 1])
+    source = " ".join(axis for axis in "ncthw" if axis in names)
+    return batch.x * rearrange(flat, f"{source} -> {left}", **{axis: shape[axis] for axis in "ncthw" if axis in names})
+
+
+def _ask(probe: Probe, batch: Batch, fast: bool) -> Tensor:
+    if not fast:
+        return probe.ask(batch)[0].value
+    x = batch.x.contiguous(memory_format=torch.channels_last) if batch.x.ndim == 4 else batch.x
+    with torch.autocast(batch.x.device.type, torch.bfloat16):
+        return probe.ask(batch.at(x))[0].value.float()
+
+
+@method
+def ablationcam(
+    probe: Probe,
+    batch: Batch,
+    *,
+    chunk: int = 0,
+    relu: bool = True,
+    eigen_smooth: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Maps:
+    """Ablation-CAM:  M = ReLU( sum_c w_c A_c ),  w_c = (Y - Y without channel c) / |Y|
+
+    A channel is taken away by setting it to 0 at the layer; only the network behind the layer runs again, where the
+    network allows it. chunk: ablated copies a run, 0 = chosen by the layer's size.
+    -> layer -> (k, n, t, h, w), >= 0.
+    Source: Desai and Ramaswamy 2020, Ablation-CAM, WACV, doi:10.1109/WACV45572.2020.9093360.
+    Differs: divided by |Y|, since a negative score would turn the map upside down; Y = 0 leaves the difference as it is.
+    """
+    scores, batch = probe.ask(batch)
+    seen = probe(batch, grad=False)
+    maps = {}
+    for number, layer in enumerate(probe.layers):
+        if layer == INPUT:
+            raise BadInput("ablationcam ablates the channels of a layer; for the input take occlusion")
+        weight = torch.stack(
+            [
+                _ablated(
+                    probe,
+                    batch,
+                    sample,
+                    layer,
+                    seen,
+                    chunk,
+                    progress and _part(progress, number * batch.n + sample, len(probe.layers) * batch.n),
+                )
+                for sample in range(batch.n)
+            ],
+            1,
+        )
+        full = scores.value[:, :, None].to(weight)
+        size = full.abs()
+        drop = (full - weight) / torch.where(size > 0, size, 1)
+        maps[layer] = combine(
+            drop[..., None, None, None].to(seen.act[layer]), seen.act[layer], relu=relu, eigen_smooth=eigen_smooth
+        )
+    return Maps(maps, scores, signed=not relu)
+
+
+def _ablated(
+    probe: Probe,
+    batch: Batch,
+    sample: int,
+    layer: str,
+    seen: Capture,
+    chunk: int,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Scores (k, c) of one sample with each channel of the layer set to 0."""
+    one = batch.take([sample])
+    replay = Replay(probe, one, layer)
+    axis = seen.layouts[layer].axis("c")
+    act = replay.act
+    channels = act.shape[axis]
+    if channels != seen.act[layer].shape[1]:
+        raise BadInput(
+            f"ablationcam cannot single out the channels of layer {layer!r} (layout {seen.layouts[layer].pattern!r})"
+        )
+    alive = act.movedim(axis, 0).flatten(1).any(1)
+    order = alive.nonzero().flatten().tolist()
+    full, _ = probe.ask(one)
+    found = full.value.repeat(1, channels)
+    chunk = chunk or max(8, min(256, 8_000_000 // max(1, act.numel())))
+    for begin in range(0, len(order), chunk):
+        some = order[begin : begin + chunk]
+        copies = act.expand(len(some), *act.shape[1:]).clone()
+        for row, channel in enumerate(some):
+            copies[row].select(axis - 1, channel).zero_()
+        found[:, some] = replay(copies).value
+        if progress:
+            progress(min(begin + chunk, len(order)), len(order))
+    return found
+
+
+@method
+def occlusion(
+    probe: Probe,
+    batch: Batch,
+    *,
+    window: int = 0,
+    stride: int = 0,
+    frames: int = 0,
+    fill: float = 0.0,
+    chunk: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Maps:
+    """Occlusion:  M(p) = mean over windows that cover p of  Y(x) - Y(x with the window filled)
+
+    window: side in pixels, 0 = an eighth of the longer side; stride: 0 = half a window; frames: length in time, 0 = all.
+    fill: the value put in, in the model's input space. -> INPUT -> (k, n, t, h, w), signed.
+    Source: Zeiler and Fergus 2014, Visualizing and understanding convolutional networks, ECCV, arXiv:1311.2901.
+    """
+    if min(window, stride, frames) < 0:
+        raise BadInput(f"window {window}, stride {stride}, frames {frames}: expected 0 or more")
+    scores, batch = probe.ask(batch)
+    t, h, w = batch.size
+    side = min(window or max(1, round(max(h, w) / 8)), max(h, w))
+    step = stride or max(1, side // 2)
+    long = min(frames or t, t)
+    corners = list(product(_starts(t, long, long), _starts(h, side, step), _starts(w, side, step)))
+    k = len(scores.value)
+    total = torch.zeros(k, batch.n, t, h, w, dtype=scores.value.dtype, device=scores.value.device)
+    count = torch.zeros(t, h, w, dtype=total.dtype, device=total.device)
+    jobs = [(sample, corner) for sample in range(batch.n) for corner in corners]
+    for begin in range(0, len(jobs), chunk):
+        some = jobs[begin : begin + chunk]
+        many = batch.take([sample for sample, _ in some])
+        keep = torch.ones(len(some), t, h, w)
+        for row, (_, (a, b, c)) in enumerate(some):
+            keep[row, a : a + long, b : b + side, c : c + side] = 0
+        x = masked(many, keep) + fill * (1 - masked(many.at(torch.ones_like(many.x)), keep))
+        drop = scores.value[:, [sample for sample, _ in some]] - probe.ask(many.at(x))[0].value
+        for row, (sample, (a, b, c)) in enumerate(some):
+            total[:, sample, a : a + long, b : b + side, c : c + side] += drop[:, row, None, None, None]
+        if progress:
+            progress(min(begin + chunk, len(jobs)), len(jobs))
+    for a, b, c in corners:
+        count[a : a + long, b : b + side, c : c + side] += 1
+    return Maps({INPUT: total / count}, scores, signed=True)
+
+
+def _starts(length: int, side: int, step: int) -> list[int]:
+    """Starts of windows that cover 0 .. length; the last one is moved back to end there."""
+    last = max(0, length - side)
+    return sorted({*range(0, last, step), last})
+
+
+__all__ = ["ablationcam", "iscam", "occlusion", "scorecam", "sscam"]

@@ -1,0 +1,36 @@
+"""Test-time augmentation of any method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from torchloupe.axes import W
+from torchloupe.probe import Batch, Probe
+from torchloupe.results import Maps
+
+SCALES = (0.9, 1.0, 1.1)
+
+
+def aug_smooth(ask: Callable[[Probe, Batch], Mapping[str, Maps]], probe: Probe, batch: Batch) -> dict[str, Maps]:
+    """Mean of the maps over six views: mirrored or not, times the input scaled by 0.9, 1.0 and 1.1.
+
+    ask: (probe, batch) -> name -> Maps, for example cams with its methods chosen. What the target chooses (the predicted
+    class) is chosen once, on the unchanged input.
+    Source: the test-time augmentation of pytorch-grad-cam.
+    """
+    scores, batch = probe.ask(batch)
+    axis = batch.layout.axis("w")
+    sums: dict[str, dict[str, Tensor]] = {}
+    first: dict[str, Maps] = {}
+    views = [(mirrored, scale) for mirrored in (False, True) for scale in SCALES]
+    for mirrored, scale in views:
+        x = batch.x.flip(axis) if mirrored else batch.x
+        for name, found in ask(probe, batch.at(x * scale)).items():
+            first.setdefault(name, found)
+            held: Any = sums.setdefault(name, {})
+            for layer, maps in found.maps.items():
+                held[layer] = held.get(layer, 0) + (maps.flip(W) if mirrored else maps) / len(views)
+    return {name: Maps(held, scores, signed=first[name].signed) for name, held in sums.items()}

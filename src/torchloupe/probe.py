@@ -1,0 +1,459 @@
+"""Ask a model k questions about n samples and look at chosen layers: one forward, k backwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from torchloupe.axes import Layout, Size
+from torchloupe.errors import BadInput, NoGradient, nearest
+from torchloupe.results import Scores
+from torchloupe.trace import Trace, find_layout, tensors, tracing
+
+INPUT = "input"
+Kind = Literal["classifier", "embedder", "pose", "detector"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n samples as the model takes them, and what is known about them.
+
+    x: the tensor that is explained; layout says where its axes are.
+    ids: one name a sample.
+    extra: further inputs of the model; truth: what is known to be right; asked: choices of the target that are held
+        fixed. Tensors in them whose first axis is n follow their samples.
+    pictures: (n, t, h, w, 3) uint8, what the model saw, undone; or None.
+    """
+
+    x: Tensor
+    layout: Layout = Layout()
+    ids: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    truth: Mapping[str, Tensor] = field(default_factory=dict)
+    asked: Mapping[str, Tensor] = field(default_factory=dict)
+    pictures: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        count = self.x.shape[self._n_axis] if "(n" not in self.layout.pattern else len(self.ids)
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(str(i) for i in range(count)))
+        elif len(self.ids) != count:
+            raise BadInput(f"{len(self.ids)} ids for {count} samples")
+
+    @property
+    def _n_axis(self) -> int:
+        return self.layout.axis("n")
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    @property
+    def size(self) -> Size:
+        """(t, h, w) of the input."""
+        t, h, w = self.layout.canonical([self.x.detach()], self.n).shape[-3:]
+        return t, h, w
+
+    def at(self, x: Tensor) -> Batch:
+        """The same samples with another input of the same shape."""
+        return replace(self, x=x)
+
+    def take(self, index: Sequence[int] | Tensor) -> Batch:
+        """The samples of these numbers, in this order; a number may stand several times."""
+        where = torch.as_tensor(index, dtype=torch.long)
+        return self._rows(where, self.x.index_select(self._n_axis, where.to(self.x.device)))
+
+    def spread(self, count: int) -> Batch:
+        """One sample as count samples, whose input is a view, not a copy. Errors: BadInput for more than one sample."""
+        if self.n != 1:
+            raise BadInput(f"spread takes one sample, not {self.n}")
+        shape = list(self.x.shape)
+        shape[self._n_axis] = count
+        return self._rows(torch.zeros(count, dtype=torch.long), self.x.expand(shape))
+
+    def _rows(self, where: Tensor, x: Tensor) -> Batch:
+        def rows(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.n:
+                return value[where.to(value.device)]
+            return value
+
+        groups = [{key: rows(value) for key, value in part.items()} for part in (self.extra, self.truth, self.asked)]
+        ids = tuple(self.ids[i] for i in where.tolist())
+        return Batch(x, self.layout, ids, *groups, pictures=rows(self.pictures))
+
+
+def call_plainly(module: nn.Module, batch: Batch) -> Any:
+    """module(x), with the batch's extra inputs as keyword arguments."""
+    return module(batch.x, **batch.extra)
+
+
+def read_first(output: Any) -> Tensor:
+    """The output itself, its `logits`, or the first tensor in it."""
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    first = next(tensors(output), None)
+    if first is None:
+        raise BadInput(
+            f"the model returned {type(output).__name__}, in which no tensor was found; give Subject(read=...)"
+        )
+    return first
+
+
+def find_from_trace(_layer: str) -> Layout | None:
+    """No layout is declared: the probe finds it."""
+    return None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and how to talk to it.
+
+    module: the network, never changed.
+    layout: layer name -> Layout, or None to have it found.
+    call: (module, batch) -> output. read: output -> what targets take (logits (n, classes) for classifiers).
+    layers: the default layers; () where they are not known. spec: where the model came from.
+    classes: names of the classes, or ().
+    prepare: picture files or images -> Batch, or None.
+    """
+
+    module: nn.Module
+    layout: Callable[[str], Layout | None] = find_from_trace
+    call: Callable[[nn.Module, Batch], Any] = call_plainly
+    read: Callable[[Any], Any] = read_first
+    kind: Kind = "classifier"
+    layers: tuple[str, ...] = ()
+    spec: str = ""
+    classes: tuple[str, ...] = ()
+    prepare: Callable[..., Batch] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter lies."""
+        first = next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def output(self, batch: Batch) -> Any:
+        """What targets take, for this batch, in the model's own device and precision."""
+        first = next((p for p in self.module.parameters() if p.is_floating_point()), None)
+        x = batch.x if first is None else batch.x.to(first.device, first.dtype)
+        extra = {key: value.to(x.device) if isinstance(value, Tensor) else value for key, value in batch.extra.items()}
+        return self.read(self.call(self.module, replace(batch, x=x, extra=extra)))
+
+
+Target = Callable[[Any, Batch], Scores]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one probing saw.
+
+    act: layer -> (n, c, t, h, w); grad: layer -> (k, n, c, t, h, w), empty where no gradient was asked for.
+    layouts: layer -> the layout that was used. trace: what ran.
+    """
+
+    scores: Scores
+    act: Mapping[str, Tensor]
+    grad: Mapping[str, Tensor]
+    layouts: Mapping[str, Layout]
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A subject, the layers to look at and the question to ask. Stateless: everything lives inside one call.
+
+    layers: dotted names; "layer4[-1]" for an index, "relu#1" for the second call of a module that runs several times;
+        INPUT is the input itself.
+    target: (output, batch) -> Scores.
+    """
+
+    subject: Subject
+    layers: tuple[str, ...]
+    target: Target
+
+    def __post_init__(self) -> None:
+        reject_wrapped(self.subject.module)
+        names = tuple(self.layers) if not isinstance(self.layers, str) else (self.layers,)
+        if not names:
+            raise BadInput("no layer was named")
+        object.__setattr__(self, "layers", tuple(dict.fromkeys(resolve(self.subject.module, name) for name in names)))
+
+    def at(self, *layers: str) -> Probe:
+        """The same question at other layers."""
+        return replace(self, layers=layers)
+
+    def ask(self, batch: Batch) -> tuple[Scores, Batch]:
+        """The scores, without any tap or gradient, and the batch with the target's choices held fixed."""
+        with restored(self.subject.module), torch.no_grad():
+            output = self.subject.output(batch)
+            choose = getattr(self.target, "choose", None)
+            if choose is not None and not batch.asked:
+                batch = replace(batch, asked=choose(output, batch))
+            value, labels = self.target(output, batch)
+        check_finite(value, batch)
+        return Scores(value.detach(), labels), batch
+
+    def __call__(self, batch: Batch, *, grad: bool = True) -> Capture:
+        """Run once and look.
+
+        Errors: BadInput for an unknown layer, one that did not run, or a score that is not finite; NoGradient for a
+        layer that the score does not depend on.
+        """
+        module = self.subject.module
+        needs_input = INPUT in self.layers
+        x = batch.x.detach().clone() if needs_input else batch.x.detach()
+        with restored(module), torch.set_grad_enabled(grad), ExitStack() as stack:
+            x.requires_grad_(grad and needs_input)
+            trace = stack.enter_context(tracing(module))
+            taps = stack.enter_context(tapped(module, self.layers, grad))
+            output = self.subject.output(batch.at(x.clone() if needs_input else x))
+            value, labels = self.target(output, batch)
+        check_finite(value, batch)
+        if needs_input:
+            taps[INPUT] = [x]
+        missing = [name for name in self.layers if not taps[name]]
+        if missing:
+            raise BadInput(
+                f"layer {missing[0]!r} did not run in the forward, or not often enough; `loupe layers` shows which do"
+            )
+        layouts = {name: self._layout(name, trace, batch, taps) for name in self.layers}
+        act = self._canonical(taps, layouts, batch)
+        grads: dict[str, Tensor] = {}
+        if grad:
+            rows = [self._canonical(row, layouts, batch) for row in self._gradients(value, taps, layouts)]
+            grads = {name: torch.stack([row[name] for row in rows]) for name in self.layers}
+            self._check_connected(grads, layouts)
+        return Capture(Scores(value.detach(), labels), act, grads, layouts, trace)
+
+    def _layout(self, name: str, trace: Trace, batch: Batch, taps: Mapping[str, list[Tensor]]) -> Layout:
+        if name == INPUT:
+            return batch.layout
+        bare, call = split_call(name)
+        declared = self.subject.layout(bare)
+        if declared is not None:
+            return declared
+        if len(taps[name]) > 1:
+            raise BadInput(
+                f"layer {name!r} runs {len(taps[name])} times in one forward; say which: '{name}#0' ... '{name}#{len(taps[name]) - 1}'"
+            )
+        found = find_layout(trace.of(bare)[call or 0], trace, batch.n, batch.size)
+        if isinstance(found, str):
+            raise BadInput(f"layer {name!r} cannot be drawn: {found}")
+        return found
+
+    def _canonical(
+        self, taps: Mapping[str, list[Tensor]], layouts: Mapping[str, Layout], batch: Batch
+    ) -> dict[str, Tensor]:
+        return {
+            name: layouts[name].canonical([full(call) for call in taps[name]], batch.n, batch.size)
+            for name in self.layers
+        }
+
+    def _gradients(
+        self, value: Tensor, taps: Mapping[str, list[Tensor]], layouts: Mapping[str, Layout]
+    ) -> Iterator[dict[str, list[Tensor]]]:
+        """value (k, n) -> k times: d value[k].sum() / d every tapped tensor. Parameters' .grad is never touched."""
+        flat = [call for name in self.layers for call in taps[name]]
+        if not value.requires_grad:
+            raise NoGradient(
+                f"the score does not depend on {', '.join(self.layers)}: nothing after the layer leads to it"
+            )
+        for i, row in enumerate(value):
+            found = torch.autograd.grad(row.sum(), flat, retain_graph=i + 1 < len(value), allow_unused=True)
+            parts = iter(found)
+            named: dict[str, list[Tensor]] = {}
+            for name in self.layers:
+                pairs = [(call, next(parts)) for call in taps[name]]
+                if all(got is None for _, got in pairs):
+                    raise NoGradient(
+                        f"the score does not depend on layer {name!r}: nothing leads from it to the output{self._advice()}"
+                    )
+                if layouts[name].skip:
+                    self._check_tokens(name, pairs, layouts[name])
+                named[name] = [torch.zeros_like(call) if got is None else got for call, got in pairs]
+            yield named
+
+    def _check_tokens(self, name: str, pairs: list[tuple[Tensor, Tensor | None]], layout: Layout) -> None:
+        got = pairs[0][1]
+        if got is None:
+            return
+        axis = layout.axis("h")
+        extra, rest = got.narrow(axis, 0, layout.skip), got.narrow(axis, layout.skip, got.shape[axis] - layout.skip)
+        if extra.any() and not rest.any():
+            raise NoGradient(
+                f"at layer {name!r} the score depends on the class token alone, not on the picture's tokens, so its map would be "
+                f"blank (as after the last attention block of a ViT){self._advice()}"
+            )
+
+    def _check_connected(self, grads: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> None:
+        for name, grad in grads.items():
+            if not torch.isfinite(grad).all():
+                raise BadInput(f"the gradient at layer {name!r} is not finite; try float32 instead of half precision")
+
+    def _advice(self) -> str:
+        others = [layer for layer in self.subject.layers if layer not in self.layers]
+        return (
+            f"; use {others[0]!r}" if others else "; use an earlier layer, such as the norm before the last attention"
+        )
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Detached, in float32 at least."""
+    tensor = tensor.detach()
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def check_finite(value: Tensor, batch: Batch) -> None:
+    """Errors: BadInput that names the samples whose score is NaN or infinite."""
+    if value.ndim != 2 or value.shape[1] != batch.n:
+        raise BadInput(f"the target gave scores of shape {tuple(value.shape)}; expected (questions, {batch.n})")
+    bad = (~torch.isfinite(value.detach())).any(0)
+    if bad.any():
+        names = [batch.ids[i] for i in bad.nonzero().flatten().tolist()]
+        raise BadInput(
+            f"the model's output is not finite (NaN or infinite) for {', '.join(names)}; check the weights and the input"
+        )
+
+
+def reject_wrapped(module: nn.Module) -> None:
+    """Errors: BadInput for modules whose layers cannot be tapped, saying what to pass instead."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise BadInput(
+            "this is a TorchScript module, whose layers cannot be tapped; pass the Python module that it was made from"
+        )
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise BadInput(f"this is a {type(module).__name__} wrapper; pass the module inside it: model.module")
+    if hasattr(module, "_orig_mod"):
+        raise BadInput(
+            "this is a torch.compile'd module, whose layers cannot be tapped; pass the module that was compiled: model._orig_mod"
+        )
+    for name, part in module.named_modules():
+        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
+            raise BadInput(
+                f"{name or 'the model'} is compiled, its layers cannot be tapped; pass the model before compile()"
+            )
+
+
+def split_call(name: str) -> tuple[str, int | None]:
+    """'relu#1' -> ('relu', 1); 'relu' -> ('relu', None)."""
+    bare, mark, call = name.partition("#")
+    if mark and not call.isdigit():
+        raise BadInput(f"layer {name!r}: expected a call number after '#', such as {bare}#0")
+    return bare, int(call) if mark else None
+
+
+def resolve(module: nn.Module, name: str) -> str:
+    """A layer as users write it -> its dotted name: layer4[-1] -> layer4.2.
+
+    Errors: BadInput that offers the nearest names.
+    """
+    if name == INPUT:
+        return name
+    bare, call = split_call(name)
+    suffix = "" if call is None else f"#{call}"
+    known = dict(module.named_modules())
+    dotted = re.sub(r"\[(\d+)\]", r".\1", bare)
+    while (found := re.search(r"\[(-\d+)\]", dotted)) is not None:
+        parent = known.get(dotted[: found.start()])
+        try:
+            count = len(parent)  # type: ignore[arg-type]
+        except TypeError:
+            raise BadInput(f"layer {name!r}: {dotted[: found.start()]!r} is not a list of layers") from None
+        if count + int(found[1]) < 0:
+            raise BadInput(f"layer {name!r}: {dotted[: found.start()]!r} has {count} layers")
+        children = list(parent._modules)  # type: ignore[union-attr]
+        dotted = f"{dotted[: found.start()]}.{children[int(found[1])]}{dotted[found.end() :]}"
+    if not dotted or dotted not in known:
+        raise BadInput(
+            f"no layer {name!r} in this model.{nearest(dotted, (k for k in known if k))} `loupe layers` lists all of them."
+        )
+    return dotted + suffix
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen parameters inside; every flag as it was afterwards, whatever happens."""
+    modes = [(part, part.training) for part in module.modules()]
+    flags = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        for p, flag in flags:
+            if flag:
+                p.requires_grad_(False)
+        with torch.inference_mode(False):
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for p, flag in flags:
+            if flag:
+                p.requires_grad_(True)
+
+
+@contextmanager
+def tapped(module: nn.Module, layers: Sequence[str], grad: bool) -> Iterator[dict[str, list[Tensor]]]:
+    """Every call of the named layers, in order.
+
+    The first tapped tensor that needs no gradient becomes a leaf, so the graph begins there. What runs behind a tap gets a
+    clone, so that an in-place layer cannot change what was tapped.
+    """
+    taps: dict[str, list[Tensor]] = {name: [] for name in layers}
+    wanted: dict[str, list[tuple[str, int | None]]] = {}
+    for name in layers:
+        bare, call = split_call(name)
+        wanted.setdefault(bare, []).append((name, call))
+
+    def tap(bare: str) -> Callable[..., Any]:
+        count = 0
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            nonlocal count
+            takers = [name for name, call in wanted[bare] if call in (None, count)]
+            count += 1
+            first = next(tensors(output), None)
+            if not takers or first is None:
+                return None
+            kept = (
+                first.detach().requires_grad_()
+                if grad and not first.requires_grad and first.is_floating_point()
+                else first
+            )
+            for name in takers:
+                taps[name].append(kept)
+            return swapped(output, first, kept.clone())
+
+        return hook
+
+    handles = [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def swapped(output: Any, old: Tensor, new: Tensor) -> Any:
+    """The same output with one tensor replaced, in tuples, lists, dicts and model outputs."""
+    if output is old:
+        return new
+    if isinstance(output, Mapping):
+        changed = {key: swapped(value, old, new) for key, value in output.items()}
+        return changed if type(output) is dict else type(output)(**changed)
+    if isinstance(output, tuple):
+        parts = [swapped(value, old, new) for value in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
+    if isinstance(output, list):
+        return [swapped(value, old, new) for value in output]
+    return output

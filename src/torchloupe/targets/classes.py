@@ -1,0 +1,138 @@
+"""Questions about classes: which score of a classifier is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from torchloupe.errors import BadInput
+from torchloupe.probe import Batch
+from torchloupe.results import Scores
+
+
+@dataclass(frozen=True)
+class Top:
+    """The k classes that score highest, sample by sample; Top(1) is the predicted class.
+
+    Output (n, classes) -> scores (k, n), the logits of the chosen classes.
+    """
+
+    k: int = 1
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """{"classes": (n, k)}, the best first."""
+        logits = check_logits(output, batch)
+        if not 1 <= self.k <= logits.shape[1]:
+            raise BadInput(f"top {self.k} of {logits.shape[1]} classes; expected 1 to {logits.shape[1]}")
+        return {"classes": logits.detach().topk(self.k, dim=1).indices}
+
+    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+        chosen = (batch.asked or self.choose(output, batch))["classes"]
+        return picked(output, chosen, self.names)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The same classes for every sample, by index or by name.
+
+    Output (n, classes) -> scores (k, n), their logits.
+    Errors: BadInput for an index out of range, an unknown name or one that fits several classes.
+    """
+
+    wanted: tuple[int | str, ...]
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+        logits = check_logits(output, batch)
+        index = [class_index(one, self.names, logits.shape[1]) for one in self.wanted]
+        return picked(logits, torch.tensor(index).expand(batch.n, -1), self.names)
+
+
+@dataclass(frozen=True)
+class Each:
+    """One class a sample, in order: as many classes as samples.
+
+    Output (n, classes) -> scores (1, n).
+    Errors: BadInput where the numbers of classes and samples differ.
+    """
+
+    wanted: tuple[int | str, ...]
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """{"classes": (n, 1)}."""
+        logits = check_logits(output, batch)
+        if len(self.wanted) != batch.n:
+            raise BadInput(f"{len(self.wanted)} targets for {batch.n} pictures; give one a picture, or Classes for all")
+        return {"classes": torch.tensor([[class_index(one, self.names, logits.shape[1])] for one in self.wanted])}
+
+    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+        chosen = (batch.asked or self.choose(output, batch))["classes"]
+        return picked(output, chosen, self.names)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true class of each sample, from batch.truth["label"] (n,).
+
+    Output (n, classes) -> scores (1, n).
+    Errors: BadInput where no label is known.
+    """
+
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+        logits = check_logits(output, batch)
+        label = batch.truth.get("label")
+        if label is None:
+            raise BadInput("the true class is not known: the batch has no truth['label']")
+        bad = ((label < 0) | (label >= logits.shape[1])).nonzero().flatten().tolist()
+        if bad:
+            raise BadInput(
+                f"label {int(label[bad[0]])} of {batch.ids[bad[0]]}: the model has {logits.shape[1]} classes"
+            )
+        return picked(logits, label.view(-1, 1), self.names)
+
+
+def check_logits(output: Tensor, batch: Batch) -> Tensor:
+    """Errors: BadInput unless output is (n, classes)."""
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != batch.n:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise BadInput(f"class targets need an output (samples, classes) = ({batch.n}, ...); the model gave {shape}")
+    return output
+
+
+def picked(logits: Tensor, index: Tensor, names: tuple[str, ...]) -> Scores:
+    """logits (n, classes), index (n, k) -> scores (k, n) with class names as labels."""
+    index = index.to(logits.device)
+    labels = tuple(tuple(names[i] if names else str(i) for i in row) for row in index.T.tolist())
+    return Scores(logits.gather(1, index).T, labels)
+
+
+def class_index(wanted: int | str, names: tuple[str, ...], count: int) -> int:
+    """A class by index or name; a name may be one of several that a class has ("tabby, tabby cat").
+
+    Errors: BadInput that offers the nearest names.
+    """
+    if isinstance(wanted, int) or wanted.isdigit():
+        index = int(wanted)
+        if not 0 <= index < count:
+            raise BadInput(f"class {index}: the model has {count} classes, 0 to {count - 1}")
+        return index
+    if not names:
+        raise BadInput(f"class {wanted!r}: this model has no class names; give an index from 0 to {count - 1}")
+    low = wanted.lower().strip()
+    whole = [i for i, name in enumerate(names) if name.lower() == low]
+    parts = [i for i, name in enumerate(names) if low in [part.strip().lower() for part in name.split(",")]]
+    found = whole or parts
+    if len(found) > 1:
+        raise BadInput(f"class {wanted!r} fits {len(found)} classes: {', '.join(map(str, found))}; give the index")
+    if not found:
+        from torchloupe.errors import nearest
+
+        raise BadInput(f"no class {wanted!r}.{nearest(wanted, names)}")
+    return found[0]
