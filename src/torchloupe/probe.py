@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -212,33 +212,27 @@ class Probe:
         """
         module = self.subject.module
         needs_input = INPUT in self.layers
-        x = batch.x.detach().clone() if needs_input else batch.x.detach()
-        with restored(module), torch.set_grad_enabled(grad), ExitStack() as stack:
-            x.requires_grad_(grad and needs_input)
-            trace = stack.enter_context(tracing(module))
-            taps = stack.enter_context(tapped(module, self.layers, grad))
-            output = self.subject.output(batch.at(x.clone() if needs_input else x))
+        with restored(module), torch.set_grad_enabled(grad):
+            x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
+            with tracing(module) as trace, tapped(module, self.layers, grad) as taps:
+                output = self.subject.output(batch.at(x.clone() if needs_input else x))
             value, labels = self.target(output, batch)
-        check_finite(value, batch)
-        if needs_input:
-            taps[INPUT] = [x]
-        missing = [name for name in self.layers if not taps[name]]
-        if missing:
-            raise BadInput(
-                f"layer {missing[0]!r} did not run in the forward, or not often enough; `loupe layers` shows which do"
-            )
-        layouts = {name: self._layout(name, trace, batch, taps) for name in self.layers}
-        act = self._canonical(taps, layouts, batch)
-        grads: dict[str, Tensor] = {}
-        if grad:
-            rows = [self._canonical(row, layouts, batch) for row in self._gradients(value, taps, layouts)]
-            grads = {name: torch.stack([row[name] for row in rows]) for name in self.layers}
-            self._check_connected(grads, layouts)
+            check_finite(value, batch)
+            if needs_input:
+                taps[INPUT] = [x]
+            layouts = {name: self._layout(name, trace, batch, taps) for name in self.layers}
+            act = self._canonical(taps, layouts, batch)
+            grads: dict[str, Tensor] = {}
+            if grad:
+                rows = [self._canonical(row, layouts, batch) for row in self._gradients(value, taps, layouts)]
+                grads = {name: torch.stack([row[name] for row in rows]) for name in self.layers}
         return Capture(Scores(value.detach(), labels), act, grads, layouts, trace)
 
     def _layout(self, name: str, trace: Trace, batch: Batch, taps: Mapping[str, list[Tensor]]) -> Layout:
         if name == INPUT:
             return batch.layout
+        if not taps[name]:
+            raise BadInput(f"layer {name!r} did not run in the forward, or not so often; `loupe layers` shows which do")
         bare, call = split_call(name)
         declared = self.subject.layout(bare)
         if declared is not None:
@@ -271,6 +265,8 @@ class Probe:
             )
         for i, row in enumerate(value):
             found = torch.autograd.grad(row.sum(), flat, retain_graph=i + 1 < len(value), allow_unused=True)
+            if not all(torch.isfinite(part).all() for part in found if part is not None):
+                raise BadInput("a gradient is not finite (NaN or infinite); try float32 instead of half precision")
             parts = iter(found)
             named: dict[str, list[Tensor]] = {}
             for name in self.layers:
@@ -295,11 +291,6 @@ class Probe:
                 f"at layer {name!r} the score depends on the class token alone, not on the picture's tokens, so its map would be "
                 f"blank (as after the last attention block of a ViT){self._advice()}"
             )
-
-    def _check_connected(self, grads: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> None:
-        for name, grad in grads.items():
-            if not torch.isfinite(grad).all():
-                raise BadInput(f"the gradient at layer {name!r} is not finite; try float32 instead of half precision")
 
     def _advice(self) -> str:
         others = [layer for layer in self.subject.layers if layer not in self.layers]

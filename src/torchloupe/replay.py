@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,34 +23,34 @@ class Replay:
     that only what follows it runs. Where a network does not give its own scores back that way, or breaks, whole forwards
     are run in its place.
 
-    act: the raw output of the layer for the sample, first axis 1.
+    calls: which calls of the layer are replaced. acts: its raw output in each of them, for the sample.
     whole: True where whole forwards are run.
     """
 
-    def __init__(self, probe: Probe, one: Batch, layer: str) -> None:
-        self._probe, self._one = probe, one
-        self._name, call = split_call(layer)
-        self._call = call or 0
+    def __init__(self, probe: Probe, one: Batch, layer: str, calls: tuple[int, ...] = (0,)) -> None:
+        self._probe, self._one, self._calls = probe, one, calls
         self._module = probe.subject.module
+        self._target = self._module.get_submodule(split_call(layer)[0])
         self._cache: Cache = {}
+        self._outputs: dict[int, Any] = {}
         self._copy = self.whole = False
         with restored(self._module), torch.no_grad(), self._recorded():
             value, _ = probe.target(probe.subject.output(one), one)
-        self.act: Tensor = next(tensors(self._output)).detach()
+        self.acts = tuple(next(tensors(self._outputs[call])).detach() for call in calls)
         self.whole = not self._faithful(value)
 
-    def __call__(self, copies: Tensor) -> Scores:
-        """copies (B, ...) of the layer's raw output -> scores (k, B)."""
-        many = self._one.spread(len(copies))
+    def __call__(self, copies: Sequence[Tensor], count: int) -> Scores:
+        """copies of the layer's raw output, call by call, each for count samples -> scores (k, count)."""
+        many = self._one.spread(count)
         cache = {} if self.whole else self._cache
-        with restored(self._module), torch.no_grad(), self._patched(cache, copies):
+        with restored(self._module), torch.no_grad(), self._patched(cache, copies, count):
             value, labels = self._probe.target(self._probe.subject.output(many), many)
         return Scores(value, labels)
 
     def _faithful(self, value: Tensor) -> bool:
         for self._copy in (False, True):
             try:
-                found = self(self.act.expand(2, *self.act.shape[1:]).clone()).value
+                found = self([widened(act, 2).clone() for act in self.acts], 2).value
             except RuntimeError:
                 continue
             size = value.abs().max().clamp_min(torch.finfo(value.dtype).tiny)
@@ -63,7 +63,6 @@ class Replay:
         ended: list[tuple[int, int, Any]] = []
         begun: list[int] = []
         counts: dict[int, int] = {}
-        target = self._module.get_submodule(self._name)
         done = False
 
         def before(_part: nn.Module, _inputs: Any) -> None:
@@ -76,9 +75,9 @@ class Replay:
                 return
             call = counts[id(part)] = counts.get(id(part), -1) + 1
             del ended[begun.pop() :]
-            if part is target and call == self._call:
-                done = True
-                self._output = output
+            if part is self._target and call in self._calls:
+                self._outputs[call] = output
+                done = len(self._outputs) == len(self._calls)
             else:
                 ended.append((id(part), call, mapped(output, Tensor.clone)))
 
@@ -90,19 +89,15 @@ class Replay:
         finally:
             for handle in handles:
                 handle.remove()
-        self._output = mapped(self._output, Tensor.clone)
+        self._outputs = {call: mapped(output, Tensor.clone) for call, output in self._outputs.items()}
         self._cache = {(part, call): output for part, call, output in ended}
 
     @contextmanager
-    def _patched(self, cache: Mapping[tuple[int, int], Any], copies: Tensor) -> Iterator[None]:
-        target = self._module.get_submodule(self._name)
-        held = {part for part, _ in cache} | {id(target)}
-        count = len(copies)
+    def _patched(self, cache: Mapping[tuple[int, int], Any], copies: Sequence[Tensor], count: int) -> Iterator[None]:
+        held = {part for part, _ in cache} | {id(self._target)}
 
         def widen(tensor: Tensor) -> Tensor:
-            if not tensor.ndim or tensor.shape[0] != 1:
-                return tensor
-            wide = tensor.expand(count, *tensor.shape[1:])
+            wide = widened(tensor, count)
             return wide.clone() if self._copy else wide
 
         def answer(part: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,9 +106,10 @@ class Replay:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 nonlocal call
                 call += 1
-                if part is target and call == self._call:
-                    first = next(tensors(self._output))
-                    return mapped(self._output, lambda found: copies if found is first else widen(found))
+                if part is self._target and call in self._calls:
+                    output, copy = self._outputs[call], copies[self._calls.index(call)]
+                    first = next(tensors(output))
+                    return mapped(output, lambda found: copy if found is first else widen(found))
                 if (id(part), call) in cache:
                     return mapped(cache[id(part), call], widen)
                 return run(*args, **kwargs)
@@ -132,6 +128,15 @@ class Replay:
                     part.__dict__["forward"] = own[id(part)]
                 else:
                     part.__dict__.pop("forward", None)
+
+
+def widened(tensor: Tensor, count: int) -> Tensor:
+    """A tensor of one sample, its first axis that sample, its frames or its windows, as one of count equal samples."""
+    if not tensor.ndim:
+        return tensor
+    if tensor.shape[0] == 1:
+        return tensor.expand(count, *tensor.shape[1:])
+    return tensor.repeat(count, *[1] * (tensor.ndim - 1))
 
 
 def mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:

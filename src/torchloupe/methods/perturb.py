@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from torchloupe.axes import resize
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import combine
 from torchloupe.methods.registry import method
-from torchloupe.probe import INPUT, Batch, Capture, Probe
+from torchloupe.probe import INPUT, Batch, Capture, Probe, split_call
 from torchloupe.replay import Replay
 from torchloupe.results import Maps
 
@@ -264,28 +265,29 @@ def _ablated(
     progress: Callable[[int, int], None] | None,
 ) -> Tensor:
     """Scores (k, c) of one sample with each channel of the layer set to 0."""
-    one = batch.take([sample])
-    replay = Replay(probe, one, layer)
-    axis = seen.layouts[layer].axis("c")
-    act = replay.act
-    channels = act.shape[axis]
-    if channels != seen.act[layer].shape[1]:
-        raise BadInput(
-            f"ablationcam cannot single out the channels of layer {layer!r} (layout {seen.layouts[layer].pattern!r})"
-        )
-    alive = act.movedim(axis, 0).flatten(1).any(1)
-    order = alive.nonzero().flatten().tolist()
-    full, _ = probe.ask(one)
-    found = full.value.repeat(1, channels)
-    chunk = chunk or max(8, min(256, 8_000_000 // max(1, act.numel())))
-    for begin in range(0, len(order), chunk):
-        some = order[begin : begin + chunk]
-        copies = act.expand(len(some), *act.shape[1:]).clone()
-        for row, channel in enumerate(some):
-            copies[row].select(axis - 1, channel).zero_()
-        found[:, some] = replay(copies).value
+    one, layout = batch.take([sample]), seen.layouts[layer]
+    bare, call = split_call(layer)
+    replay = Replay(probe, one, layer, (call or 0,) if layout.join is None else tuple(range(len(seen.trace.of(bare)))))
+    ends = np.cumsum([act.numel() for act in replay.acts])
+    flat = torch.cat([act.flatten() for act in replay.acts])
+    spots = torch.arange(len(flat), device=flat.device).split([act.numel() for act in replay.acts])
+    where = layout.canonical([s.view_as(act) for s, act in zip(spots, replay.acts, strict=True)], 1, one.size)[
+        0
+    ].flatten(1)
+    alive = flat[where].any(1).nonzero().flatten().tolist()
+    found = probe.ask(one)[0].value.repeat(1, len(where))
+    chunk = chunk or max(8, min(512, 8_000_000 // len(flat)))
+    axis = layout.axis("n")
+    for begin in range(0, len(alive), chunk):
+        some = alive[begin : begin + chunk]
+        ablated = flat.repeat(len(some), 1).scatter_(1, where[some], 0).tensor_split(ends[:-1].tolist(), dim=1)
+        copies = [
+            part.reshape(len(some), *act.shape).movedim(0, axis).flatten(axis, axis + 1)
+            for part, act in zip(ablated, replay.acts, strict=True)
+        ]
+        found[:, some] = replay(copies, len(some)).value
         if progress:
-            progress(min(begin + chunk, len(order)), len(order))
+            progress(min(begin + chunk, len(alive)), len(alive))
     return found
 
 

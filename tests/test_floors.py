@@ -1,0 +1,86 @@
+"""A file imports only from floors below it; other people's frameworks appear in sources only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchloupe
+
+ROOT = Path(torchloupe.__file__).parent
+FLOORS = [
+    {"axes", "results", "errors"},
+    {"trace", "probe", "replay", "points"},
+    {"methods", "targets", "networks"},
+    {"sources"},
+    {"store", "runner"},
+    {"render"},
+    {"testing", "examples", "cli"},
+]
+FRAMEWORKS = {"timm", "transformers", "torchvision", "mmengine", "mmcv", "mmpretrain", "mmdet", "mmpose"}
+
+
+def floor(name: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    home = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top == "torchloupe" and name.count("."):
+            other = name.split(".")[1]
+            if other == "__version__":
+                continue
+            if other != home:
+                below = floor(other) < floor(home) or (floor(home) == 0 and floor(other) == 0)
+                side = floor(home) == floor(other) and floor(home) in (1, 4, 6)
+                assert below or side, f"{home} imports {other}"
+        elif top in FRAMEWORKS:
+            assert home == "sources", f"{home} imports {name}"
+
+
+def test_render_reads_results_only() -> None:
+    for path in (ROOT / "render").rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"torch"}, path.name
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert torchloupe.__all__ == sorted(torchloupe.__all__)
+    for name in torchloupe.__all__:
+        assert getattr(torchloupe, name) is not None
+    with pytest.raises(AttributeError):
+        torchloupe.nothing  # noqa: B018
+
+
+def test_the_package_imports_without_torch() -> None:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, torchloupe, torchloupe.cli; torchloupe.cli.build(); print('torch' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "False"
