@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.errors import BadInput
-from torchloupe.methods.blur import blur, blurred, kernel
-from torchloupe.methods.path import integrated_gradients, straight
+from torchloupe.methods.blur import Curve, blur, blur_curve, blurred, kernel, scouted, straight_curve
+from torchloupe.methods.path import Path, integrated_gradients, straight
 from torchloupe.methods.poseig import poseig
 from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.targets.pose import Joints, joint_index, merge_mirrored, peaks, soft_argmax
@@ -100,7 +100,32 @@ def test_the_blur_is_the_full_kernel() -> None:
         naive = np.stack([template_blurred(channel, sigma) for channel in x[0].numpy()])
         np.testing.assert_allclose(blurred(x, sigma)[0].numpy(), naive, atol=1e-12)
     assert torch.equal(blurred(x, 0.0), x)
-    assert kernel(19.0, 31, x).sum() == pytest.approx(1)
+    assert kernel(torch.tensor([19.0, 0.0]), 31).sum(1).tolist() == pytest.approx([1, 1])
+    two = torch.cat([x, x])
+    assert torch.allclose(blurred(two, torch.tensor([2.0, 19.0])), torch.cat([blurred(x, 2.0), blurred(x, 19.0)]))
+    with pytest.raises(BadInput, match="needs pictures of more than 15 pixels, found 12 x 40"):
+        blurred(x[:, :, :12], 2.0)
+    with pytest.raises(BadInput, match="is odd, found 30"):
+        blurred(x, 2.0, 30)
+
+
+@pytest.mark.parametrize("curve", [blur_curve(), straight_curve(-1.0), straight_curve(lambda x: blurred(x, 9.0))])
+def test_a_scouted_path_leads_from_the_baseline_to_the_picture(curve: Curve) -> None:
+    probe = Probe(subject(), (INPUT,), Joints())
+    _, seen = probe.ask(batch())
+    path = scouted(curve, probe, seen)
+    zero = torch.zeros(N)
+    assert torch.allclose(sum(step for _, step in path(seen.x, 5)), seen.x - curve(seen.x, zero))
+    assert torch.allclose(curve(seen.x, zero + 1), seen.x, atol=1e-12)
+    found = poseig(probe, seen, path=path, steps=12)
+    assert found.notes["completeness_residual"].abs().max() < 0.1
+
+
+def test_one_sample_does_not_change_another() -> None:
+    probe, seen = Probe(subject(), (INPUT,), Joints()), batch()
+    together = poseig(probe, seen, steps=5)[INPUT]
+    alone = torch.cat([poseig(probe, seen.take([n]), steps=5)[INPUT] for n in range(N)], 1)
+    assert torch.allclose(together, alone)
 
 
 @pytest.mark.parametrize("rule", ["midpoint", "left"])
@@ -130,8 +155,8 @@ def test_completeness_and_tolerance() -> None:
     change = coarse.scores.value - at_start.value
     gap = coarse[INPUT].sum((-3, -2, -1)) - change
     assert torch.allclose(coarse.notes["completeness_residual"], gap)
-    fine = poseig(probe, seen, steps=2, tolerance=1e-3)
-    assert fine.notes["completeness_residual"].abs().max() <= 1e-3 < gap.abs().max()
+    fine = poseig(probe, seen, steps=2, tolerance=0.02)
+    assert fine.notes["completeness_residual"].abs().max() <= 0.02 < gap.abs().max()
     assert fine.notes["steps"].unique().tolist() in ([4.0], [8.0], [16.0], [32.0], [64.0])
     short = poseig(probe, seen, steps=2, tolerance=1e-12, most=8)
     assert short.notes["steps"].unique().tolist() == [8.0]
@@ -139,14 +164,13 @@ def test_completeness_and_tolerance() -> None:
         poseig(probe, seen, tolerance=0.0)
 
 
-def test_midpoint_needs_fewer_steps_than_the_template() -> None:
+def test_the_default_needs_fewer_steps_than_the_template() -> None:
     probe, seen = Probe(subject(), (INPUT,), Joints()), batch()
 
-    def worst(steps: int, rule: str, bend: float) -> float:
-        found = poseig(probe, seen, path=blur(19, 31, rule, bend), steps=steps)
-        return float(found.notes["completeness_residual"].abs().max())
+    def gap(steps: int, path: Path | None = None) -> float:
+        return float(poseig(probe, seen, path=path, steps=steps).notes["completeness_residual"].abs().mean())
 
-    assert worst(12, "midpoint", 2) < worst(50, "left", 1)
+    assert gap(16) < gap(50, blur(19, 31, "left", bend=1))
 
 
 def test_joints_that_are_not_annotated_are_not_asked() -> None:
@@ -156,12 +180,12 @@ def test_joints_that_are_not_annotated_are_not_asked() -> None:
     assert scores.labels == (("a", "c"), ("c", ""), ("d", ""))
     assert pinned.asked["joints"].tolist() == [[0, 2, 3], [2, -1, -1]]
     assert scores.value[1:, 1].tolist() == [0, 0]
-    found = poseig(probe, seen, steps=2)[INPUT]
-    alone = poseig(probe, seen.take([1]), steps=2)[INPUT]
+    found = poseig(probe, seen, path=blur(), steps=2)[INPUT]
+    alone = poseig(probe, seen.take([1]), path=blur(), steps=2)[INPUT]
     assert torch.allclose(found[0, 1], alone[0, 0])
     assert found[1:, 1].abs().max() == 0
     single = Probe(subject(), (INPUT,), Joints(only=("c",), names=("a", "b", "c", "d")))
-    assert torch.allclose(poseig(single, seen, steps=2)[INPUT][0, 0], found[1, 0])
+    assert torch.allclose(poseig(single, seen, path=blur(), steps=2)[INPUT][0, 0], found[1, 0])
 
 
 def test_the_score_is_its_formula_and_follows_regression() -> None:
@@ -227,8 +251,8 @@ def test_noise_is_repeatable_and_scaled_by_the_range() -> None:
 def test_power_is_taken_channel_by_channel() -> None:
     probe, seen = Probe(subject(), (INPUT,), Joints()), batch()
     channels = [poseig(probe, seen, path=partial(only_channel, c), steps=3)[INPUT] for c in range(3)]
-    assert torch.allclose(sum(channels), poseig(probe, seen, steps=3)[INPUT])
-    assert torch.allclose(sum(part**2 for part in channels), poseig(probe, seen, steps=3, power=2)[INPUT])
+    assert torch.allclose(sum(channels), poseig(probe, seen, path=blur(), steps=3)[INPUT])
+    assert torch.allclose(sum(part**2 for part in channels), poseig(probe, seen, path=blur(), steps=3, power=2)[INPUT])
 
 
 def only_channel(c: int, x: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

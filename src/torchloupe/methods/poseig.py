@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchloupe.errors import BadInput, NoGradient
-from torchloupe.methods.blur import blur
+from torchloupe.methods.blur import blur_curve, scouted
 from torchloupe.methods.path import Path
 from torchloupe.methods.registry import method
 from torchloupe.probe import INPUT, Batch, Probe, restored
@@ -28,7 +28,8 @@ def poseig(
     power: int = 1,
     seed: int = 0,
 ) -> Maps:
-    """PoseIG:  M = sum_c ( sum_i dY/dx_c(x_i) * (x_{i+1} - x_i) )^power  along a path, the blur path by default
+    """PoseIG:  M = sum_c ( sum_i dY/dx_c(x_i) * (x_{i+1} - x_i) )^power  along a path; by default the
+    blur path from sigma 19 to 0, its points where this sample's scores change
 
     -> INPUT -> (k, n, 1, h, w), signed, not normalised. Each of `steps` points costs one forward, and one backward a
     question; memory holds one map a question (three for a power above 1), however many steps there are.
@@ -44,8 +45,8 @@ def poseig(
         raise BadInput(f"tolerance is {tolerance}; expected more than 0")
     if batch.layout.pattern != "n c h w":
         raise BadInput(f"PoseIG takes pictures of layout n c h w, found {batch.layout.pattern}")
-    walk = path or blur()
     scores, batch = probe.ask(batch)
+    walk = path or scouted(blur_curve(), probe, batch)
     while True:
         found, residual, broken = _integral(probe, batch, walk, steps, scores.value, noise, power, seed)
         reached = tolerance is None or float(residual.abs().max()) <= tolerance
