@@ -84,9 +84,11 @@ class Batch:
                 return value[where.to(value.device)]
             return value
 
-        groups = [{key: rows(value) for key, value in part.items()} for part in (self.extra, self.truth, self.asked)]
+        extra, truth, asked = (
+            {key: rows(value) for key, value in part.items()} for part in (self.extra, self.truth, self.asked)
+        )
         ids = tuple(self.ids[i] for i in where.tolist())
-        return Batch(x, self.layout, ids, *groups, pictures=rows(self.pictures))
+        return Batch(x, self.layout, ids, extra, truth, asked, rows(self.pictures))
 
 
 def call_plainly(module: nn.Module, batch: Batch) -> Any:
@@ -159,7 +161,7 @@ class Capture:
     """What one probing saw.
 
     act: layer -> (n, c, t, h, w); grad: layer -> (k, n, c, t, h, w), empty where no gradient was asked for.
-    layouts: layer -> the layout that was used. trace: what ran.
+    layouts: layer -> the layout that was used. trace: what ran. batch: the samples, with the target's choices held fixed.
     """
 
     scores: Scores
@@ -167,6 +169,7 @@ class Capture:
     grad: Mapping[str, Tensor]
     layouts: Mapping[str, Layout]
     trace: Trace
+    batch: Batch
 
 
 @dataclass(frozen=True)
@@ -196,13 +199,17 @@ class Probe:
     def ask(self, batch: Batch) -> tuple[Scores, Batch]:
         """The scores, without any tap or gradient, and the batch with the target's choices held fixed."""
         with restored(self.subject.module), torch.no_grad():
-            output = self.subject.output(batch)
-            choose = getattr(self.target, "choose", None)
-            if choose is not None and not batch.asked:
-                batch = replace(batch, asked=choose(output, batch))
-            value, labels = self.target(output, batch)
+            scores, batch = self.score(self.subject.output(batch), batch)
+        return Scores(scores.value.detach(), scores.labels), batch
+
+    def score(self, output: Any, batch: Batch) -> tuple[Scores, Batch]:
+        """The target's answer to an output, and the batch with the target's choices held fixed."""
+        choose = getattr(self.target, "choose", None)
+        if choose is not None and not batch.asked:
+            batch = replace(batch, asked=choose(output, batch))
+        value, labels = self.target(output, batch)
         check_finite(value, batch)
-        return Scores(value.detach(), labels), batch
+        return Scores(value, labels), batch
 
     def __call__(self, batch: Batch, *, grad: bool = True) -> Capture:
         """Run once and look.
@@ -216,30 +223,30 @@ class Probe:
             x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
             with tracing(module) as trace, tapped(module, self.layers, grad) as taps:
                 output = self.subject.output(batch.at(x.clone() if needs_input else x))
-            value, labels = self.target(output, batch)
-            check_finite(value, batch)
+            (value, labels), batch = self.score(output, batch)
             if needs_input:
                 taps[INPUT] = [x]
-            layouts = {name: self._layout(name, trace, batch, taps) for name in self.layers}
+            layouts = {name: self.layout(name, trace, batch, len(taps[name])) for name in self.layers}
             act = self._canonical(taps, layouts, batch)
             grads: dict[str, Tensor] = {}
             if grad:
                 rows = [self._canonical(row, layouts, batch) for row in self._gradients(value, taps, layouts)]
                 grads = {name: torch.stack([row[name] for row in rows]) for name in self.layers}
-        return Capture(Scores(value.detach(), labels), act, grads, layouts, trace)
+        return Capture(Scores(value.detach(), labels), act, grads, layouts, trace, batch)
 
-    def _layout(self, name: str, trace: Trace, batch: Batch, taps: Mapping[str, list[Tensor]]) -> Layout:
+    def layout(self, name: str, trace: Trace, batch: Batch, calls: int) -> Layout:
+        """The layout of a layer that ran so many times in the traced forward: declared by the subject, or found."""
         if name == INPUT:
             return batch.layout
-        if not taps[name]:
+        if not calls:
             raise BadInput(f"layer {name!r} did not run in the forward, or not so often; `loupe layers` shows which do")
         bare, call = split_call(name)
         declared = self.subject.layout(bare)
         if declared is not None:
             return declared
-        if len(taps[name]) > 1:
+        if calls > 1:
             raise BadInput(
-                f"layer {name!r} runs {len(taps[name])} times in one forward; say which: '{name}#0' ... '{name}#{len(taps[name]) - 1}'"
+                f"layer {name!r} runs {calls} times in one forward; say which: '{name}#0' ... '{name}#{calls - 1}'"
             )
         found = find_layout(trace.of(bare)[call or 0], trace, batch.n, batch.size)
         if isinstance(found, str):
@@ -280,7 +287,7 @@ class Probe:
                 named[name] = [torch.zeros_like(call) if got is None else got for call, got in pairs]
             yield named
 
-    def _check_tokens(self, name: str, pairs: list[tuple[Tensor, Tensor | None]], layout: Layout) -> None:
+    def _check_tokens(self, name: str, pairs: Sequence[tuple[Tensor, Tensor | None]], layout: Layout) -> None:
         got = pairs[0][1]
         if got is None:
             return

@@ -110,8 +110,9 @@ def gradcam_pp(act: Tensor, grad: Tensor, *, pool: str = "thw") -> Tensor:
     activations are negative the denominator can vanish; such a position counts as 0.
     """
     over = dims(pool)
-    drive = grad * act.sum(over, keepdim=True)
-    return divide(grad.relu(), 2 + drive, 2 + drive.abs()).sum(over, keepdim=True)
+    below = (grad * act.sum(over, keepdim=True)).add_(2)
+    below.masked_fill_(below.abs() <= 4 * SMALL, float("inf"))
+    return grad.relu().div_(below).sum(over, keepdim=True)
 
 
 @weights
