@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from torchloupe.errors import BadInput
+from torchloupe.sources import subject
 from torchloupe.sources.hrnet import experiment, load_weights, network
 
 DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "pose"
@@ -193,11 +194,23 @@ def test_a_checkpoint_of_another_depth_or_width_is_named(tmp_path: Path) -> None
         load_weights(narrow, wide.state_dict(), "wide.pth")
 
 
-def test_a_training_checkpoint_is_unwrapped(tmp_path: Path) -> None:
+def small_config() -> dict:
     config = resnet_config(18)
-    config["MODEL"]["EXTRA"]["WIDTH"] = 8
-    config["MODEL"]["EXTRA"]["NUM_DECONV_FILTERS"] = [8, 8, 8]
-    net, other = (network(experiment(write(tmp_path, config))) for _ in range(2))
-    load_weights(other, {"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, "x.pth")
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
-    assert other(torch.rand(2, 3, 64, 32)).shape == (2, 17, 16, 8)
+    config["MODEL"]["EXTRA"] |= {"WIDTH": 8, "NUM_DECONV_FILTERS": [8, 8, 8]}
+    return config
+
+
+def test_a_subject_of_a_config_and_a_training_checkpoint(tmp_path: Path) -> None:
+    path = write(tmp_path, small_config())
+    net = network(experiment(path))
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "a.pth")
+    made = subject(f"hrnet:{path}", weights=tmp_path / "a.pth", device="cpu")
+    assert made.kind == "pose"
+    assert made.layers == ("deconv_layers",)
+    pairs = zip(net.state_dict().values(), made.module.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert made.module(torch.rand(2, 3, 64, 32)).shape == (2, 17, 16, 8)
+    again = subject(f"hrnet:{path}", device="cpu", cfg_options={"TEST.MODEL_FILE": str(tmp_path / "a.pth")})
+    assert torch.equal(again.module.final_layer.weight, net.final_layer.weight)
+    with pytest.raises(BadInput, match="does not fit the network of the config"):
+        subject(f"hrnet:{path}", weights=tmp_path / "a.pth", cfg_options={"MODEL.EXTRA.NUM_LAYERS": 34})

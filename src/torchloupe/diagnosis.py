@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from torchloupe import sources
 from torchloupe.axes import resize
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods import indices, keypoints
@@ -24,7 +25,23 @@ from torchloupe.methods.registry import named
 from torchloupe.probe import INPUT, Batch, Probe, Subject, restored
 from torchloupe.results import Maps
 from torchloupe.runner import Stream, Summary, run
-from torchloupe.sources.poses import Crop, Person, PoseData, Sample, affine, gaussians, inverse, moved, read
+from torchloupe.sources.assemble import Options
+from torchloupe.sources.hrnet import Experiment, described
+from torchloupe.sources.poses import (
+    Crop,
+    Person,
+    PoseData,
+    Sample,
+    affine,
+    coco,
+    gaussians,
+    inverse,
+    located,
+    moved,
+    mpii,
+    read,
+)
+from torchloupe.sources.safe import sha256
 from torchloupe.targets.pose import Joints, merge_mirrored, peaks, predicted, true
 
 Array = NDArray[Any]
@@ -46,7 +63,6 @@ class Study:
     crop: Crop
     coordinates: Coordinates = "input"
     facts: Mapping[str, Any] = field(default_factory=dict)
-    size: int = 0
 
     def record(self) -> dict[str, Any]:
         """What every result of this study says about itself."""
@@ -68,12 +84,93 @@ class Study:
         return self.data.people[int(id)]
 
 
-def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file; '' where it is absent."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return ""
+def study(
+    *,
+    config: Experiment | None = None,
+    model: str | nn.Module | None = None,
+    data: str | Path | None = None,
+    options: Options | None = None,
+    annotations: str | Path | None = None,
+    detections: str | Path | None = None,
+    kind: str = "",
+    crop: Crop | None = None,
+    coordinates: Coordinates = "input",
+) -> Study:
+    """A study from an experiment file, or from any model spec or module; its data COCO, MPII or RHD.
+
+    With an experiment file the crop, the kind of data, its root and the detections come from there where they are not
+    given. Without one the heatmaps' size is found by one forward.
+    Errors: BadInput for what is missing or does not fit.
+    """
+    if (config is None) == (model is None):
+        raise BadInput("give either a config (--cfg) or a model (--model)")
+    options = options or Options()
+    if config is not None:
+        subject = described(config, replace(options, spec=f"hrnet:{config.source}"))
+        crop = Crop(config.image_size, config.heatmap_size, config["MODEL.SIGMA"], config["DATASET.COLOR_RGB"])
+        kind = kind or config["DATASET.DATASET"]
+        data = data or config["DATASET.ROOT"] or None
+        if not config["TEST.USE_GT_BBOX"]:
+            detections = detections or config["TEST.COCO_BBOX_FILE"] or None
+    else:
+        subject = open_subject(model, options)
+        crop = _with_heatmap(subject, crop or Crop())
+    if data is None:
+        raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
+    split = config["DATASET.TEST_SET"] if config is not None else "val2017"
+    people = _people(kind or "coco", data, split, annotations, detections, crop, config)
+    facts = {
+        "model": subject.spec if config is None else config["MODEL.NAME"],
+        "weights_sha256": _state_sha256(subject.module),
+        "joints": len(people.skeleton.joints),
+        "detections_sha256": sha256(detections) if detections and kind != "mpii" else "",
+    }
+    return Study(subject, people, crop, coordinates, facts)
+
+
+def open_subject(model: str | nn.Module | None, options: Options) -> Subject:
+    """A model from its spec, or a module as it is."""
+    assert model is not None
+    given = {key: value for key, value in vars(options).items() if key != "spec"}
+    return replace(sources.subject(model, **given), kind="pose")
+
+
+def _with_heatmap(subject: Subject, crop: Crop) -> Crop:
+    """The crop with the size of the heatmaps that the model makes of it."""
+    width, height = crop.size
+    made = outputs(subject, Batch(torch.zeros(1, 3, height, width)))
+    return replace(crop, heatmap=(made.shape[-1], made.shape[-2])) if made.ndim == 4 else crop
+
+
+def _people(
+    kind: str,
+    data: str | Path,
+    split: str,
+    annotations: str | Path | None,
+    detections: str | Path | None,
+    crop: Crop,
+    config: Experiment | None,
+) -> PoseData:
+    if kind not in ("coco", "mpii", "rhd"):
+        raise BadInput(f"data set {kind!r}: known are coco, mpii and rhd")
+    path, folder = located(data, split, kind, annotations)
+    if kind == "mpii":
+        return mpii(path, folder, crop)
+    if detections is not None and not Path(detections).exists():
+        raise BadInput(
+            f"{detections}: no such detections file; for annotated boxes put TEST.USE_GT_BBOX True behind the command"
+        )
+    threshold = config["TEST.IMAGE_THRE"] if config is not None else 0.0
+    return coco(path, folder, crop, detections=detections, threshold=threshold)
+
+
+def _state_sha256(module: nn.Module) -> str:
+    """A hash of all weights, so that results of another checkpoint are told apart however it was loaded."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return digest.hexdigest()
 
 
 def chosen(study: Study, ids: Sequence[int] = (), most: int | None = None, every: int = 1) -> list[str]:
@@ -333,14 +430,13 @@ def crop_of(settings: Mapping[str, Any]) -> Crop:
     return Crop(**{key: tuple(v) if isinstance(v, list) else v for key, v in settings["crop"].items()})
 
 
-def outputs(study: Study, batch: Batch, flip: bool = False, shift: bool = False) -> Tensor:
-    """What the model gives, heatmaps averaged with those of the mirrored picture where `flip` is set; no gradient."""
-    with restored(study.subject.module), torch.no_grad():
-        found = study.subject.output(batch)
-        if flip and found.ndim == 4:
-            mirrored = study.subject.output(batch.at(batch.x.flip(-1)))
-            found = merge_mirrored(found, mirrored, study.data.skeleton.pairs, shift)
-    return found.cpu()
+def outputs(subject: Subject, batch: Batch) -> Tensor:
+    """What the model gives, on the CPU, without gradient. Errors: BadInput where that is no tensor."""
+    with restored(subject.module), torch.no_grad():
+        found = subject.output(batch)
+    if not isinstance(found, Tensor):
+        raise BadInput(f"{subject.spec}: gave {type(found).__name__}; expected heatmaps or coordinates in a tensor")
+    return found.float().cpu()
 
 
 def in_input_pixels(points: Tensor, study: Study, is_heatmap: bool) -> Tensor:
@@ -377,9 +473,12 @@ def _measured(
         return
     batch = loaded.batch
     try:
-        plain = outputs(study, batch)
-        merged = outputs(study, batch, flip, shift) if flip else plain
+        plain = outputs(study.subject, batch)
         is_heatmap = plain.ndim == 4
+        merged = plain
+        if flip and is_heatmap:
+            mirrored = outputs(study.subject, batch.at(batch.x.flip(-1)))
+            merged = merge_mirrored(plain, mirrored, study.data.skeleton.pairs, shift)
         points = in_input_pixels(predicted(plain), study, is_heatmap)
         truth = in_input_pixels(true(plain, batch), study, is_heatmap)
     except LoupeError as error:
@@ -504,7 +603,7 @@ def depend(study: Study, ids: Sequence[str], root: Path) -> Array:
         maps[0, kept["joints"]] = torch.from_numpy(kept["maps"]).float()
 
         def predict(x: Tensor, batch: Batch = batch) -> Tensor:
-            made = outputs(study, batch.at(x))
+            made = outputs(study.subject, batch.at(x))
             return in_input_pixels(predicted(made), study, made.ndim == 4)
 
         moved_by = indices.dependency(predict, batch.x, maps, batch.truth["weight"])[0].numpy()
@@ -553,6 +652,3 @@ def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
     if not rows:
         raise BadInput(f"the runs {', '.join(map(str, roots))} have no kind of result in common")
     return common_count, rows
-
-
-Loader = Callable[..., Iterable[Study]]

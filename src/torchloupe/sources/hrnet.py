@@ -5,17 +5,21 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, nearest
 from torchloupe.networks.pose import PoseHRNet, PoseResNet, Stage
 from torchloupe.networks.pose.blocks import BLOCKS
 from torchloupe.networks.pose.resnet import DEPTHS, DOUBLING
+from torchloupe.probe import Subject
+from torchloupe.sources.assemble import Loaded, Options, finish
+from torchloupe.sources.preparation import resize_crop
+from torchloupe.sources.safe import read_checkpoint, sha256, weights_in
 
 # Every key of an experiment file with its default, whose type is the type that is asked for. EXTRA is open, as it
 # depends on the network; what a network reads there is checked when it is built.
@@ -273,7 +277,7 @@ def _resnet(config: Experiment) -> PoseResNet:
 
 
 def _hrnet(config: Experiment) -> PoseHRNet:
-    stages = tuple(_stage(config, number) for number in (2, 3, 4))
+    stages = (_stage(config, 2), _stage(config, 3), _stage(config, 4))
     _fits(config, 4)
     return PoseHRNet(
         stages=stages,
@@ -308,15 +312,38 @@ def _fits(config: Experiment, stride: int) -> None:
         )
 
 
-def load_weights(net: nn.Module, state: Mapping[str, Any], source: str) -> None:
-    """Put a checkpoint's state dict into the network; keys and shapes must agree exactly.
+def hrnet(rest: str, options: Options) -> Subject:
+    """hrnet:CONFIG.yaml, a Pose ResNet or HRNet; `cfg_options` are laid over the file, as KEY VALUE pairs are.
 
-    A training checkpoint is unwrapped (`state_dict`, `best_state_dict`, a leading `module.`).
+    Errors: BadInput for a config or a checkpoint that does not fit.
+    """
+    pairs = [text for key, value in options.cfg_options.items() for text in (key, str(value))]
+    return described(experiment(rest, pairs), options)
+
+
+def described(config: Experiment, options: Options) -> Subject:
+    """The network of an experiment file, with its weights (options.weights, or TEST.MODEL_FILE)."""
+    net = network(config)
+    path = options.weights or (Path(config["TEST.MODEL_FILE"]) if config["TEST.MODEL_FILE"] else None)
+    note: dict[str, Any] = {}
+    if path is not None:
+        load_weights(
+            net, weights_in(read_checkpoint(path, unsafe=options.unsafe_load), path, ema=options.ema), str(path)
+        )
+        note = {"path": str(path), "sha256": sha256(path)}
+    width, height = config.image_size
+    made = finish(
+        net, options, resize_crop((3, height, width), options.mean, options.std), kind="pose", loaded=Loaded(note, {})
+    )
+    layer = "deconv_layers" if isinstance(net, PoseResNet) else "stage4"
+    return replace(made, layers=tuple(options.layers) if options.layers else (layer,))
+
+
+def load_weights(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put a state dict into the network; keys and shapes must agree exactly, but for a leading `module.`.
+
     Errors: BadInput that names the first key that is missing, foreign or of another shape, and how many there are.
     """
-    for wrapper in ("state_dict", "best_state_dict", "model"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
     state = {key.removeprefix("module."): value for key, value in state.items()}
     wanted = net.state_dict()
     missing = [key for key in wanted if key not in state]
