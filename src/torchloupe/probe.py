@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
-from torchloupe.errors import BadInput, NoGradient, nearest
+from torchloupe.errors import BadInput, BadSample, NoGradient, nearest
 from torchloupe.results import Scores
 from torchloupe.trace import Trace, find_layout, tensors, tracing
 
@@ -273,7 +274,7 @@ class Probe:
         for i, row in enumerate(value):
             found = torch.autograd.grad(row.sum(), flat, retain_graph=i + 1 < len(value), allow_unused=True)
             if not all(torch.isfinite(part).all() for part in found if part is not None):
-                raise BadInput("a gradient is not finite (NaN or infinite); try float32 instead of half precision")
+                raise BadSample("a gradient is not finite (NaN or infinite); try float32 instead of half precision")
             parts = iter(found)
             named: dict[str, list[Tensor]] = {}
             for name in self.layers:
@@ -319,7 +320,7 @@ def check_finite(value: Tensor, batch: Batch) -> None:
     bad = (~torch.isfinite(value.detach())).any(0)
     if bad.any():
         names = [batch.ids[i] for i in bad.nonzero().flatten().tolist()]
-        raise BadInput(
+        raise BadSample(
             f"the model's output is not finite (NaN or infinite) for {', '.join(names)}; check the weights and the input"
         )
 
@@ -377,6 +378,25 @@ def resolve(module: nn.Module, name: str) -> str:
             f"no layer {name!r} in this model.{nearest(dotted, (k for k in known if k))} `loupe layers` lists all of them."
         )
     return dotted + suffix
+
+
+def expand(module: nn.Module, word: str) -> list[str]:
+    """A layer, or a glob over the layers' dotted names (layer* stays on its level), as names in the model's order.
+
+    Errors: BadInput for a glob that fits nothing.
+    """
+    if not re.search(r"[*?]", word):
+        return [resolve(module, word)]
+    parts = word.split(".")
+    found = [
+        name
+        for name, _ in module.named_modules()
+        if name.count(".") == len(parts) - 1
+        and all(fnmatchcase(own, part) for own, part in zip(name.split("."), parts, strict=True))
+    ]
+    if not found:
+        raise BadInput(f"no layer fits {word!r}; `loupe layers` lists all of them.")
+    return found
 
 
 @contextmanager
