@@ -15,7 +15,15 @@ COMMANDS: dict[str, str] = {
     "layers": "torchloupe.cli.layers:layers",
 }
 # name -> (one line of help, commands)
-GROUPS: dict[str, tuple[str, dict[str, str]]] = {}
+GROUPS: dict[str, tuple[str, dict[str, str]]] = {
+    "pose": (
+        "Diagnose a pose model: attribution maps, errors, indices, inversions.",
+        {
+            name: f"torchloupe.cli.pose:{name}"
+            for name in ("ig", "epe", "index", "inversions", "depend", "draw", "report", "compare", "export")
+        },
+    ),
+}
 
 
 def build() -> Any:
