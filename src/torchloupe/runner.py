@@ -46,8 +46,8 @@ class Stream:
         wanted = json.loads(json.dumps(settings))
         path = self.root / f"{self.kind}.json"
         if path.exists():
-            begun = self.settings()
-            for key in sorted({*wanted, *begun} - {"versions"}):
+            begun, wanted = _flat(self.settings()), _flat(wanted)
+            for key in sorted(key for key in {*wanted, *begun} if not key.startswith("versions.")):
                 if wanted.get(key) != begun.get(key):
                     raise BadInput(
                         f"{path}: holds results made with {key} {_short(begun.get(key))}, now it is "
@@ -103,6 +103,14 @@ class Stream:
             raise BadInput(f"{self.root}: has no {self.kind} result of sample {id}{why}; there are {there}") from None
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BadInput(f"{path}: is damaged ({error}); delete it and run the same command again") from None
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, so that a difference has a name."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _order(id: str) -> tuple[int, int, str]:
