@@ -138,7 +138,7 @@ def test_a_finished_run_computes_nothing(bench: Path, done: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--steps", "3"], "attribution.steps 2, now it is 3"),
+        (["--seed", "3"], "attribution.seed 0, now it is 3"),
         (["--path", "straight"], 'attribution.path "blur", now it is "straight"'),
         (["--no-save-ig"], 'maps "float16", now it is "none"'),
     ],

@@ -113,8 +113,9 @@ def study(
         if not config["TEST.USE_GT_BBOX"]:
             detections = detections or config["TEST.COCO_BBOX_FILE"] or None
     else:
-        subject = open_subject(model, options)
-        crop = _with_heatmap(subject, crop or Crop())
+        crop = crop or Crop()
+        subject = open_subject(model, replace(options, size=options.size or crop.size[::-1]))
+        crop = _with_heatmap(subject, crop)
     if data is None:
         raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
     split = config["DATASET.TEST_SET"] if config is not None else "val2017"
@@ -265,7 +266,7 @@ class Attribution:
         """Maps at the input's size, (k, n, 1, h, w) under INPUT."""
         if self.method != "poseig":
             found = named(self.method)(probe.at(*self.layers) if self.layers else probe, batch)
-            at_size = sum(resize(maps, batch.size) for maps in found.maps.values())
+            at_size = torch.stack([resize(maps, batch.size) for maps in found.maps.values()]).sum(0)
             return replace(found, maps={INPUT: at_size})
         _, batch = probe.ask(batch)
         walk = blur(self.sigma, self.taps, "left", bend=1) if self.reference else self._walk(probe, batch, crop)
@@ -373,11 +374,10 @@ def _kept(
     }
     for name, values in found.notes.items():
         kept[name] = values[:k, row].double().cpu().numpy()
-    if save_maps:
-        kept["maps"] = shown.numpy().astype(np.float16)
     # the indices are read on what is stored, so that reading them again from the disk gives the same numbers
-    kept.update(read_indices(shown.to(torch.float16), kept, study.crop))
-    return kept
+    stored = shown.numpy().astype(np.float16)
+    kept.update(read_indices(torch.from_numpy(stored), kept, study.crop))
+    return {**kept, "maps": stored} if save_maps else kept
 
 
 def read_indices(maps: Tensor, kept: Mapping[str, Array], crop: Crop) -> dict[str, Array]:
@@ -427,7 +427,8 @@ def stored_indices(root: Path) -> dict[str, dict[str, Array]]:
 
 def crop_of(settings: Mapping[str, Any]) -> Crop:
     """The crop that a record speaks of."""
-    return Crop(**{key: tuple(v) if isinstance(v, list) else v for key, v in settings["crop"].items()})
+    kept: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings["crop"].items()}
+    return Crop(**kept)
 
 
 def outputs(subject: Subject, batch: Batch) -> Tensor:

@@ -391,6 +391,7 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
         seed: Of the bootstrap.
     """
     import json
+    from dataclasses import asdict
 
     from torchloupe import diagnosis
     from torchloupe.render.pose_report import number, text_table
@@ -405,13 +406,7 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
     print(f"{count} samples in common")
     print(text_table(["figure", "run", "mean", "difference"], rows))
     if save is not None:
-        content = [
-            {**one._asdict(), "differences": [d._asdict() for d in one.differences]}
-            if hasattr(one, "_asdict")
-            else {**vars(one), "differences": [d._asdict() for d in one.differences]}
-            for one in found
-        ]
-        whole(save, json.dumps(content, indent=1).encode())
+        whole(save, json.dumps([asdict(one) for one in found], indent=1).encode())
 
 
 def depend(

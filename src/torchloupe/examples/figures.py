@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from torchloupe.errors import need
-from torchloupe.networks.pose import PoseResNet
 from torchloupe.sources.poses import COCO_BODY, Crop, Person, Sample, frame, read
 
 Array = NDArray[Any]
@@ -86,7 +85,7 @@ def figure(rng: np.random.Generator, backgrounds: Sequence[Array], size: tuple[i
     """
     facing = rng.random() > 0.25
     joints = pose(rng, facing, size)
-    photograph = backgrounds[rng.integers(len(backgrounds))]
+    photograph = backgrounds[int(rng.integers(len(backgrounds)))]
     wide = int(min(photograph.shape[1], photograph.shape[0] * size[0] / size[1]) * rng.uniform(0.5, 1))
     high = int(wide * size[1] / size[0])
     left, top = (
@@ -246,7 +245,7 @@ def rendered(count: int, seed: int) -> list[Sample]:
 
 
 def train(
-    net: PoseResNet,
+    net: nn.Module,
     samples: Sequence[Sample],
     steps: int,
     seed: int = 0,
@@ -265,7 +264,7 @@ def train(
     for module in net.modules():
         if isinstance(module, nn.ConvTranspose2d | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.normal_(net.final_layer.weight, std=0.001)
+    nn.init.normal_(net.get_parameter("final_layer.weight"), std=0.001)
     net.train()
     for step in range(steps):
         pick = torch.randint(len(samples), (batch,), generator=order)

@@ -119,7 +119,7 @@ def scouted(curve: Curve, probe: Probe, batch: Batch, looks: int = 64, rule: str
         moved.append((point - before).double().flatten(1).norm(dim=1).cpu())
         answered.append((new - old).double().abs().sum(0).cpu())
     shares = [torch.stack(part) for part in (moved, answered)]
-    density = sum(part / part.sum(0).clamp_min(1e-12) for part in shares) + 1e-3 / looks
+    density = torch.stack([part / part.sum(0).clamp_min(1e-12) for part in shares]).sum(0) + 1e-3 / looks
     reached = torch.cat([torch.zeros(1, len(x)), density.cumsum(0) / density.sum(0)]).double()
 
     def places(count: int) -> Tensor:

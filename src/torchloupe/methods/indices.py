@@ -7,6 +7,7 @@ is all zero or not finite has no index: NaN. Axes: n samples, j joints, h and w 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -134,8 +135,8 @@ def relation_of_pairs(ri: Tensor, taken: Tensor, weight: Tensor) -> RelationOfPa
     visible = (weight > 0)[:, :, None] & (weight > 0)[:, None]
     pairs = visible & ~torch.eye(ri.shape[-1], dtype=torch.bool) & ri.isfinite()
     inverted, others = ri[pairs & taken].double(), ri[pairs & ~taken].double()
-    means = (float(values.mean()) if values.numel() else NAN for values in (inverted, others))
-    return RelationOfPairs(*means, inverted.numel(), others.numel())
+    means = [float(values.mean()) if values.numel() else NAN for values in (inverted, others)]
+    return RelationOfPairs(means[0], means[1], inverted.numel(), others.numel())
 
 
 def ranked(maps: Tensor) -> Tensor:
@@ -175,7 +176,8 @@ def dependency(predict: Callable[[Tensor], Tensor], x: Tensor, maps: Tensor, wei
     return torch.where((weight > 0)[:, :, None], found, NAN)
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True)
+class Interval:
     """A mean with the ends of its bootstrap confidence interval, and the number of values."""
 
     mean: float

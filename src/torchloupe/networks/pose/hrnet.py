@@ -43,7 +43,8 @@ class Exchange(nn.Module):
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         x = [branch(one) for branch, one in zip(self.branches, x, strict=True)]
-        return [self.relu(_sum([bring(one) for bring, one in zip(row, x, strict=True)])) for row in self.fuse_layers]
+        rows = [[bring(one) for bring, one in zip(row.children(), x, strict=True)] for row in self.fuse_layers]
+        return [self.relu(_sum(terms)) for terms in rows]
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

@@ -61,5 +61,6 @@ class PoseResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for i in range(len(DEPTHS[18][1])):
+            x = self.get_submodule(f"layer{i + 1}")(x)
         return self.final_layer(self.deconv_layers(x))
