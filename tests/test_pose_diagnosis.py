@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from torchloupe.runner import Stream, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment, network
 from torchloupe.sources.poses import Crop
+from torchloupe.targets.pose import soft_argmax
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 QUICK = ["--steps", "2", "--places", "even"]
@@ -267,8 +270,6 @@ def test_errors_are_distances_in_input_pixels(bench: Path, done: Path) -> None:
     loaded, _ = diagnosis.load(one, ["3"])
     assert loaded is not None
     kept = Stream(done, "epe").read("3")
-    from torchloupe.targets.pose import soft_argmax
-
     with torch.no_grad():
         found = soft_argmax(one.subject.module.eval()(loaded.batch.x))[0] * 4
     truth = soft_argmax(loaded.batch.truth["heatmaps"])[0] * 4
@@ -379,6 +380,28 @@ def test_the_reference_asks_about_every_joint_and_stores_normalised_maps(bench: 
     assert kept["maps"].min() >= 0
     assert kept["maps"].max((1, 2)).tolist() == [1] * 17
     assert kept["steps"].tolist() == [50] * 17
+    # against the template's loop in float64: straight kernels, left-hand folds, one joint at a time
+    one = study(bench)
+    loaded, _ = diagnosis.load(one, ["1"])
+    assert loaded is not None
+    net, x = copy.deepcopy(one.subject.module).double().eval(), loaded.batch.x.double()
+    true = soft_argmax(loaded.batch.truth["heatmaps"].double())
+    at = torch.arange(31, dtype=torch.float64) - 15
+    square = at[:, None] ** 2 + at**2
+    images = []
+    for sigma in np.linspace(19, 0, 51):
+        weight = torch.exp(-square / (2 * (sigma + 1e-5) ** 2))
+        kernel = (weight / weight.sum()).expand(3, 1, 31, 31)
+        wide = torch.nn.functional.pad(x, (15,) * 4, mode="reflect")
+        images.append(torch.nn.functional.conv2d(wide, kernel, groups=3))
+    for j in (0, 9):
+        total = torch.zeros_like(x)
+        for here, there in pairwise(images):
+            point = here.clone().requires_grad_()
+            score = torch.exp(-0.3 * (soft_argmax(net(point))[0, j] - true[0, j]).norm())
+            total += torch.autograd.grad(score, point)[0] * (there - here)
+        values = total.sum(1)[0].abs()
+        np.testing.assert_allclose(kept["maps"][j], (values / values.max()).numpy(), atol=1e-4)
 
 
 class Regressor(nn.Module):

@@ -293,12 +293,12 @@ class Attribution:
         return straight_curve(colour.view(1, 3, 1, 1))
 
 
-def expected_bytes(study: Study, ids: Sequence[str], reference: bool) -> int:
-    """Size of the maps on disk before they are made: float16, one a joint that is asked about."""
+def expected_bytes(study: Study, ids: Sequence[str], reference: bool, precision: str = "float16") -> int:
+    """Size of the maps on disk before they are made: one a joint that is asked about."""
     width, height = study.crop.size
     count = len(study.data.skeleton.joints)
     shown = sum(count if reference else int((study.person(id).weight > 0).sum()) for id in ids)
-    return shown * width * height * 2
+    return shown * width * height * np.dtype(precision).itemsize
 
 
 def attribute(
@@ -307,23 +307,28 @@ def attribute(
     how: Attribution,
     root: Path,
     *,
-    save_maps: bool = True,
+    maps: str = "float16",
     batch: int = 1,
     strict: bool = False,
 ) -> Summary:
-    """Maps and indices of the samples into `root`, streaming; a run that was killed goes on where it stopped."""
+    """Maps and indices of the samples into `root`, streaming; a run that was killed goes on where it stopped.
+
+    maps: how they are kept, float16 or float32, each over its own maximum; or none, to keep the indices only.
+    """
+    if maps not in ("float16", "float32", "none"):
+        raise BadInput(f"maps are kept as float16, float32 or none, found {maps!r}")
     stream = Stream(root, "ig")
     asked = {key: value for key, value in asdict(how).items() if not (key == "layers" and how.method == "poseig")}
-    stream.open({**study.record(), "attribution": asked, "maps": "float16" if save_maps else "none"})
+    stream.open({**study.record(), "attribution": asked, "maps": maps})
     probe = Probe(study.subject, how.layers or study.subject.layers or (INPUT,), how.target(study))
     if how.method == "poseig":
         probe = probe.at(INPUT)
-    work = partial(_attributed, study, how, probe, save_maps)
+    work = partial(_attributed, study, how, probe, maps)
     return run(stream, ids, work, batch=batch, strict=strict, title="attribution")
 
 
 def _attributed(
-    study: Study, how: Attribution, probe: Probe, save_maps: bool, ids: Sequence[str]
+    study: Study, how: Attribution, probe: Probe, maps: str, ids: Sequence[str]
 ) -> Iterator[tuple[str, Mapping[str, Array] | LoupeError]]:
     loaded, broken = load(study, ids)
     yield from broken.items()
@@ -345,7 +350,7 @@ def _attributed(
         yield from ((id, error) for id in batch.ids)
         return
     for row, number in enumerate(rows):
-        yield batch.ids[row], _kept(study, how, found, batch, row, loaded.samples[number], save_maps)
+        yield batch.ids[row], _kept(study, how, found, batch, row, loaded.samples[number], maps)
 
 
 def _blank(study: Study) -> Tensor:
@@ -353,7 +358,7 @@ def _blank(study: Study) -> Tensor:
 
 
 def _kept(
-    study: Study, how: Attribution, found: Maps, batch: Batch, row: int, sample: Sample, save_maps: bool
+    study: Study, how: Attribution, found: Maps, batch: Batch, row: int, sample: Sample, precision: str
 ) -> dict[str, Array]:
     joints = batch.asked["joints"][row]
     k = int((joints >= 0).sum())
@@ -375,9 +380,9 @@ def _kept(
     for name, values in found.notes.items():
         kept[name] = values[:k, row].double().cpu().numpy()
     # the indices are read on what is stored, so that reading them again from the disk gives the same numbers
-    stored = shown.numpy().astype(np.float16)
+    stored = shown.numpy().astype("float16" if precision == "none" else precision)
     kept.update(read_indices(torch.from_numpy(stored), kept, study.crop))
-    return {**kept, "maps": stored} if save_maps else kept
+    return kept if precision == "none" else {**kept, "maps": stored}
 
 
 def read_indices(maps: Tensor, kept: Mapping[str, Array], crop: Crop) -> dict[str, Array]:

@@ -154,6 +154,7 @@ def ig(
     *overrides: str,
     output: Output,
     save_ig: Annotated[bool, Parameter(negative="--no-save-ig")] = True,
+    precision: Literal["float16", "float32"] | None = None,
     load_ig: Annotated[bool, Flag] = False,
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
@@ -161,12 +162,13 @@ def ig(
 ) -> None:
     """Attribution maps (PoseIG) and their indices DI, FI, LI, RI, joint by joint, sample by sample.
 
-    The same command goes on where a killed run stopped. Maps are kept as float16 beside the indices.
+    The same command goes on where a killed run stopped. Maps are kept beside the indices.
 
     Args:
         overrides: KEY VALUE pairs laid over the config, such as TEST.USE_GT_BBOX True.
         output: Folder of the run.
         save_ig: Keep the maps on disk; --no-save-ig keeps the indices only.
+        precision: How maps are kept. Default: float16; float32 with --reference, whose maps are exact to 1e-4.
         load_ig: Take maps that were stored before and compute the indices again, without the model.
         subjects: Model and data.
         choice: Samples.
@@ -178,12 +180,11 @@ def ig(
 
     study = subjects.study(overrides)
     ids, asked = choice.of(study), how.attribution()
+    kept = (precision or ("float32" if how.reference else "float16")) if save_ig else "none"
     if save_ig:
-        size = diagnosis.expected_bytes(study, ids, asked.reference) / 1e6
-        print(f"maps of {len(ids)} samples as float16: at most {size:.1f} MB in {output / 'ig'}")
-    done = diagnosis.attribute(
-        study, ids, asked, output, save_maps=save_ig, batch=choice.batch or 1, strict=choice.strict
-    )
+        size = diagnosis.expected_bytes(study, ids, asked.reference, kept) / 1e6
+        print(f"maps of {len(ids)} samples as {kept}: at most {size:.1f} MB in {output / 'ig'}")
+    done = diagnosis.attribute(study, ids, asked, output, maps=kept, batch=choice.batch or 1, strict=choice.strict)
     _say(done, output)
     _print_columns(output, ("DI", "FI", "LI", "residual"))
     return None
