@@ -20,6 +20,7 @@ _HOMES = {
     "methods.registry": ("METHODS",),
     "methods.smooth": ("aug_smooth",),
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
+    "render.pictures": ("draw",),
     "results": ("Maps", "Scores"),
     "sources": ("subject",),
     "sources.images": ("pictures",),

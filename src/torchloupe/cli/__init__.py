@@ -32,7 +32,7 @@ def build() -> Any:
 
     from torchloupe import __version__
 
-    plain = Parameter(negative=(), show_default=lambda value: None if value is False else value)
+    plain = Parameter(show_default=lambda value: None if value is False else value)
     app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__, default_parameter=plain)
     for name, path in COMMANDS.items():
         app.command(_function(path), name=name)

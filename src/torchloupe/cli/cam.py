@@ -70,9 +70,11 @@ def cam(
     if preview_model:
         from torchloupe.cli.layers import layers as preview
 
-        return preview(model, loading=loading)
+        preview(model, loading=loading)
+        return
     from torchloupe.methods.registry import named, options_of
     from torchloupe.probe import Probe, expand
+    from torchloupe.render.colour import palette
     from torchloupe.sources.images import find
     from torchloupe.targets.words import target as words_to_target
 
@@ -86,15 +88,22 @@ def cam(
     if batch_size < 1:
         raise BadInput(f"--batch-size {batch_size}: expected 1 or more")
     files = find(images) if images else find(())
+    palette(style.cmap)
     folder, single = destination(save)
     if each and len(target or ()) != len(files):
         raise BadInput(f"--each: {len(target or ())} targets for {len(files)} pictures; give one a picture")
     subject = loading.load(model)
     if subject.prepare is None:
-        raise BadInput(f"model {model!r}: it is not known how a picture is prepared for it; use it from Python with a Batch")
+        raise BadInput(
+            f"model {model!r}: it is not known how a picture is prepared for it; use it from Python with a Batch"
+        )
     wanted = [name for word in layers or subject.layers for name in expand(subject.module, word)]
     if not wanted:
-        raise BadInput(f"model {model!r}: no default layer was found; name one with --layers (see: loupe layers {model})")
+        raise BadInput(
+            f"model {model!r}: no default layer was found; name one with --layers (see: loupe layers {model})"
+        )
+    if "weights" not in subject.notes and not model.startswith("torch:"):
+        say("no --weights: the network is random, so its maps mean nothing; give a checkpoint")
     if not layers:
         say(f"layer: {', '.join(wanted)} (default)")
     question = words_to_target([] if each else target or [], subject.classes)
@@ -253,7 +262,7 @@ class Job:
         found = aug_smooth(ask, probe, batch) if self.aug else ask(probe, batch)
         if not self._layouts:
             layers = {layer for maps in found.values() for layer in maps.maps}
-            self._layouts = self._found_layouts(probe.at(*sorted(layers)), batch.take([0]))
+            self._layouts = layouts(probe.at(*sorted(layers)), batch.take([0]))
         written: list[Path] = []
         for i, (name, file) in enumerate(zip(names, files, strict=True)):
             arrays, parts = maps_arrays(found, batch, i)
@@ -272,7 +281,10 @@ class Job:
                 seed=self.options.get("seed", 0),
                 aug_smooth=self.aug,
                 weights_report=weights.get("report"),
-                asked=self._asked(file, str(probe.target.wanted[i]) if hasattr(probe.target, "wanted") and self.asked["each"] else None),
+                asked=self._asked(
+                    file,
+                    str(probe.target.wanted[i]) if hasattr(probe.target, "wanted") and self.asked["each"] else None,
+                ),
             )
             path = save(self.folder, name, arrays, record)
             written += self._draw(*load(path), name)
@@ -280,9 +292,6 @@ class Job:
                 asked = parts["questions"][question]
                 say(f"{file}: the {method} map at {layer} for {asked!r} is empty: nothing there speaks for it")
         return written
-
-    def _found_layouts(self, probe: Probe, batch: Batch) -> Mapping[str, Any]:
-        return probe(batch, grad=False).layouts
 
     def _asked(self, file: Path, target: str | None) -> dict[str, Any]:
         from torchloupe import __version__
@@ -304,6 +313,20 @@ class Job:
 
         stored = [path for name in names if (path := self.folder / f"{name}.npz").exists()]
         return redraw(stored, str(self.folder), self.style) if self.style.scale == "run" else []
+
+
+def layouts(probe: Probe, batch: Batch) -> Mapping[str, Any]:
+    """The layout of each of the probe's layers, found with one forward that asks nothing."""
+    from dataclasses import replace
+
+    import torch
+
+    from torchloupe.results import Scores
+
+    def nothing(_output: Any, asked: Batch) -> Scores:
+        return Scores(torch.zeros(1, asked.n), (asked.ids,))
+
+    return replace(probe, target=nothing)(batch, grad=False).layouts
 
 
 def destination(save: Path) -> tuple[Path, str | None]:

@@ -15,6 +15,8 @@ KINDS: dict[str, str] = {"maps": "torchloupe.render.pictures:redraw"}
 SIGNS: dict[str, str] = {"feats": "points"}
 """An array that tells the kind of an npz file that has no record beside it."""
 
+STYLE = Style()
+
 
 def draw(
     results: list[str],
@@ -23,7 +25,7 @@ def draw(
     method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     layers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     target: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    style: Annotated[Style, Parameter(name="*")] = Style(),
+    style: Annotated[Style, Parameter(name="*")] = STYLE,
 ) -> None:
     """Draw results again with other settings, without running the model.
 
@@ -85,12 +87,9 @@ def kind_of(path: Path) -> str:
     data, words = store.pair(path)
     if data.is_file() and not words.is_file():
         held = store.load_arrays(data)
-        for sign, kind in SIGNS.items():
-            if sign in held:
-                return kind
-    if not words.is_file():
-        return str(store.load(path).record.get("kind"))
-    kind = store.load_record(words).get("kind")
-    if not isinstance(kind, str):
-        raise BadInput(f"{words}: the record has no 'kind'; is it a result of loupe?")
-    return kind
+        told = next((kind for sign, kind in SIGNS.items() if sign in held), None)
+    else:
+        told = store.load(path).record.get("kind")
+    if not isinstance(told, str):
+        raise BadInput(f"{path}: no 'kind' in its record; is it a result of loupe?")
+    return told

@@ -67,7 +67,9 @@ def layers(
             canonical = found.canonical([torch.empty(shape)], batch.n, batch.size).shape if found.join is None else ()
             skip = f" skip {found.skip}" if found.skip else ""
             mark = "*" if address in subject.layers else ""
-            rows.append((mark, address, kind, str(calls[name]), show(shape), found.pattern + skip, show(tuple(canonical))))
+            rows.append(
+                (mark, address, kind, str(calls[name]), show(shape), found.pattern + skip, show(tuple(canonical)))
+            )
     wide = [max(len(row[i]) for row in rows) for i in range(5)]
     for row in rows:
         print("  ".join([*(text.ljust(width) for text, width in zip(row, wide, strict=False)), *row[5:]]).rstrip())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchloupe.probe import Batch
     from torchloupe.results import Maps
 
+INPUT = "input"
 EMPTY = "empty map"
 FRAMES = 10
 SCREEN = 110
@@ -51,7 +52,7 @@ TITLES = {
     "guided_gradcam": "Guided Grad-CAM",
     "occlusion": "Occlusion",
 }
-SHARED = {"map": "each map by its maximum", "sequence": "each sequence by its maximum", "run": "maximum of the run"}
+SHARED = {"map": "of each map", "sequence": "of each sequence", "run": "of the run"}
 Where = tuple[str, str]
 
 
@@ -186,20 +187,18 @@ class Tile:
     def image(self, style: Style) -> np.ndarray:
         """(h, w, 3) uint8."""
         picture = self.sheet.picture[min(self.frame, len(self.sheet.picture) - 1)]
-        return overlay(picture, None if self.empty else self.values, style=style, signed=self.signed)
+        return overlay(picture, None if self.empty else self.values, style, signed=self.signed)
 
 
 def _slug(question: str) -> str:
     return question.split(",")[0][:40].strip()
 
 
-def overlay(
-    picture: np.ndarray, values: np.ndarray | None, *, style: Style = Style(), signed: bool = False
-) -> np.ndarray:
+def overlay(picture: np.ndarray, values: np.ndarray | None, style: Style, *, signed: bool = False) -> np.ndarray:
     """A map over a picture.
 
-    picture (h, w, 3) uint8; values (h', w') scaled to 0..1 (-1..1 where signed), at any resolution, or None for an empty
-    map, which leaves the picture as it is. -> (h'', w'', 3) uint8, of the size that style.resize says.
+    picture (h, w, 3) uint8; values (h', w') scaled to 0..1 (-1..1 where signed), at any resolution, or None for an
+    empty map, which leaves the picture as it is. -> (h'', w'', 3) uint8, of the size that style.resize says.
     """
     size = style.size(*picture.shape[:2])
     under = sized(picture, size)
@@ -207,7 +206,8 @@ def overlay(
         return under
     table = colour.palette(style.cmap, signed)
     fine = colour.resize(values, size)
-    return colour.blend(under, fine, table, signed=signed, opacity=style.opacity, fade=style.fade)
+    fade = signed if style.fade is None else style.fade
+    return colour.blend(under, fine, table, signed=signed, opacity=style.opacity, fade=fade)
 
 
 def sized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -230,9 +230,8 @@ def labelled(image: np.ndarray, text: str) -> np.ndarray:
     pen = ImageDraw.Draw(drawn, "RGBA")
     at = size // 2, image.shape[0] - size // 2
     left, top, right, bottom = pen.textbbox(at, text, font=font, anchor="lb")
-    pen.rounded_rectangle(
-        (left - size // 3, top - size // 3, right + size // 3, bottom + size // 4), size // 3, (255, 255, 255, 215)
-    )
+    box = (left - size // 3, top - size // 3, right + size // 3, bottom + size // 4)
+    pen.rounded_rectangle(box, size // 3, (255, 255, 255, 215))
     pen.text(at, text, font=font, anchor="lb", fill=(26, 26, 26))
     return np.asarray(drawn)
 
@@ -277,24 +276,32 @@ class Drawing:
         if tiles[0].frames > 1:
             return self._strip(own, tiles, look, bars)
         cells = {(tile.k, tile.method, tile.layer): self._cell(tile, look) for tile in tiles}
-        methods, layers = own.methods, own.layers
-        lead = Cell(overlay(own.picture[0], None, style=look))
+        methods = own.methods
+        places = {method: [layer for other, layer in own.maps if other == method] for method in methods}
+        floating = {method for method in methods if places[method] == [INPUT]}
+        floating = set() if len(floating) == len(methods) else floating
+        layers = tuple(dict.fromkeys(layer for method in methods if method not in floating for layer in places[method]))
+        lead = Cell(overlay(own.picture[0], None, look))
         across = len(methods) == 1 < len(layers)
-        titles = list(layers) if across else [TITLES.get(method, method) for method in methods]
+        names = [TITLES.get(method, method) + (f" ({INPUT})" if method in floating else "") for method in methods]
+        titles = list(layers) if across else names
         groups = []
         for k in range(len(own.questions)):
             if across:
                 rows = [(TITLES.get(methods[0], methods[0]), [cells.get((k, methods[0], layer)) for layer in layers])]
             else:
-                rows = [(layer, [cells.get((k, method, layer)) for method in methods]) for layer in layers]
+                rows = [
+                    (layer, [cells.get((k, m, INPUT if m in floating and layer == layers[0] else layer)) for m in methods])
+                    for layer in layers
+                ]
             groups.append(Group(heading(own, k), rows, lead))
-        return grid(groups, titles, bars)
+        return grid(groups, titles, bars, self._note(bars))
 
     def _strip(self, sheet: Sheet, tiles: Sequence[Tile], look: Style, bars: Sequence[Bar]) -> Any:
         """A sequence: frames across, methods and layers down."""
         count = tiles[0].frames
         shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, FRAMES))})
-        plain = [Cell(overlay(sheet.picture[min(t, len(sheet.picture) - 1)], None, style=look)) for t in shown]
+        plain = [Cell(overlay(sheet.picture[min(t, len(sheet.picture) - 1)], None, look)) for t in shown]
         groups = [Group("", [("input", plain)])]
         held = {(tile.k, tile.method, tile.layer, tile.frame): tile for tile in tiles}
         for k in range(len(sheet.questions)):
@@ -303,7 +310,7 @@ class Drawing:
                 for m, layer in sheet.maps
             ]
             groups.append(Group(heading(sheet, k), rows))
-        return grid(groups, [str(t) for t in shown], bars)
+        return grid(groups, [str(t) for t in shown], bars, self._note(bars))
 
     def _look(self, sheet: Sheet) -> Style:
         """The style of a grid's cells: small pictures are enlarged, so that the map over them stays smooth."""
@@ -319,12 +326,16 @@ class Drawing:
     def _bars(self, tiles: Sequence[Tile]) -> list[Bar]:
         kinds = sorted({tile.signed for tile in tiles})
         tops = {False: ("0", "max"), True: ("−max", "0", "max")}
-        return [Bar(colour.palette(self.style.cmap, kind), tops[kind], SHARED[self.style.scale]) for kind in kinds]
+        return [Bar(colour.palette(self.style.cmap, kind), tops[kind]) for kind in kinds]
 
     def _framed(self, tile: Tile) -> Any:
         title = f"{TITLES.get(tile.method, tile.method)}, {tile.layer}"
         row = ("", [self._cell(tile, self._look(tile.sheet))])
-        return grid([Group(heading(tile.sheet, tile.k), [row])], [title], self._bars([tile]))
+        bars = self._bars([tile])
+        return grid([Group(heading(tile.sheet, tile.k), [row])], [title], bars, self._note(bars))
+
+    def _note(self, bars: Sequence[Bar]) -> str:
+        return f"Colours end at the maximum {SHARED[self.style.scale]}" if bars else ""
 
     @property
     def image(self) -> Image.Image:
@@ -394,7 +405,7 @@ class Drawing:
 
     def _about(self, sheet: Sheet, tile: Tile | None) -> str:
         """One line that stays inside the file: what is drawn and how it is scaled."""
-        scaled = f"scaled: {SHARED[self.style.scale]}"
+        scaled = f"scaled by the maximum {SHARED[self.style.scale]}"
         if tile is None:
             return f"{sheet.id}: {', '.join(sheet.methods)} at {', '.join(sheet.layers)}; {scaled}"
         where = f"{TITLES.get(tile.method, tile.method)} at {tile.layer}"
@@ -421,14 +432,11 @@ def _save_raster(image: Image.Image, path: Path, kind: str, dpi: int, about: str
 
 def heading(sheet: Sheet, k: int) -> str:
     """A question and its score: "Greater Swiss Mountain dog, 0.93"."""
-    score = sheet.scores[k]
+    question, score = sheet.questions[k], sheet.scores[k]
     if not math.isfinite(score):
-        return sheet.questions[k]
-    return (
-        f"{sheet.questions[k]}, {score:.2f}"
-        if 0.01 <= abs(score) < 1000 or score == 0
-        else f"{sheet.questions[k]}, {score:.2g}"
-    )
+        return question
+    usual = score == 0 or 0.01 <= abs(score) < 1000
+    return f"{question}, {score:.2f}" if usual else f"{question}, {score:.2g}"
 
 
 def draw(maps: Maps | Mapping[str, Maps], batch: Batch, **options: Any) -> Drawing:

@@ -32,7 +32,10 @@ def find(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if not given:
         raise BadInput("no picture was named; give a file, a folder, a glob or a text list")
     found = [path for one in given for path in _expand(Path(one).expanduser())]
-    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
 
 
 def _expand(path: Path) -> list[Path]:

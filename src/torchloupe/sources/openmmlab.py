@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,14 +31,17 @@ def mmpretrain(rest: str, options: Options) -> Subject:
     library = _import()
     config = _config(library, rest, options)
     try:
-        config.merge_from_dict({key: _value(value) for key, value in options.cfg_options.items()})
+        config.merge_from_dict(dict(options.cfg_options))
     except (KeyError, TypeError, IndexError, AssertionError) as error:
-        raise BadInput(f"{options.spec}: cfg_options {dict(options.cfg_options)} do not fit the config ({error})") from error
+        raise BadInput(
+            f"{options.spec}: cfg_options {dict(options.cfg_options)} do not fit the config ({error})"
+        ) from error
     if "model" not in config:
         raise BadInput(f"{options.spec}: the config has no 'model'; expected a config of mmpretrain")
     if options.size is not None or options.mean or options.std:
         raise BadInput(f"{options.spec}: size, mean and std are the config's; change them with cfg_options")
     _forget_pretrained(config.model)
+    config.model.pop("train_cfg", None)
     with _scope(), _told(options):
         config.model.setdefault("data_preprocessor", config.get("data_preprocessor", None))
         module = framework("mmpretrain.registry", "mmpretrain").MODELS.build(config.model)
@@ -126,16 +128,6 @@ def _told(options: Options) -> Iterator[None]:
         raise BadInput(f"{options.spec}: the config does not work: {type(error).__name__}: {said}") from error
 
 
-def _value(value: Any) -> Any:
-    """Text that is a Python literal as its value: '18' -> 18."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-
-
 def _forget_pretrained(part: Any) -> None:
     """Take out of a config all that would fetch weights."""
     if isinstance(part, Mapping):
@@ -154,8 +146,14 @@ def _forget_pretrained(part: Any) -> None:
 def _preparation(module: Any, config: Any) -> tuple[Preparation | None, str]:
     loader = config.get("test_dataloader") or config.get("val_dataloader")
     if loader is None:
-        raise BadInput("the config has no test_dataloader, so nothing says how a picture is prepared")
-    pipeline = [step for step in loader.dataset.pipeline if step["type"] not in FROM_A_FILE]
+        pipeline = _usual_pipeline(config)
+        warnings.warn(
+            f"the config has no test_dataloader; pictures are cropped to {pipeline[1]['crop_size']}",
+            LoupeWarning,
+            stacklevel=4,
+        )
+    else:
+        pipeline = [step for step in loader.dataset.pipeline if step["type"] not in FROM_A_FILE]
     registry = framework("mmpretrain.registry", "mmpretrain").TRANSFORMS
     transforms = [registry.build(step) for step in pipeline]
     preprocessor = module.data_preprocessor
@@ -178,6 +176,17 @@ def _preparation(module: Any, config: Any) -> tuple[Preparation | None, str]:
     return Preparation(steps, size, mean, std, 1.0, bgr), said  # type: ignore[arg-type]
 
 
+def _usual_pipeline(config: Any) -> list[dict[str, Any]]:
+    """ImageNet's, for configs that only pretrain, at the size that the backbone names."""
+    size = config.model.get("backbone", {}).get("img_size", 224)
+    edge = size if isinstance(size, int) else max(size)
+    return [
+        {"type": "ResizeEdge", "scale": round(edge / 0.875), "edge": "short"},
+        {"type": "CenterCrop", "crop_size": size},
+        {"type": "PackInputs"},
+    ]
+
+
 def _grey_picture() -> Any:
     from PIL import Image
 
@@ -196,7 +205,7 @@ def _classes(config: Any, loaded: Loaded) -> Sequence[str]:
     found = found or loaded.meta.get("CLASSES")
     dataset = (config.get("test_dataloader") or config.get("val_dataloader") or {}).get("dataset", {})
     found = found or (dataset.get("metainfo") or {}).get("classes") or dataset.get("classes")
-    if not found:
-        kind = framework("mmpretrain.registry", "mmpretrain").DATASETS.get(dataset.get("type", ""))
-        found = (getattr(kind, "METAINFO", None) or {}).get("classes", ())
-    return () if isinstance(found, str) else tuple(str(name) for name in found)
+    if not found and "type" in dataset:
+        kind = framework("mmpretrain.registry", "mmpretrain").DATASETS.get(dataset["type"])
+        found = (getattr(kind, "METAINFO", None) or {}).get("classes")
+    return () if isinstance(found, str) else tuple(str(name) for name in found or ())
