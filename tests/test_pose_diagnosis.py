@@ -404,6 +404,26 @@ def test_the_reference_asks_about_every_joint_and_stores_normalised_maps(bench: 
         np.testing.assert_allclose(kept["maps"][j], (values / values.max()).numpy(), atol=1e-4)
 
 
+def height_of_peak(output: torch.Tensor, _batch: object) -> torch.Tensor:
+    """A target of one's own: how sure the model is of each joint."""
+    return output.flatten(2).amax(2)
+
+
+def test_a_target_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = study(bench)
+    how = diagnosis.Attribution(steps=2, places="even", score=height_of_peak)
+    diagnosis.attribute(one, ["0"], how, tmp_path)
+    kept = Stream(tmp_path, "ig").read("0")
+    loaded, _ = diagnosis.load(one, ["0"])
+    assert loaded is not None
+    with torch.no_grad():
+        heights = one.subject.module.eval()(loaded.batch.x).flatten(2).amax(2)[0]
+    np.testing.assert_allclose(kept["scores"], heights.numpy()[kept["joints"]], rtol=1e-5)
+    assert Stream(tmp_path, "ig").settings()["attribution"]["score"].endswith(":height_of_peak")
+    assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(tmp_path / "x"), "--score", "nowhere:f"]) == 2
+    assert "No module named 'nowhere'" in capsys.readouterr().err
+
+
 class Regressor(nn.Module):
     """A network that gives coordinates as shares of the input's sides, or in three dimensions."""
 

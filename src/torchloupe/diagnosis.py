@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -226,6 +226,7 @@ class Attribution:
     """How maps are made: PoseIG along a path, or any method of the core with the same joint target.
 
     method: "poseig", or the name of a method. layers: for methods that look at layers.
+    score: your own (output, batch) -> scores (n, j), in place of the exponential of the distance.
     path: "blur" or "straight" (from `baseline`: black, white, mean or blur). places: "scouted" or "even".
     reference: as PoseIG's template: 50 even left-hand steps of the linear blur path, every joint, absolute values over
     their maximum.
@@ -245,6 +246,7 @@ class Attribution:
     power: int = 1
     seed: int = 0
     joints: tuple[int | str, ...] = ()
+    score: Callable[[Any, Batch], Tensor] | None = None
     reference: bool = False
 
     def __post_init__(self) -> None:
@@ -260,7 +262,13 @@ class Attribution:
 
     def target(self, study: Study) -> Joints:
         """The question asked of the model."""
-        return Joints(only=self.joints, every=self.reference, names=study.data.skeleton.joints)
+        return Joints(only=self.joints, every=self.reference, score=self.score, names=study.data.skeleton.joints)
+
+    def record(self) -> dict[str, Any]:
+        """The options as JSON holds them; layers only where they matter."""
+        kept = {key: value for key, value in vars(self).items() if not (key == "layers" and self.method == "poseig")}
+        score = "" if self.score is None else f"{self.score.__module__}:{self.score.__qualname__}"
+        return {**kept, "score": score}
 
     def maps(self, probe: Probe, batch: Batch, crop: Crop) -> Maps:
         """Maps at the input's size, (k, n, 1, h, w) under INPUT."""
@@ -318,8 +326,7 @@ def attribute(
     if maps not in ("float16", "float32", "none"):
         raise BadInput(f"maps are kept as float16, float32 or none, found {maps!r}")
     stream = Stream(root, "ig")
-    asked = {key: value for key, value in asdict(how).items() if not (key == "layers" and how.method == "poseig")}
-    stream.open({**study.record(), "attribution": asked, "maps": maps})
+    stream.open({**study.record(), "attribution": how.record(), "maps": maps})
     probe = Probe(study.subject, how.layers or study.subject.layers or (INPUT,), how.target(study))
     if how.method == "poseig":
         probe = probe.at(INPUT)

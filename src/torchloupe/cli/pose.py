@@ -122,6 +122,7 @@ class How:
         power: Power of the attribution of each colour, before colours are summed.
         seed: Of the noise.
         joints: Only these joints, by number or name.
+        score: Your own target, package.module:function, (output, batch) -> scores (samples, joints). Importing runs it.
         reference: As PoseIG's template: 50 even left-hand steps, every joint, absolute values over their maximum.
     """
 
@@ -137,6 +138,7 @@ class How:
     power: int = 1
     seed: int = 0
     joints: Annotated[list[str] | None, Several] = None
+    score: str | None = None
     reference: Annotated[bool, Flag] = False
 
     def attribution(self) -> Any:
@@ -144,7 +146,27 @@ class How:
         from torchloupe.diagnosis import Attribution
 
         given = {**vars(self), "layers": tuple(self.layers or ()), "joints": tuple(self.joints or ())}
+        given["score"] = None if self.score is None else _function(self.score)
         return Attribution(**{**given, "most": max(self.most, self.steps)})
+
+
+def _function(path: str) -> Any:
+    """package.module:function, the current directory among the places to look."""
+    import os
+    import sys
+    from importlib import import_module
+
+    from torchloupe.errors import BadInput
+
+    home, mark, name = path.partition(":")
+    if not mark or not home or not name:
+        raise BadInput(f"--score {path!r}: expected package.module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(import_module(home), name)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"--score {path!r}: {error}") from None
 
 
 SUBJECTS, CHOICE, HOW = Subjects(), Choice(), How()

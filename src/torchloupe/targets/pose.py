@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,6 +108,7 @@ class Joints:
     Question i of a sample is its i-th annotated joint, so that k is the largest number of annotated joints in the
     batch; samples that have fewer answer 0 to the rest, under an empty label.
 
+    score: your own (output, batch) -> scores (n, j) in place of the exponential, for models whose output is read otherwise.
     only: joints to ask about, by number or name; () = all. every: ask about joints that are not annotated too, as
     PoseIG's template does. names: of the joints, for the labels.
     Source: He et al. 2023, Analyzing and Diagnosing Pose Estimation with Attributions, CVPR.
@@ -116,12 +118,13 @@ class Joints:
     every: bool = False
     beta: float = 10.0
     rate: float = 0.3
+    score: Callable[[Any, Batch], Tensor] | None = None
     names: tuple[str, ...] = field(default=(), repr=False)
 
     def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """{"joints": (n, k)}, joint numbers, -1 where a sample has no further joint."""
-        count = predicted(output, self.beta).shape[1]
         weight = batch.truth.get("weight")
+        count = self._scores(output, batch).shape[1] if weight is None else weight.shape[1]
         if self.every or weight is None:
             asked = torch.ones(batch.n, count, dtype=torch.bool)
         else:
@@ -136,14 +139,23 @@ class Joints:
         return {"joints": torch.where(asked.gather(1, order), order, -1)}
 
     def __call__(self, output: Tensor, batch: Batch) -> Scores:
-        points = predicted(output, self.beta)
-        away = (points - true(output, batch, self.beta)).norm(dim=-1)
+        scores = self._scores(output, batch)
         joints = (batch.asked or self.choose(output, batch))["joints"]
-        index = joints.to(away.device)
-        scores = torch.exp(-self.rate * away).gather(1, index.clamp_min(0))
-        value = torch.where(index >= 0, scores, 0.0).T
+        index = joints.to(scores.device)
+        value = torch.where(index >= 0, scores.gather(1, index.clamp_min(0)), 0.0).T
         labels = tuple(tuple(self._name(j) for j in row) for row in joints.T.tolist())
         return Scores(value, labels)
+
+    def _scores(self, output: Any, batch: Batch) -> Tensor:
+        """(n, j), one a joint."""
+        if self.score is not None:
+            found = self.score(output, batch)
+            if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != batch.n:
+                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise BadInput(f"the score is expected to be (samples, joints) = ({batch.n}, ...), found {shape}")
+            return found
+        points = predicted(output, self.beta)
+        return torch.exp(-self.rate * (points - true(output, batch, self.beta)).norm(dim=-1))
 
     def _name(self, joint: int) -> str:
         if joint < 0:
