@@ -55,7 +55,7 @@ def one(**more: object) -> Sheet:
         ({"format": "bmp"}, "format 'bmp': expected png"),
         ({"scale": "maps"}, "scale 'maps': expected .* Did you mean map"),
         ({"fuse": "sum"}, "fuse 'sum': expected mean or max"),
-        ({"resize": "big"}, r"resize 'big': expected a factor up to 100, such as 2, or W\*H"),
+        ({"resize": "big"}, r"resize 'big': expected a factor up to 100, such as 2, or WIDTHxHEIGHT"),
         ({"resize": "0*5"}, "resize '0.5': expected sides"),
         ({"resize": "-1"}, "resize '-1': expected a factor"),
         ({"opactiy": 1}, "no drawing option 'opactiy'. Did you mean opacity"),

@@ -160,7 +160,9 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         if not part.is_file():
             if other.is_file():
                 raise BadInput(f"{part}: missing beside {other.name}; a result is both. Make it again")
-            raise BadInput(f"{os.fspath(path)}: no such result.{nearest(data.stem, _stems(data.parent))}")
+            raise BadInput(
+                f"{os.fspath(path)}: no such result (NAME.npz and NAME.json).{nearest(data.stem, _stems(data.parent))}"
+            )
     return Artifact(load_arrays(data), load_record(words))
 
 

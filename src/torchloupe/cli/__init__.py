@@ -14,8 +14,12 @@ COMMANDS: dict[str, str] = {
     "draw": "torchloupe.cli.draw:draw",
     "layers": "torchloupe.cli.layers:layers",
 }
-# name -> (one line of help, commands)
+# name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
+    "demo": (
+        "See the tool at work, from data to pictures, without a download.",
+        {"": "torchloupe.cli.demo:demo", "pose": "torchloupe.cli.pose:demo"},
+    ),
     "pose": (
         "Diagnose a pose model: attribution maps, errors, indices, inversions.",
         {
@@ -39,7 +43,10 @@ def build() -> Any:
     for name, (text, commands) in GROUPS.items():
         group = App(name=name, help=text)
         for command, path in commands.items():
-            group.command(_function(path), name=command)
+            if command:
+                group.command(_function(path), name=command)
+            else:
+                group.default(_function(path))
         app.command(group)
     return app
 

@@ -19,12 +19,12 @@ STYLE = Style()
 
 
 def draw(
-    results: list[str],
+    results: Annotated[list[str], Parameter(negative=())],
     *,
     save: Annotated[str | None, Parameter(name=["--save", "-o"])] = None,
-    method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    layers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    target: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    method: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    layers: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    target: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     style: Annotated[Style, Parameter(name="*")] = STYLE,
 ) -> None:
     """Draw results again with other settings, without running the model.

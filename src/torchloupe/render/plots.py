@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 PAGE = 7.0
 WIDEST, TALLEST, NARROWEST = 1.7, 2.2, 0.75
+<<<<<<< HEAD
 GAP, EDGE, BAND, BAR = 0.05, 0.04, 0.14, 0.52
+=======
+GAP, EDGE, BAND, BAR = 0.05, 0.04, 0.14, 0.55
+>>>>>>> render
 TEXT, SMALL = 8.0, 7.0
 INK = "#1a1a1a"
 FONT = "DejaVu Sans"
