@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torchloupe import diagnosis
 from torchloupe.methods.blur import blur, blurred
 from torchloupe.methods.poseig import poseig
-from torchloupe.probe import INPUT, Batch, Probe
+from torchloupe.networks.pose import PoseResNet
+from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment
 from torchloupe.targets.pose import Joints, soft_argmax
@@ -79,6 +80,18 @@ def one_pass(probe: Probe, batch: Batch) -> None:
         torch.autograd.grad(scores[j], x, retain_graph=j + 1 < VISIBLE)
 
 
+def step_ratio(probe: Probe, batch: Batch, steps: int, rounds: int = 5) -> float:
+    """Median CPU time of one more step over that of one bare pass, measured in turn."""
+    one_pass(probe, batch)
+    ratios = []
+    for _ in range(rounds):
+        more = timed(lambda: poseig(probe, batch, path=blur(), steps=2 * steps))[0]
+        bare = timed(lambda: [one_pass(probe, batch) for _ in range(steps)])[0]
+        less = timed(lambda: poseig(probe, batch, path=blur(), steps=steps))[0]
+        ratios.append((more - less) / bare)
+    return float(np.median(ratios))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path)
@@ -110,13 +123,6 @@ def main() -> None:
             times.setdefault(steps, []).append(seconds)
             gaps.setdefault(steps, []).append(found.notes["completeness_residual"].abs().flatten())
         net.requires_grad_(False)
-        for _ in range(3):
-            times.setdefault("pass", []).append(
-                timed(lambda batch=batch: [one_pass(probe, batch) for _ in range(16)])[0] / 16
-            )
-            even = timed(lambda batch=batch: poseig(probe, batch, path=blur(), steps=32))[0]
-            less = timed(lambda batch=batch: poseig(probe, batch, path=blur(), steps=16))[0]
-            times.setdefault("fold", []).append((even - less) / 16)
     base, wanted = float(np.median(times["template"])), float(torch.cat(gaps["template"]).mean())
     print(f"{'':24}{'CPU s a sample':>15}{'mean residual':>15}{'times faster':>14}")
     print(f"{'template, 50 folds':24}{base:15.2f}{wanted:15.4f}{1:14.1f}")
@@ -124,9 +130,15 @@ def main() -> None:
         seconds, gap = float(np.median(times[steps])), float(torch.cat(gaps[steps]).mean())
         equal = "  <- residual at most the template's" if gap <= wanted else ""
         print(f"{f'poseig, {steps} steps':24}{seconds:15.2f}{gap:15.4f}{base / seconds:14.1f}{equal}")
-    ratio = float(np.median(times["fold"]) / np.median(times["pass"]))
-    print(f"a fold against one forward and {VISIBLE} backwards: {ratio:.3f}")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"a step against one forward and {VISIBLE} backwards: {step_ratio(probe, batch, 16):.3f} (this network)")
+    large = PoseResNet(50).eval().requires_grad_(False)
+    truth = {"heatmaps": torch.rand(1, 17, 64, 48) ** 8, "weight": weight}
+    picture = Batch(torch.randn(1, 3, 256, 192), truth=truth)
+    one = Probe(Subject(large, kind="pose", read=lambda output: output), (INPUT,), Joints())
+    print(f"a step against one forward and {VISIBLE} backwards: {step_ratio(one, picture, 2):.3f} (Pose ResNet 50)")
+    for steps in (2, 6):
+        poseig(one, picture, path=blur(), steps=steps)
+        print(f"peak memory after {steps} steps: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 if __name__ == "__main__":

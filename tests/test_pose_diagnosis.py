@@ -541,3 +541,22 @@ def test_bad_commands_are_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_vitpose_of_transformers(tmp_path: Path) -> None:
+    from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
+
+    body = VitPoseBackboneConfig(
+        image_size=[256, 192], hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    VitPoseForPoseEstimation(VitPoseConfig(backbone_config=body, num_labels=17)).save_pretrained(tmp_path / "vit")
+    one = diagnosis.study(
+        model=f"transformers:{tmp_path / 'vit'}",
+        data=SHARED / "coco" / "test_coco.json",
+        options=Options(device="cpu"),
+    )
+    assert one.crop.heatmap == (48, 64)
+    done = diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=2, places="even"), tmp_path / "run")
+    assert (done.made, dict(done.failed)) == (1, {})
+    assert np.isfinite(Stream(tmp_path / "run", "ig").read("0")["DI"]).sum() == 17
