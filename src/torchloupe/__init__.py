@@ -11,12 +11,14 @@ _HOMES = {
     "axes": ("Layout", "resize"),
     "errors": ("BadInput", "BadSample", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
     "methods.backprop": ("guided_backprop", "guided_gradcam"),
+    "methods.blur": ("blur", "blur_curve", "scouted", "straight_curve"),
     "methods.cam": (
         *("cam", "cams", "eigencam", "eigengradcam", "gradcam", "gradcam_pp", "hirescam", "layercam", "rule"),
         *("smooth_gradcam_pp", "weights", "xgradcam"),
     ),
     "methods.path": ("gradient_x_input", "integrated_gradients", "smoothgrad", "straight"),
     "methods.perturb": ("ablationcam", "iscam", "occlusion", "scorecam", "sscam"),
+    "methods.poseig": ("poseig",),
     "methods.registry": ("METHODS",),
     "methods.smooth": ("aug_smooth",),
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
@@ -24,6 +26,7 @@ _HOMES = {
     "results": ("Maps", "Scores"),
     "sources": ("subject",),
     "sources.images": ("pictures",),
+    "targets.pose": ("Joints",),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
 }
 _FROM = {name: home for home, names in _HOMES.items() for name in names}
