@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "": "torchloupe.cli.demo:demo",
             "embed": "torchloupe.cli.embed:demo",
             "gait": "torchloupe.cli.gait:demo",
+            "pose": "torchloupe.cli.pose:demo",
         },
     ),
     "gait": (
@@ -37,6 +38,13 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "cam": "torchloupe.cli.gait:cam",
             "draw": "torchloupe.cli.gait:draw",
             "layers": "torchloupe.cli.gait:layers",
+        },
+    ),
+    "pose": (
+        "Diagnose a pose model: attribution maps, errors, indices, inversions.",
+        {
+            name: f"torchloupe.cli.pose:{name}"
+            for name in ("ig", "epe", "index", "inversions", "depend", "draw", "report", "compare", "export")
         },
     ),
 }
