@@ -29,10 +29,10 @@ demo: $(VENV)/.demo-ready
 	$(BIN)/loupe demo --save demo
 
 test: $(VENV)/.ready $(VENV)/.browser
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/.ready $(VENV)/.browser
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks
