@@ -12,6 +12,7 @@ _HOMES = {
     "errors": ("BadInput", "BadSample", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
     "gait": ("embed_gallery", "explain_walk"),
     "methods.backprop": ("guided_backprop", "guided_gradcam"),
+    "methods.blur": ("blur", "blur_curve", "scouted", "straight_curve"),
     "methods.cam": (
         *("cam", "cams", "eigencam", "eigengradcam", "gradcam", "gradcam_pp", "hirescam", "layercam", "rule"),
         *("smooth_gradcam_pp", "weights", "xgradcam"),
@@ -19,6 +20,12 @@ _HOMES = {
     "methods.opengait": ("opengait",),
     "methods.path": ("gradient_x_input", "integrated_gradients", "smoothgrad", "straight"),
     "methods.perturb": ("ablationcam", "iscam", "occlusion", "scorecam", "sscam"),
+    "methods.arrangement": ("arrangement", "linear_cka", "procrustes"),
+    "methods.embed": ("embed",),
+    "methods.project": ("project",),
+    "methods.rows": ("prepare",),
+    "points": ("Points",),
+    "methods.poseig": ("poseig",),
     "methods.registry": ("METHODS",),
     "methods.smooth": ("aug_smooth",),
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
@@ -28,6 +35,7 @@ _HOMES = {
     "sources": ("subject",),
     "sources.images": ("pictures",),
     "sources.sequences": ("Walk", "sequences"),
+    "targets.pose": ("Joints",),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
     "targets.retrieval": ("Gallery", "Margin", "Match", "Nearest", "Pair", "Rival"),
 }
