@@ -12,8 +12,6 @@ from torchloupe.render.style import Style
 
 KINDS: dict[str, str] = {
     "maps": "torchloupe.render.pictures:redraw",
-    "gait maps": "torchloupe.render.sequences:redraw",
-    "curves": "torchloupe.render.curves:redraw",
     "curves": "torchloupe.render.curves:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
 }
