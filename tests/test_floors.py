@@ -17,7 +17,7 @@ FLOORS = [
     {"trace", "probe", "replay", "points"},
     {"methods", "targets", "networks"},
     {"sources"},
-    {"store", "runner", "diagnosis"},
+    {"store", "runner", "diagnosis", "gait", "sequence_maps"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

@@ -10,12 +10,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "axes": ("Layout", "resize"),
     "errors": ("BadInput", "BadSample", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
+    "gait": ("embed_gallery", "explain_walk"),
     "methods.backprop": ("guided_backprop", "guided_gradcam"),
     "methods.blur": ("blur", "blur_curve", "scouted", "straight_curve"),
     "methods.cam": (
         *("cam", "cams", "eigencam", "eigengradcam", "gradcam", "gradcam_pp", "hirescam", "layercam", "rule"),
         *("smooth_gradcam_pp", "weights", "xgradcam"),
     ),
+    "methods.opengait": ("opengait",),
     "methods.path": ("gradient_x_input", "integrated_gradients", "smoothgrad", "straight"),
     "methods.perturb": ("ablationcam", "iscam", "occlusion", "scorecam", "sscam"),
     "methods.poseig": ("poseig",),
@@ -24,10 +26,13 @@ _HOMES = {
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
     "render.pictures": ("draw",),
     "results": ("Maps", "Scores"),
+    "sequence_maps": ("SequenceMaps",),
     "sources": ("subject",),
     "sources.images": ("pictures",),
-    "targets.pose": ("Joints",),
+    "sources.sequences": ("Walk", "sequences"),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
+    "targets.pose": ("Joints",),
+    "targets.retrieval": ("Gallery", "Margin", "Match", "Nearest", "Pair", "Rival"),
 }
 _FROM = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_FROM)

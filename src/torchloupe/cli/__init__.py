@@ -10,15 +10,21 @@ from typing import Any
 
 # name -> where its function is; the files of commands import nothing heavy before they run.
 COMMANDS: dict[str, str] = {
+    "browse": "torchloupe.cli.browse:browse",
     "cam": "torchloupe.cli.cam:cam",
     "draw": "torchloupe.cli.draw:draw",
     "layers": "torchloupe.cli.layers:layers",
+    "schedule": "torchloupe.cli.browse:schedule",
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "demo": (
         "See the tool at work, from data to pictures, without a download.",
-        {"": "torchloupe.cli.demo:demo", "pose": "torchloupe.cli.pose:demo"},
+        {
+            "": "torchloupe.cli.demo:demo",
+            "gait": "torchloupe.cli.gait:demo",
+            "pose": "torchloupe.cli.pose:demo",
+        },
     ),
     "pose": (
         "Diagnose a pose model: attribution maps, errors, indices, inversions.",
@@ -27,7 +33,17 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             for name in ("ig", "epe", "index", "inversions", "depend", "draw", "report", "compare", "export")
         },
     ),
+    "gait": (
+        "Why did this probe match that gallery sequence? OpenGait's models, configs and data.",
+        {
+            "cam": "torchloupe.cli.gait:cam",
+            "draw": "torchloupe.cli.gait:draw",
+            "layers": "torchloupe.cli.gait:layers",
+        },
+    ),
 }
+# `-h` is the opacity of heatmaps there, as people know it
+OWN_HELP = {"torchloupe.cli.gait:draw": ["--help"]}
 
 
 def build() -> Any:
@@ -44,7 +60,7 @@ def build() -> Any:
         group = App(name=name, help=text)
         for command, path in commands.items():
             if command:
-                group.command(_function(path), name=command)
+                group.command(_function(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
             else:
                 group.default(_function(path))
         app.command(group)

@@ -104,6 +104,10 @@ def cam(
         )
     if "weights" not in subject.notes and not model.startswith("torch:"):
         say("no --weights: the network is random, so its maps mean nothing; give a checkpoint")
+    else:
+        report = subject.notes.get("weights", {}).get("report", {})
+        if report.get("trusted") and "loaded" in report:
+            say(f"weights: {report['loaded']} of {report['total']} from the file fit")
     if not layers:
         say(f"layer: {', '.join(wanted)} (default)")
     question = words_to_target([] if each else target or [], subject.classes)

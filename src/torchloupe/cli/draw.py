@@ -9,7 +9,11 @@ from cyclopts import Parameter
 
 from torchloupe.render.style import Style
 
-KINDS: dict[str, str] = {"maps": "torchloupe.render.pictures:redraw"}
+KINDS: dict[str, str] = {
+    "maps": "torchloupe.render.pictures:redraw",
+    "curves": "torchloupe.render.curves:redraw",
+    "gait maps": "torchloupe.render.sequences:redraw",
+}
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
 
 SIGNS: dict[str, str] = {"feats": "points"}

@@ -1,1 +1,1 @@
-"""Made-up data on real photographs, with known truth, for the demonstrations and the tests."""
+"""Example data sets that torchloupe makes itself."""
