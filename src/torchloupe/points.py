@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -163,9 +162,13 @@ def capture(subject: Subject, batch: Batch, points: Sequence[str] | Mapping[str,
     flat = list(dict.fromkeys(point for found in wanted.values() for point in found))
     if not flat:
         raise BadInput("no point was named")
-    with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
-        with recording(subject.module, flat, trace) as records:
-            subject.output(batch)
+    with (
+        restored(subject.module),
+        torch.no_grad(),
+        tracing(subject.module) as trace,
+        recording(subject.module, flat, trace) as records,
+    ):
+        subject.output(batch)
     named = {point.name: [_of_input(batch)] for point in flat if point.name == INPUT and point.kind == "module"}
     found: dict[str, Seen] = {}
     for label, matches in wanted.items():
