@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "axes": ("Layout", "resize"),
-    "errors": ("BadInput", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
+    "errors": ("BadInput", "BadSample", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
     "methods.backprop": ("guided_backprop", "guided_gradcam"),
     "methods.cam": (
         *("cam", "cams", "eigencam", "eigengradcam", "gradcam", "gradcam_pp", "hirescam", "layercam", "rule"),
@@ -20,8 +20,11 @@ _HOMES = {
     "methods.registry": ("METHODS",),
     "methods.smooth": ("aug_smooth",),
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
+    "render.pictures": ("draw",),
     "results": ("Maps", "Scores"),
-    "targets.classes": ("Classes", "Each", "Top", "Truth"),
+    "sources": ("subject",),
+    "sources.images": ("pictures",),
+    "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
 }
 _FROM = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_FROM)

@@ -14,6 +14,10 @@ class BadInput(LoupeError, ValueError):
     """A file, option or value is not what was expected."""
 
 
+class BadSample(BadInput):
+    """One sample is at fault, not the question: a run over many goes on without it."""
+
+
 class MissingPackage(LoupeError, ImportError):
     """An optional package is not installed."""
 

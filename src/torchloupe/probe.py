@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
-from torchloupe.errors import BadInput, NoGradient, nearest
+from torchloupe.errors import BadInput, BadSample, NoGradient, nearest
 from torchloupe.results import Scores
 from torchloupe.trace import Trace, find_layout, tensors, tracing
 
@@ -84,9 +85,11 @@ class Batch:
                 return value[where.to(value.device)]
             return value
 
-        groups = [{key: rows(value) for key, value in part.items()} for part in (self.extra, self.truth, self.asked)]
+        extra, truth, asked = (
+            {key: rows(value) for key, value in part.items()} for part in (self.extra, self.truth, self.asked)
+        )
         ids = tuple(self.ids[i] for i in where.tolist())
-        return Batch(x, self.layout, ids, *groups, pictures=rows(self.pictures))
+        return Batch(x, self.layout, ids, extra, truth, asked, rows(self.pictures))
 
 
 def call_plainly(module: nn.Module, batch: Batch) -> Any:
@@ -159,7 +162,7 @@ class Capture:
     """What one probing saw.
 
     act: layer -> (n, c, t, h, w); grad: layer -> (k, n, c, t, h, w), empty where no gradient was asked for.
-    layouts: layer -> the layout that was used. trace: what ran.
+    layouts: layer -> the layout that was used. trace: what ran. batch: the samples, with the target's choices held fixed.
     """
 
     scores: Scores
@@ -167,6 +170,7 @@ class Capture:
     grad: Mapping[str, Tensor]
     layouts: Mapping[str, Layout]
     trace: Trace
+    batch: Batch
 
 
 @dataclass(frozen=True)
@@ -196,13 +200,17 @@ class Probe:
     def ask(self, batch: Batch) -> tuple[Scores, Batch]:
         """The scores, without any tap or gradient, and the batch with the target's choices held fixed."""
         with restored(self.subject.module), torch.no_grad():
-            output = self.subject.output(batch)
-            choose = getattr(self.target, "choose", None)
-            if choose is not None and not batch.asked:
-                batch = replace(batch, asked=choose(output, batch))
-            value, labels = self.target(output, batch)
+            scores, batch = self.score(self.subject.output(batch), batch)
+        return Scores(scores.value.detach(), scores.labels), batch
+
+    def score(self, output: Any, batch: Batch) -> tuple[Scores, Batch]:
+        """The target's answer to an output, and the batch with the target's choices held fixed."""
+        choose = getattr(self.target, "choose", None)
+        if choose is not None and not batch.asked:
+            batch = replace(batch, asked=choose(output, batch))
+        value, labels = self.target(output, batch)
         check_finite(value, batch)
-        return Scores(value.detach(), labels), batch
+        return Scores(value, labels), batch
 
     def __call__(self, batch: Batch, *, grad: bool = True) -> Capture:
         """Run once and look.
@@ -216,30 +224,30 @@ class Probe:
             x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
             with tracing(module) as trace, tapped(module, self.layers, grad) as taps:
                 output = self.subject.output(batch.at(x.clone() if needs_input else x))
-            value, labels = self.target(output, batch)
-            check_finite(value, batch)
+            (value, labels), batch = self.score(output, batch)
             if needs_input:
                 taps[INPUT] = [x]
-            layouts = {name: self._layout(name, trace, batch, taps) for name in self.layers}
+            layouts = {name: self.layout(name, trace, batch, len(taps[name])) for name in self.layers}
             act = self._canonical(taps, layouts, batch)
             grads: dict[str, Tensor] = {}
             if grad:
                 rows = [self._canonical(row, layouts, batch) for row in self._gradients(value, taps, layouts)]
                 grads = {name: torch.stack([row[name] for row in rows]) for name in self.layers}
-        return Capture(Scores(value.detach(), labels), act, grads, layouts, trace)
+        return Capture(Scores(value.detach(), labels), act, grads, layouts, trace, batch)
 
-    def _layout(self, name: str, trace: Trace, batch: Batch, taps: Mapping[str, list[Tensor]]) -> Layout:
+    def layout(self, name: str, trace: Trace, batch: Batch, calls: int) -> Layout:
+        """The layout of a layer that ran so many times in the traced forward: declared by the subject, or found."""
         if name == INPUT:
             return batch.layout
-        if not taps[name]:
+        if not calls:
             raise BadInput(f"layer {name!r} did not run in the forward, or not so often; `loupe layers` shows which do")
         bare, call = split_call(name)
         declared = self.subject.layout(bare)
         if declared is not None:
             return declared
-        if len(taps[name]) > 1:
+        if calls > 1:
             raise BadInput(
-                f"layer {name!r} runs {len(taps[name])} times in one forward; say which: '{name}#0' ... '{name}#{len(taps[name]) - 1}'"
+                f"layer {name!r} runs {calls} times in one forward; say which: '{name}#0' ... '{name}#{calls - 1}'"
             )
         found = find_layout(trace.of(bare)[call or 0], trace, batch.n, batch.size)
         if isinstance(found, str):
@@ -266,7 +274,7 @@ class Probe:
         for i, row in enumerate(value):
             found = torch.autograd.grad(row.sum(), flat, retain_graph=i + 1 < len(value), allow_unused=True)
             if not all(torch.isfinite(part).all() for part in found if part is not None):
-                raise BadInput("a gradient is not finite (NaN or infinite); try float32 instead of half precision")
+                raise BadSample("a gradient is not finite (NaN or infinite); try float32 instead of half precision")
             parts = iter(found)
             named: dict[str, list[Tensor]] = {}
             for name in self.layers:
@@ -280,7 +288,7 @@ class Probe:
                 named[name] = [torch.zeros_like(call) if got is None else got for call, got in pairs]
             yield named
 
-    def _check_tokens(self, name: str, pairs: list[tuple[Tensor, Tensor | None]], layout: Layout) -> None:
+    def _check_tokens(self, name: str, pairs: Sequence[tuple[Tensor, Tensor | None]], layout: Layout) -> None:
         got = pairs[0][1]
         if got is None:
             return
@@ -312,7 +320,7 @@ def check_finite(value: Tensor, batch: Batch) -> None:
     bad = (~torch.isfinite(value.detach())).any(0)
     if bad.any():
         names = [batch.ids[i] for i in bad.nonzero().flatten().tolist()]
-        raise BadInput(
+        raise BadSample(
             f"the model's output is not finite (NaN or infinite) for {', '.join(names)}; check the weights and the input"
         )
 
@@ -370,6 +378,25 @@ def resolve(module: nn.Module, name: str) -> str:
             f"no layer {name!r} in this model.{nearest(dotted, (k for k in known if k))} `loupe layers` lists all of them."
         )
     return dotted + suffix
+
+
+def expand(module: nn.Module, word: str) -> list[str]:
+    """A layer, or a glob over the layers' dotted names (layer* stays on its level), as names in the model's order.
+
+    Errors: BadInput for a glob that fits nothing.
+    """
+    if not re.search(r"[*?]", word):
+        return [resolve(module, word)]
+    parts = word.split(".")
+    found = [
+        name
+        for name, _ in module.named_modules()
+        if name.count(".") == len(parts) - 1
+        and all(fnmatchcase(own, part) for own, part in zip(name.split("."), parts, strict=True))
+    ]
+    if not found:
+        raise BadInput(f"no layer fits {word!r}; `loupe layers` lists all of them.")
+    return found
 
 
 @contextmanager

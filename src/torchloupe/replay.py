@@ -9,48 +9,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchloupe.probe import Batch, Probe, restored, split_call, swapped
+from torchloupe.axes import Layout
+from torchloupe.probe import Batch, Probe, full, restored, split_call, swapped
 from torchloupe.results import Scores
-from torchloupe.trace import tensors
+from torchloupe.trace import tensors, tracing
 
 Cache = dict[tuple[int, int], Any]
 
 
 class Replay:
-    """One sample and one layer: called with copies of the layer's raw output, gives the scores behind them.
+    """A batch and one layer, after one recorded forward; then scores for other outputs of that layer, sample by sample.
 
-    One forward is recorded. Later calls answer from the record for every module that had ended before the layer did, so
-    that only what follows it runs. Where a network does not give its own scores back that way, or breaks, whole forwards
-    are run in its place.
+    A module that had ended before the layer did answers from the record, so that only what follows the layer runs. Where
+    a network does not give its own scores back that way, or breaks, whole forwards are run in its place.
 
-    calls: which calls of the layer are replaced. acts: its raw output in each of them, for the sample.
+    scores: of the batch as it is. batch: with the target's choices held fixed. layout, act (n, c, t, h, w): of the layer.
     whole: True where whole forwards are run.
     """
 
-    def __init__(self, probe: Probe, one: Batch, layer: str, calls: tuple[int, ...] = (0,)) -> None:
-        self._probe, self._one, self._calls = probe, one, calls
-        self._module = probe.subject.module
-        self._target = self._module.get_submodule(split_call(layer)[0])
+    def __init__(self, probe: Probe, batch: Batch, layer: str) -> None:
+        self._probe, self._module = probe, probe.subject.module
+        bare, call = split_call(layer)
+        self._target = self._module.get_submodule(bare)
+        declared = probe.subject.layout(bare)
+        joined = declared is not None and declared.join is not None and call is None
         self._cache: Cache = {}
         self._outputs: dict[int, Any] = {}
         self._copy = self.whole = False
-        with restored(self._module), torch.no_grad(), self._recorded():
-            value, _ = probe.target(probe.subject.output(one), one)
-        self.acts = tuple(next(tensors(self._outputs[call])).detach() for call in calls)
-        self.whole = not self._faithful(value)
+        last = None if joined else call or 0
+        with restored(self._module), torch.no_grad(), tracing(self._module) as trace, self._recorded(last):
+            self.scores, self.batch = probe.score(probe.subject.output(batch), batch)
+        wanted = range(len(self._outputs)) if joined else [call or 0]
+        calls = len(trace.of(bare)) if call is None else int(call in self._outputs)
+        self.layout: Layout = probe.layout(layer, trace, batch, calls)
+        self._outputs = {number: self._outputs[number] for number in wanted}
+        raw = [next(tensors(output)).detach() for output in self._outputs.values()]
+        self.act = self.layout.canonical([full(call) for call in raw], batch.n, batch.size)
+        self.whole = not self._faithful()
 
-    def __call__(self, copies: Sequence[Tensor], count: int) -> Scores:
-        """copies of the layer's raw output, call by call, each for count samples -> scores (k, count)."""
-        many = self._one.spread(count)
+    def acts(self, sample: int) -> tuple[Tensor, ...]:
+        """The layer's raw output for one sample, call by call."""
+        return tuple(self._rows(next(tensors(output)), sample) for output in self._outputs.values())
+
+    def __call__(self, sample: int, copies: Sequence[Tensor], count: int) -> Scores:
+        """copies of one sample's raw output, call by call, each for count samples -> scores (k, count)."""
+        many = self.batch.take([sample]).spread(count)
         cache = {} if self.whole else self._cache
-        with restored(self._module), torch.no_grad(), self._patched(cache, copies, count):
-            value, labels = self._probe.target(self._probe.subject.output(many), many)
-        return Scores(value, labels)
+        with restored(self._module), torch.no_grad(), self._patched(cache, sample, copies, count):
+            return self._probe.target(self._probe.subject.output(many), many)
 
-    def _faithful(self, value: Tensor) -> bool:
+    def _faithful(self) -> bool:
+        value = self.scores.value[:, :1]
         for self._copy in (False, True):
             try:
-                found = self([widened(act, 2).clone() for act in self.acts], 2).value
+                found = self(0, [widened(act, 2).clone() for act in self.acts(0)], 2).value
             except RuntimeError:
                 continue
             size = value.abs().max().clamp_min(torch.finfo(value.dtype).tiny)
@@ -58,28 +70,37 @@ class Replay:
                 return True
         return False
 
+    def _rows(self, tensor: Tensor, sample: int) -> Tensor:
+        n = self.batch.n
+        if not tensor.ndim or n == 1 or tensor.shape[0] % n:
+            return tensor
+        share = tensor.shape[0] // n
+        return tensor.narrow(0, sample * share, share)
+
     @contextmanager
-    def _recorded(self) -> Iterator[None]:
-        ended: list[tuple[int, int, Any]] = []
-        begun: list[int] = []
+    def _recorded(self, last: int | None) -> Iterator[None]:
+        """Keeps the outputs of the layer's calls, and of the outermost modules that ended before the last of them."""
+        around = {id(part) for part in self._module.modules() if self._target in part.modules()} - {id(self._target)}
+        ended: Cache = {}
+        active: list[bool] = []
         counts: dict[int, int] = {}
         done = False
 
-        def before(_part: nn.Module, _inputs: Any) -> None:
-            if not done:
-                begun.append(len(ended))
+        def before(part: nn.Module, _inputs: Any) -> None:
+            active.append(id(part) in around)
 
         def after(part: nn.Module, _inputs: Any, output: Any) -> None:
             nonlocal done
+            active.pop()
+            call = counts[id(part)] = counts.get(id(part), -1) + 1
             if done:
                 return
-            call = counts[id(part)] = counts.get(id(part), -1) + 1
-            del ended[begun.pop() :]
-            if part is self._target and call in self._calls:
-                self._outputs[call] = output
-                done = len(self._outputs) == len(self._calls)
-            else:
-                ended.append((id(part), call, mapped(output, Tensor.clone)))
+            if part is self._target:
+                self._outputs[call] = mapped(output, Tensor.clone)
+                self._cache = dict(ended)
+                done = call == last
+            elif all(active):
+                ended[id(part), call] = mapped(output, Tensor.clone)
 
         handles = []
         for part in {id(part): part for part in self._module.modules()}.values():
@@ -89,15 +110,16 @@ class Replay:
         finally:
             for handle in handles:
                 handle.remove()
-        self._outputs = {call: mapped(output, Tensor.clone) for call, output in self._outputs.items()}
-        self._cache = {(part, call): output for part, call, output in ended}
 
     @contextmanager
-    def _patched(self, cache: Mapping[tuple[int, int], Any], copies: Sequence[Tensor], count: int) -> Iterator[None]:
+    def _patched(
+        self, cache: Mapping[tuple[int, int], Any], sample: int, copies: Sequence[Tensor], count: int
+    ) -> Iterator[None]:
         held = {part for part, _ in cache} | {id(self._target)}
+        turns = dict(zip(self._outputs, copies, strict=True))
 
         def widen(tensor: Tensor) -> Tensor:
-            wide = widened(tensor, count)
+            wide = widened(self._rows(tensor, sample), count)
             return wide.clone() if self._copy else wide
 
         def answer(part: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,10 +128,9 @@ class Replay:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 nonlocal call
                 call += 1
-                if part is self._target and call in self._calls:
-                    output, copy = self._outputs[call], copies[self._calls.index(call)]
-                    first = next(tensors(output))
-                    return mapped(output, lambda found: copy if found is first else widen(found))
+                if part is self._target and call in turns:
+                    first = next(tensors(self._outputs[call]))
+                    return mapped(self._outputs[call], lambda found: turns[call] if found is first else widen(found))
                 if (id(part), call) in cache:
                     return mapped(cache[id(part), call], widen)
                 return run(*args, **kwargs)

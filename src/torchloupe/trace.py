@@ -113,22 +113,37 @@ def find_layout(visit: Visit, trace: Trace, n: int, size: Size) -> Layout | str:
 
 def _picture(visit: Visit, trace: Trace, size: Size, folded: str) -> Layout | str:
     _, a, b, c = visit.shapes[0]
-    counts = {other.shapes[0][1] for other in trace.visits if other.shapes and len(other.shapes[0]) == 3}
-    if b == c and b in counts:
+    if _between_tokens(visit, trace):
         return "it holds attention between tokens, not a picture"
     first, last = _misfit(b, c, size), _misfit(a, b, size)
-    if min(first, last) > 0.7:
+    kind = _channels(visit, trace)
+    if min(first, last) > (0.35 if kind is None else 0.7):
         return f"shape {visit.shapes[0]} has no axes shaped like the picture"
-    kind = _channels(visit, trace) if abs(first - last) < 0.2 or max(first, last) < 0.35 else None
-    channels_first = first <= last if kind is None else kind == "first"
-    return Layout(f"{folded} c h w" if channels_first else f"{folded} h w c")
+    if kind is None or not (abs(first - last) < 0.2 or max(first, last) < 0.35):
+        kind = "first" if first <= last else "last"
+    return Layout(f"{folded} c h w" if kind == "first" else f"{folded} h w c")
+
+
+def _between_tokens(visit: Visit, trace: Trace) -> bool:
+    """(n, heads, tokens, tokens): by the module's name, or by the number of tokens just before it."""
+    n, _, rows, columns = visit.shapes[0]
+    leaf = visit.name.rpartition(".")[2]
+    if isinstance(visit.module, nn.Softmax) or (isinstance(visit.module, nn.Dropout) and leaf.startswith("att")):
+        return True
+    before = trace.visits[: _at(visit, trace)]
+    tokens = (other.shapes[0] for other in reversed(before) if other.shapes and len(other.shapes[0]) == 3)
+    count = next((shape[1] for shape in tokens if shape[0] == n), None)
+    return rows == columns == count and _channels(visit, trace) != "first"
+
+
+def _at(visit: Visit, trace: Trace) -> int:
+    return next(i for i, other in enumerate(trace.visits) if other is visit)
 
 
 def _channels(visit: Visit, trace: Trace) -> str | None:
     """'first' or 'last' where the module, or the last telling one that ran inside it or before it, says so."""
-    at = next(i for i, other in enumerate(trace.visits) if other is visit)
     shape = visit.shapes[0]
-    for other in reversed(trace.visits[: at + 1]):
+    for other in reversed(trace.visits[: _at(visit, trace) + 1]):
         if not other.shapes or other.shapes[0] != shape:
             continue
         module = other.module
@@ -147,28 +162,27 @@ def _tokens(visit: Visit, trace: Trace, n: int, size: Size) -> Layout | str:
         orders = [("n c (h w)", shape[2])]
     else:
         orders = [("n (h w) c", shape[1]), ("n c (h w)", shape[2])]
-    before = trace.visits[: next(i for i, other in enumerate(trace.visits) if other is visit)]
+    before = [
+        other.shapes[0] for other in trace.visits[: _at(visit, trace)] if other.shapes and other.shapes[0][0] == n
+    ]
+    pictures = dict.fromkeys(pair for found in reversed(before) if len(found) == 4 for pair in (found[2:], found[1:3]))
+    cut = [(h, w) for h, w in pictures if _fits(h, w, size)]
+    plain = {found[1] for found in before if len(found) == 3}
     for pattern, count in orders:
-        found = _token_grid(count, before, n, size)
-        if found is not None:
-            skip, h, w = found
-            return Layout(pattern, skip=skip, sizes={"h": h, "w": w})
+        most = 0 if pattern == "n c (h w)" else MOST_EXTRA_TOKENS
+        for h, w in cut:
+            if 0 <= count - h * w <= min(most, h * w - 1):
+                return Layout(pattern, skip=count - h * w, sizes={"h": h, "w": w})
+    for pattern, count in orders:
+        if cut and pattern == "n c (h w)":
+            continue
+        most = 0 if pattern == "n c (h w)" else MOST_EXTRA_TOKENS
+        for skip in range(min(most, count - 1) + 1):
+            found = grid(count - skip, size)
+            # Behind a picture that was not cut at this grid, extra tokens are believed only where they were seen to be added.
+            if found and _misfit(*found, size) == 0 and (not skip or not cut or count - skip in plain):
+                return Layout(pattern, skip=skip, sizes={"h": found[0], "w": found[1]})
     return f"its {orders[0][1]} tokens fill no grid shaped like the picture"
-
-
-def _token_grid(count: int, before: Sequence[Visit], n: int, size: Size) -> tuple[int, int, int] | None:
-    """(extra tokens, rows, columns): from the picture-shaped tensor that the tokens were cut from, else from the aspect."""
-    for other in reversed(before):
-        for shape in other.shapes[:1]:
-            if len(shape) == 4 and shape[0] == n:
-                for h, w in ((shape[2], shape[3]), (shape[1], shape[2])):
-                    if _fits(h, w, size) and 0 <= count - h * w <= min(MOST_EXTRA_TOKENS, h * w - 1):
-                        return count - h * w, h, w
-    for skip in range(min(MOST_EXTRA_TOKENS, count - 1) + 1):
-        found = grid(count - skip, size)
-        if found is not None and _misfit(*found, size) < 0.15:
-            return skip, *found
-    return None
 
 
 def _misfit(h: int, w: int, size: Size) -> float:
@@ -186,8 +200,9 @@ def _fits(h: int, w: int, size: Size) -> bool:
 def default_layer(trace: Trace, n: int, size: Size) -> str | None:
     """The layer that the literature looks at: the last stage; for a ViT the norm before its last attention block.
 
-    The last stage is the outermost module that ends last with more than one picture position, poolings and identities left
-    aside. A network of tokens at one resolution is a ViT. None where no layer has image axes.
+    The last stage is the outermost module that ends last with more than one picture position and changes the resolution at
+    most once, poolings and identities left aside. A network of tokens at one resolution is a ViT. None where no layer has
+    image axes.
     """
     drawable = [(visit, layout) for visit in trace.visits if (layout := _spatial(visit, trace, n, size)) is not None]
     if not drawable:
@@ -198,18 +213,31 @@ def default_layer(trace: Trace, n: int, size: Size) -> str | None:
         found = _before_last_attention(trace, {id(visit): visit for visit, _ in drawable})
         if found is not None:
             return found
-    return _unique(last, trace)
+    return _unique(_stage(drawable, trace), trace)
+
+
+def _stage(drawable: Sequence[tuple[Visit, Layout]], trace: Trace) -> Visit:
+    """The outermost of the modules that end last; a whole backbone, in which the resolution changes often, is left out."""
+    resolutions = [(visit.name, tuple(visit.shapes[0][layout.axis(a)] for a in "hw")) for visit, layout in drawable]
+    for visit, _ in reversed(drawable):
+        name = visit.name
+        if len({found for other, found in resolutions if other == name or other.startswith(name + ".")}) <= 2:
+            return visit
+    return drawable[-1][0]
 
 
 def _spatial(visit: Visit, trace: Trace, n: int, size: Size) -> Layout | None:
-    passes = isinstance(visit.module, (nn.Identity, nn.modules.dropout._DropoutNd))
-    pools = type(visit.module).__name__.lower().endswith(("pool", "pool1d", "pool2d", "pool3d", "pooling"))
+    kind = type(visit.module).__name__.lower()
+    passes = isinstance(visit.module, nn.Identity) or kind == "permute" or "drop" in kind
+    pools = kind.endswith(("pool", "pool1d", "pool2d", "pool3d", "pooling"))
     layout = None if passes or pools else find_layout(visit, trace, n, size)
     if not isinstance(layout, Layout) or layout.pattern == "n c":
         return None
     shape = visit.shapes[0]
     rows = [shape[layout.axis(letter)] for letter in "hw"]
-    return layout if max(rows) > 1 else None
+    # A model's output that carries its pooled features too: the head may read those, past this layer's picture.
+    pooled = any(len(other) >= 2 and max(other[2:], default=1) == 1 for other in visit.shapes[1:])
+    return layout if max(rows) > 1 and not pooled else None
 
 
 def _before_last_attention(trace: Trace, drawable: Mapping[int, Visit]) -> str | None:

@@ -1,30 +1,44 @@
-"""The command `loupe`. Nothing heavy is imported here: a command's file is imported when the command runs."""
+"""The command `loupe`. Files of commands import nothing heavy before a command runs."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-COMMANDS: dict[str, str] = {}
+# name -> where its function is; the files of commands import nothing heavy before they run.
+COMMANDS: dict[str, str] = {
+    "cam": "torchloupe.cli.cam:cam",
+    "draw": "torchloupe.cli.draw:draw",
+    "layers": "torchloupe.cli.layers:layers",
+}
+# name -> (one line of help, commands)
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {}
 
 
 def build() -> Any:
-    """The command-line application, with every command as an import path that is resolved when it is called."""
-    from cyclopts import App
+    """The command-line application."""
+    from cyclopts import App, Parameter
 
     from torchloupe import __version__
 
-    app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__)
+    plain = Parameter(negative=(), show_default=lambda value: None if value is False else value)
+    app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__, default_parameter=plain)
     for name, path in COMMANDS.items():
-        app.command(path, name=name)
+        app.command(_function(path), name=name)
     for name, (text, commands) in GROUPS.items():
         group = App(name=name, help=text)
         for command, path in commands.items():
-            group.command(path, name=command)
+            group.command(_function(path), name=command)
         app.command(group)
     return app
+
+
+def _function(path: str) -> Callable[..., Any]:
+    home, _, name = path.partition(":")
+    return getattr(import_module(home), name)
 
 
 def main(argv: list[str] | None = None) -> int:

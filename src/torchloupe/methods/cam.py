@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import C, dims
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, nearest
 from torchloupe.methods.principal import principal
 from torchloupe.methods.registry import METHODS, Method, method, options_of
 from torchloupe.probe import INPUT, Batch, Capture, Probe, split_call
@@ -110,8 +110,9 @@ def gradcam_pp(act: Tensor, grad: Tensor, *, pool: str = "thw") -> Tensor:
     activations are negative the denominator can vanish; such a position counts as 0.
     """
     over = dims(pool)
-    drive = grad * act.sum(over, keepdim=True)
-    return divide(grad.relu(), 2 + drive, 2 + drive.abs()).sum(over, keepdim=True)
+    below = (grad * act.sum(over, keepdim=True)).add_(2)
+    below.masked_fill_(below.abs() <= 4 * SMALL, float("inf"))
+    return grad.relu().div_(below).sum(over, keepdim=True)
 
 
 @weights
@@ -272,7 +273,10 @@ def cams(probe: Probe, batch: Batch, names: Sequence[str | Method], **options: A
     chosen = {fn.__name__: fn for fn in (named(name) if isinstance(name, str) else name for name in names)}
     for option in options:
         if not any(option in options_of(fn) for fn in chosen.values()):
-            raise BadInput(f"none of {', '.join(chosen)} has an option {option!r}")
+            known = sorted({o for fn in chosen.values() for o in options_of(fn)})
+            raise BadInput(
+                f"no option {option!r} in {', '.join(chosen)}.{nearest(option, known)} Known: {', '.join(known) or 'none'}."
+            )
     own = {name: {o: value for o, value in options.items() if o in options_of(fn)} for name, fn in chosen.items()}
     rules = [name for name, fn in chosen.items() if hasattr(fn, "apply")]
     found: dict[str, Maps] = {}

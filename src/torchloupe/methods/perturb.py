@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from torchloupe.axes import resize
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import combine
 from torchloupe.methods.registry import method
-from torchloupe.probe import INPUT, Batch, Capture, Probe, split_call
+from torchloupe.probe import INPUT, Batch, Probe
 from torchloupe.replay import Replay
 from torchloupe.results import Maps
 
@@ -225,67 +224,42 @@ def ablationcam(
     Source: Desai and Ramaswamy 2020, Ablation-CAM, WACV, doi:10.1109/WACV45572.2020.9093360.
     Differs: divided by |Y|, since a negative score would turn the map upside down; Y = 0 leaves the difference as it is.
     """
-    scores, batch = probe.ask(batch)
-    seen = probe(batch, grad=False)
-    maps = {}
+    maps: dict[str, Tensor] = {}
+    jobs = len(probe.layers) * batch.n
     for number, layer in enumerate(probe.layers):
         if layer == INPUT:
             raise BadInput("ablationcam ablates the channels of a layer; for the input take occlusion")
-        weight = torch.stack(
-            [
-                _ablated(
-                    probe,
-                    batch,
-                    sample,
-                    layer,
-                    seen,
-                    chunk,
-                    progress and _part(progress, number * batch.n + sample, len(probe.layers) * batch.n),
-                )
-                for sample in range(batch.n)
-            ],
-            1,
-        )
-        full = scores.value[:, :, None].to(weight)
-        size = full.abs()
-        drop = (full - weight) / torch.where(size > 0, size, 1)
-        maps[layer] = combine(
-            drop[..., None, None, None].to(seen.act[layer]), seen.act[layer], relu=relu, eigen_smooth=eigen_smooth
-        )
+        replay = Replay(probe, batch, layer)
+        scores, batch = replay.scores, replay.batch
+        told = [progress and _part(progress, number * batch.n + i, jobs) for i in range(batch.n)]
+        left = torch.stack([_ablated(replay, i, chunk, told[i]) for i in range(batch.n)], 1)
+        size = scores.value.abs()
+        drop = (scores.value[..., None] - left) / torch.where(size > 0, size, 1)[..., None]
+        weight = drop[..., None, None, None].to(replay.act)
+        maps[layer] = combine(weight, replay.act, relu=relu, eigen_smooth=eigen_smooth)
     return Maps(maps, scores, signed=not relu)
 
 
-def _ablated(
-    probe: Probe,
-    batch: Batch,
-    sample: int,
-    layer: str,
-    seen: Capture,
-    chunk: int,
-    progress: Callable[[int, int], None] | None,
-) -> Tensor:
+def _ablated(replay: Replay, sample: int, chunk: int, progress: Callable[[int, int], None] | None) -> Tensor:
     """Scores (k, c) of one sample with each channel of the layer set to 0."""
-    one, layout = batch.take([sample]), seen.layouts[layer]
-    bare, call = split_call(layer)
-    replay = Replay(probe, one, layer, (call or 0,) if layout.join is None else tuple(range(len(seen.trace.of(bare)))))
-    ends = np.cumsum([act.numel() for act in replay.acts])
-    flat = torch.cat([act.flatten() for act in replay.acts])
-    spots = torch.arange(len(flat), device=flat.device).split([act.numel() for act in replay.acts])
-    where = layout.canonical([s.view_as(act) for s, act in zip(spots, replay.acts, strict=True)], 1, one.size)[
-        0
-    ].flatten(1)
+    layout, acts = replay.layout, replay.acts(sample)
+    sizes = [act.numel() for act in acts]
+    flat = torch.cat([act.flatten() for act in acts])
+    spots = torch.arange(len(flat), device=flat.device).split(sizes)
+    numbered = [spot.view_as(act) for spot, act in zip(spots, acts, strict=True)]
+    where = layout.canonical(numbered, 1, replay.batch.size)[0].flatten(1)
     alive = flat[where].any(1).nonzero().flatten().tolist()
-    found = probe.ask(one)[0].value.repeat(1, len(where))
+    found = replay.scores.value[:, sample : sample + 1].repeat(1, len(where))
     chunk = chunk or max(8, min(512, 8_000_000 // len(flat)))
     axis = layout.axis("n")
     for begin in range(0, len(alive), chunk):
         some = alive[begin : begin + chunk]
-        ablated = flat.repeat(len(some), 1).scatter_(1, where[some], 0).tensor_split(ends[:-1].tolist(), dim=1)
+        ablated = flat.repeat(len(some), 1).scatter_(1, where[some], 0).split(sizes, dim=1)
         copies = [
             part.reshape(len(some), *act.shape).movedim(0, axis).flatten(axis, axis + 1)
-            for part, act in zip(ablated, replay.acts, strict=True)
+            for part, act in zip(ablated, acts, strict=True)
         ]
-        found[:, some] = replay(copies, len(some)).value
+        found[:, some] = replay(sample, copies, len(some)).value
         if progress:
             progress(min(begin + chunk, len(alive)), len(alive))
     return found

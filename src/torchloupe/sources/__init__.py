@@ -1,0 +1,80 @@
+"""Models and data of other frameworks. The only floor that knows them; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from torchloupe.errors import BadInput, nearest
+from torchloupe.probe import Subject
+
+# scheme -> "module:function"; the function takes what follows the scheme, and Options, and returns a Subject.
+SCHEMES: dict[str, str] = {
+    "timm": "torchloupe.sources.timm:timm",
+    "transformers": "torchloupe.sources.transformers:transformers",
+    "torchvision": "torchloupe.sources.torchvision:torchvision",
+    "torch": "torchloupe.sources.python:factory",
+    "mmpretrain": "torchloupe.sources.openmmlab:mmpretrain",
+}
+
+
+def subject(
+    model: str | nn.Module,
+    *,
+    weights: str | Path | None = None,
+    device: str | int = "auto",
+    ema: bool = False,
+    unsafe_load: bool = False,
+    classes: str | Path | Sequence[str] | None = None,
+    size: int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    layers: Sequence[str] | None = None,
+) -> Subject:
+    """A model and how to talk to it, from a spec or a module. Nothing is ever downloaded.
+
+    model: timm:NAME, transformers:FOLDER or TYPE, torchvision:NAME, torch:package.module:factory, each with
+        ?key=value&key=value behind it where the model takes options; mmpretrain:CONFIG.py or NAME; or an nn.Module.
+    weights: a checkpoint file; without it the weights are what the source gives, mostly random.
+    device: auto, cpu, cuda, cuda:0, mps or a number; a module that is given stays where it is under auto.
+    ema: the moving average in the checkpoint. unsafe_load: let the checkpoint run code.
+    classes: names of the classes, or a file with them (one a line, or JSON).
+    size: input height and width. mean, std: normalisation on the range 0..1, for models that come with none.
+    cfg_options: overrides of an OpenMMLab config. layers: default layers; found by one forward where not given.
+    Errors: BadInput for an unknown scheme or model and for what does not fit; MissingPackage.
+    """
+    from torchloupe.sources.assemble import Options
+
+    options = Options(
+        spec=model if isinstance(model, str) else "",
+        weights=None if weights is None else Path(weights),
+        device=device,
+        ema=ema,
+        unsafe_load=unsafe_load,
+        classes=classes,
+        size=size,
+        mean=mean,
+        std=std,
+        cfg_options=cfg_options or {},
+        layers=layers,
+    )
+    if isinstance(model, nn.Module):
+        from torchloupe.sources.python import given
+
+        return given(model, options)
+    scheme, mark, rest = model.partition(":")
+    if not mark or not rest or scheme not in SCHEMES:
+        known = ", ".join(f"{name}:..." for name in SCHEMES)
+        hint = (
+            nearest(scheme, SCHEMES)
+            if mark
+            else nearest(model, (f"{name}:{model}" for name in ("timm", "torchvision")))
+        )
+        raise BadInput(f"model {model!r}: expected a scheme and what it loads, one of {known}.{hint}")
+    home, _, name = SCHEMES[scheme].partition(":")
+    return getattr(import_module(home), name)(rest, options)

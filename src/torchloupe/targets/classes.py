@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchloupe.errors import BadInput
-from torchloupe.probe import Batch
+from torchloupe.errors import BadInput, nearest
+from torchloupe.probe import Batch, Target
 from torchloupe.results import Scores
 
 
@@ -98,6 +99,30 @@ class Truth:
         return picked(logits, label.view(-1, 1), self.names)
 
 
+@dataclass(frozen=True)
+class Several:
+    """The questions of several targets, one after the other."""
+
+    targets: tuple[Target, ...]
+
+    def choose(self, output: Any, batch: Batch) -> Mapping[str, Tensor]:
+        """The choices of each target under its number."""
+        found = {}
+        for number, target in enumerate(self.targets):
+            choose = getattr(target, "choose", None)
+            for name, value in (choose(output, batch) if choose else {}).items():
+                found[f"{number}:{name}"] = value
+        return found
+
+    def __call__(self, output: Any, batch: Batch) -> Scores:
+        answers = []
+        for number, target in enumerate(self.targets):
+            own = {name.partition(":")[2]: v for name, v in batch.asked.items() if name.startswith(f"{number}:")}
+            answers.append(target(output, replace(batch, asked=own)))
+        labels = tuple(row for _, rows in answers for row in rows)
+        return Scores(torch.cat([value for value, _ in answers]), labels)
+
+
 def check_logits(output: Tensor, batch: Batch) -> Tensor:
     """Errors: BadInput unless output is (n, classes)."""
     if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != batch.n:
@@ -132,7 +157,5 @@ def class_index(wanted: int | str, names: tuple[str, ...], count: int) -> int:
     if len(found) > 1:
         raise BadInput(f"class {wanted!r} fits {len(found)} classes: {', '.join(map(str, found))}; give the index")
     if not found:
-        from torchloupe.errors import nearest
-
         raise BadInput(f"no class {wanted!r}.{nearest(wanted, names)}")
     return found[0]

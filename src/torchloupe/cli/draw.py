@@ -1,0 +1,96 @@
+"""`loupe draw`: results drawn again with other settings, without the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from torchloupe.render.style import Style
+
+KINDS: dict[str, str] = {"maps": "torchloupe.render.pictures:redraw"}
+"""Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
+
+SIGNS: dict[str, str] = {"feats": "points"}
+"""An array that tells the kind of an npz file that has no record beside it."""
+
+
+def draw(
+    results: list[str],
+    *,
+    save: Annotated[str | None, Parameter(name=["--save", "-o"])] = None,
+    method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    layers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    target: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    style: Annotated[Style, Parameter(name="*")] = Style(),
+) -> None:
+    """Draw results again with other settings, without running the model.
+
+    Args:
+        results: Results (.npz, .json or the stem of both), globs of them, or folders of them.
+        save: A file such as out.png, or a folder. Default: beside the first result.
+        method: Only these methods (names or globs).
+        layers: Only these layers (names or globs).
+        target: Only these questions (names, globs, or a part of a name that only it has).
+        style: How to draw.
+    """
+    from importlib import import_module
+
+    from torchloupe.errors import BadInput
+
+    paths = found(results)
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        kinds.setdefault(kind_of(path), []).append(path)
+    written = []
+    for kind, some in kinds.items():
+        if kind not in KINDS:
+            raise BadInput(f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join(KINDS)}")
+        home, _, name = KINDS[kind].partition(":")
+        written += getattr(import_module(home), name)(some, save, style, method or (), layers or (), target or ())
+    for picture in written:
+        print(picture)
+
+
+def found(names: list[str]) -> list[Path]:
+    """The results behind names, globs and folders, each once. Errors: BadInput where there is none."""
+    import glob
+
+    from torchloupe.errors import BadInput
+
+    paths: dict[Path, None] = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            some = sorted(path.glob("*.npz"))
+            if not some:
+                raise BadInput(f"{name}: no result (.npz) in this folder")
+        elif glob.has_magic(name) and not path.exists():
+            some = sorted(Path(hit) for hit in glob.glob(name) if hit.endswith((".npz", ".json")))
+            if not some:
+                raise BadInput(f"{name}: no result fits this pattern")
+        else:
+            some = [path]
+        for one in some:
+            paths[one.with_suffix(".npz") if one.suffix == ".json" else one] = None
+    return list(paths)
+
+
+def kind_of(path: Path) -> str:
+    """The kind that the record tells, or the arrays of an npz file that has no record."""
+    from torchloupe import store
+    from torchloupe.errors import BadInput
+
+    data, words = store.pair(path)
+    if data.is_file() and not words.is_file():
+        held = store.load_arrays(data)
+        for sign, kind in SIGNS.items():
+            if sign in held:
+                return kind
+    if not words.is_file():
+        return str(store.load(path).record.get("kind"))
+    kind = store.load_record(words).get("kind")
+    if not isinstance(kind, str):
+        raise BadInput(f"{words}: the record has no 'kind'; is it a result of loupe?")
+    return kind

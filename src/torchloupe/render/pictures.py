@@ -1,0 +1,463 @@
+"""Heatmaps over pictures: overlays, grids and their files. Reads raw maps; never runs a model."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchloupe import store
+from torchloupe.errors import BadInput, nearest
+from torchloupe.render import colour
+from torchloupe.render.plots import FONT, Bar, Cell, Group, bare, grid, raster, vector
+from torchloupe.render.style import FORMATS, VECTOR, Style, style
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from torchloupe.probe import Batch
+    from torchloupe.results import Maps
+
+EMPTY = "empty map"
+FRAMES = 10
+SCREEN = 110
+SMALLEST = 192
+TITLES = {
+    "cam": "CAM",
+    "gradcam": "Grad-CAM",
+    "gradcam_pp": "Grad-CAM++",
+    "xgradcam": "XGrad-CAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "smooth_gradcam_pp": "Smooth Grad-CAM++",
+    "scorecam": "Score-CAM",
+    "sscam": "SS-CAM",
+    "iscam": "IS-CAM",
+    "ablationcam": "Ablation-CAM",
+    "gradient_x_input": "Gradient × input",
+    "smoothgrad": "SmoothGrad",
+    "integrated_gradients": "Integrated gradients",
+    "guided_backprop": "Guided backprop",
+    "guided_gradcam": "Guided Grad-CAM",
+    "occlusion": "Occlusion",
+}
+SHARED = {"map": "each map by its maximum", "sequence": "each sequence by its maximum", "run": "maximum of the run"}
+Where = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """All there is to draw about one sample.
+
+    picture (t, h, w, 3) uint8; maps: (method, layer) -> (k, t, h, w) raw; signed: the methods whose sign matters;
+    questions and scores: k each.
+    """
+
+    id: str
+    picture: np.ndarray
+    maps: Mapping[Where, np.ndarray]
+    signed: frozenset[str]
+    questions: tuple[str, ...]
+    scores: tuple[float, ...]
+
+    @classmethod
+    def read(cls, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Sheet:
+        """The heatmaps of one sample, as `store` holds them. Errors: BadInput where something is missing or odd."""
+        who = name or str(record.get("id", "result"))
+        maps = {(m, layer): arrays[f"map/{m}/{layer}"] for m, layer in store.names_of(tuple(arrays))}
+        if not maps or "picture" not in arrays:
+            raise BadInput(f"{who}: no heatmaps in it; expected the arrays 'picture' and 'map/METHOD/LAYER'")
+        questions = tuple(str(question) for question in record.get("questions", ()))
+        scores = tuple(float("nan") if s is None else float(s) for s in record.get("scores", ()))
+        picture = arrays["picture"]
+        if picture.ndim != 4 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
+            raise BadInput(f"{who}: picture {picture.shape} {picture.dtype}; expected (t, h, w, 3) uint8")
+        for (method, layer), values in maps.items():
+            if values.ndim != 4 or len(values) != len(questions) or len(scores) != len(questions) or not values.size:
+                raise BadInput(
+                    f"{who}: map {method} at {layer} {values.shape} does not fit {len(questions)} questions with "
+                    f"{len(scores)} scores; expected (k, t, h, w)"
+                )
+            if not np.isfinite(values).all():
+                raise BadInput(f"{who}: map {method} at {layer} is not finite (NaN or infinite)")
+        about = record.get("methods", {})
+        signed = frozenset(m for m, _ in maps if isinstance(about.get(m), Mapping) and about[m].get("signed"))
+        return cls(who, picture, maps, signed, questions, scores)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(method for method, _ in self.maps))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer for _, layer in self.maps))
+
+    def only(self, methods: Sequence[str] = (), layers: Sequence[str] = (), targets: Sequence[str] = ()) -> Sheet:
+        """The part that was asked for, by names or globs; a target also by a part of its name that only it has.
+
+        Errors: BadInput that offers the nearest names.
+        """
+        some = _chosen(self.id, "method", methods, self.methods)
+        where = _chosen(self.id, "layer", layers, self.layers)
+        kept = {(m, layer): maps for (m, layer), maps in self.maps.items() if m in some and layer in where}
+        if not kept:
+            raise BadInput(f"{self.id}: none of {', '.join(some)} has a map at {', '.join(where)}")
+        rows = [
+            k for k, name in enumerate(self.questions) if name in _chosen(self.id, "target", targets, self.questions)
+        ]
+        return replace(
+            self,
+            maps={key: maps[rows] for key, maps in kept.items()},
+            questions=tuple(self.questions[k] for k in rows),
+            scores=tuple(self.scores[k] for k in rows),
+        )
+
+    def fused(self, how: str) -> Sheet:
+        """One map a method in place of one a layer: the mean, or the value of largest magnitude, of the layers' maps,
+        each over its own maximum and resized to the finest of them. A method with one layer stays as it is."""
+        found: dict[Where, np.ndarray] = {}
+        for method in self.methods:
+            parts = {layer: maps for (m, layer), maps in self.maps.items() if m == method}
+            if len(parts) == 1:
+                found |= {(method, layer): maps for layer, maps in parts.items()}
+                continue
+            signed = method in self.signed
+            size = tuple(max(maps.shape[axis] for maps in parts.values()) for axis in (1, 2, 3))
+            stack = np.stack(
+                [colour.resize(colour.unit(m, colour.peak(m, signed, (1, 2, 3)), signed), size) for m in parts.values()]
+            )
+            strongest = np.take_along_axis(stack, np.abs(stack).argmax(0)[None], 0)[0]
+            found[method, f"{how}({', '.join(parts)})"] = stack.mean(0) if how == "mean" else strongest
+        return replace(self, maps=found)
+
+
+def _chosen(who: str, what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    if not wanted:
+        return tuple(known)
+    found: list[str] = []
+    for name in wanted:
+        low = name.lower()
+        hits = [k for k in known if k == name] or [k for k in known if fnmatchcase(k.lower(), low)]
+        if not hits and what == "target":
+            hits = [k for k in known if low in k.lower()]
+            hits = hits if len(hits) == 1 else []
+        if not hits:
+            raise BadInput(f"{who}: no {what} {name!r} in it.{nearest(name, known)} It has: {'; '.join(known)}.")
+        found += hits
+    return tuple(k for k in known if k in found)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One overlay: question k of the sheet of this number, method at layer, frame t."""
+
+    number: int
+    sheet: Sheet
+    k: int
+    method: str
+    layer: str
+    frame: int
+    frames: int
+    values: np.ndarray
+    empty: bool
+
+    @property
+    def signed(self) -> bool:
+        return self.method in self.sheet.signed
+
+    @property
+    def name(self) -> str:
+        """What tells it from its neighbours, fit for a file name."""
+        twins = sum(_slug(q) == _slug(self.sheet.questions[self.k]) for q in self.sheet.questions) > 1
+        parts = [self.method, self.layer, _slug(self.sheet.questions[self.k])]
+        number = [str(self.k)] * twins + [f"{self.frame:0{len(str(self.frames - 1))}d}"] * (self.frames > 1)
+        return "-".join([*("".join(c if c.isalnum() or c in "._" else "_" for c in part) for part in parts), *number])
+
+    def image(self, style: Style) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        picture = self.sheet.picture[min(self.frame, len(self.sheet.picture) - 1)]
+        return overlay(picture, None if self.empty else self.values, style=style, signed=self.signed)
+
+
+def _slug(question: str) -> str:
+    return question.split(",")[0][:40].strip()
+
+
+def overlay(
+    picture: np.ndarray, values: np.ndarray | None, *, style: Style = Style(), signed: bool = False
+) -> np.ndarray:
+    """A map over a picture.
+
+    picture (h, w, 3) uint8; values (h', w') scaled to 0..1 (-1..1 where signed), at any resolution, or None for an empty
+    map, which leaves the picture as it is. -> (h'', w'', 3) uint8, of the size that style.resize says.
+    """
+    size = style.size(*picture.shape[:2])
+    under = sized(picture, size)
+    if values is None:
+        return under
+    table = colour.palette(style.cmap, signed)
+    fine = colour.resize(values, size)
+    return colour.blend(under, fine, table, signed=signed, opacity=style.opacity, fade=style.fade)
+
+
+def sized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture at another (height, width)."""
+    from PIL import Image
+
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def labelled(image: np.ndarray, text: str) -> np.ndarray:
+    """A picture with a small label in its lower left corner."""
+    from matplotlib.font_manager import findfont
+    from PIL import Image, ImageDraw, ImageFont
+
+    drawn = Image.fromarray(image)
+    size = max(8, min(image.shape[:2]) // 18)
+    font = ImageFont.truetype(findfont(FONT), size)
+    pen = ImageDraw.Draw(drawn, "RGBA")
+    at = size // 2, image.shape[0] - size // 2
+    left, top, right, bottom = pen.textbbox(at, text, font=font, anchor="lb")
+    pen.rounded_rectangle(
+        (left - size // 3, top - size // 3, right + size // 3, bottom + size // 4), size // 3, (255, 255, 255, 215)
+    )
+    pen.text(at, text, font=font, anchor="lb", fill=(26, 26, 26))
+    return np.asarray(drawn)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Heatmaps ready to be seen or saved. Shown as it is in a notebook."""
+
+    sheets: tuple[Sheet, ...]
+    style: Style
+
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """Every overlay, scaled as the style says."""
+        return tuple(self._scaled())
+
+    def _scaled(self) -> Iterator[Tile]:
+        sheets = [sheet.fused(self.style.fuse) for sheet in self.sheets] if self.style.fuse else self.sheets
+        run: dict[Where, float] = {}
+        for sheet in sheets:
+            for key, maps in sheet.maps.items():
+                run[key] = max(run.get(key, 0.0), colour.peak(maps, key[0] in sheet.signed).item())
+        for number, sheet in enumerate(sheets):
+            for k in range(len(sheet.questions)):
+                for (method, layer), maps in sheet.maps.items():
+                    signed = method in sheet.signed
+                    frames = len(sheet.picture) if len(sheet.picture) > 1 else maps.shape[1]
+                    values = colour.resize(maps[k], (frames, *maps.shape[2:]))
+                    own = colour.peak(values, signed, (1, 2) if self.style.scale == "map" else None)
+                    top = np.full_like(own, run[method, layer]) if self.style.scale == "run" else own
+                    unit = colour.unit(values, top, signed)
+                    dark = np.broadcast_to(own == 0, (frames, 1, 1))[:, 0, 0]
+                    for t in range(frames):
+                        yield Tile(number, sheet, k, method, layer, t, frames, unit[t], bool(dark[t]))
+
+    def figure(self, sheet: int = 0) -> Any:
+        """The labelled grid of one sample, as a matplotlib figure."""
+        tiles = [tile for tile in self.tiles if tile.number == sheet]
+        own = tiles[0].sheet
+        look = self._look(own)
+        bars = self._bars(tiles) if self.style.colorbar is not False else []
+        if tiles[0].frames > 1:
+            return self._strip(own, tiles, look, bars)
+        cells = {(tile.k, tile.method, tile.layer): self._cell(tile, look) for tile in tiles}
+        methods, layers = own.methods, own.layers
+        lead = Cell(overlay(own.picture[0], None, style=look))
+        across = len(methods) == 1 < len(layers)
+        titles = list(layers) if across else [TITLES.get(method, method) for method in methods]
+        groups = []
+        for k in range(len(own.questions)):
+            if across:
+                rows = [(TITLES.get(methods[0], methods[0]), [cells.get((k, methods[0], layer)) for layer in layers])]
+            else:
+                rows = [(layer, [cells.get((k, method, layer)) for method in methods]) for layer in layers]
+            groups.append(Group(heading(own, k), rows, lead))
+        return grid(groups, titles, bars)
+
+    def _strip(self, sheet: Sheet, tiles: Sequence[Tile], look: Style, bars: Sequence[Bar]) -> Any:
+        """A sequence: frames across, methods and layers down."""
+        count = tiles[0].frames
+        shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, FRAMES))})
+        plain = [Cell(overlay(sheet.picture[min(t, len(sheet.picture) - 1)], None, style=look)) for t in shown]
+        groups = [Group("", [("input", plain)])]
+        held = {(tile.k, tile.method, tile.layer, tile.frame): tile for tile in tiles}
+        for k in range(len(sheet.questions)):
+            rows = [
+                (f"{TITLES.get(m, m)}, {layer}", [self._cell(held[k, m, layer, t], look) for t in shown])
+                for m, layer in sheet.maps
+            ]
+            groups.append(Group(heading(sheet, k), rows))
+        return grid(groups, [str(t) for t in shown], bars)
+
+    def _look(self, sheet: Sheet) -> Style:
+        """The style of a grid's cells: small pictures are enlarged, so that the map over them stays smooth."""
+        longest = max(sheet.picture.shape[1:3])
+        if self.style.resize is not None or longest >= SMALLEST:
+            return self.style
+        return replace(self.style, resize=str(math.ceil(SMALLEST / longest)))
+
+    @staticmethod
+    def _cell(tile: Tile, look: Style) -> Cell:
+        return Cell(tile.image(look), EMPTY if tile.empty else "")
+
+    def _bars(self, tiles: Sequence[Tile]) -> list[Bar]:
+        kinds = sorted({tile.signed for tile in tiles})
+        tops = {False: ("0", "max"), True: ("−max", "0", "max")}
+        return [Bar(colour.palette(self.style.cmap, kind), tops[kind], SHARED[self.style.scale]) for kind in kinds]
+
+    def _framed(self, tile: Tile) -> Any:
+        title = f"{TITLES.get(tile.method, tile.method)}, {tile.layer}"
+        row = ("", [self._cell(tile, self._look(tile.sheet))])
+        return grid([Group(heading(tile.sheet, tile.k), [row])], [title], self._bars([tile]))
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture itself where there is one, else the grid of the first sample."""
+        from PIL import Image
+
+        if self.style.compare or len(self.tiles) > 1:
+            return raster(self.figure(), self.style.dpi)
+        return Image.fromarray(self._raster(self.tiles[0]))
+
+    def _raster(self, tile: Tile) -> np.ndarray:
+        if self.style.colorbar:
+            return np.asarray(raster(self._framed(tile), self.style.dpi))
+        image = tile.image(self.style)
+        return labelled(image, EMPTY) if tile.empty else image
+
+    def _repr_png_(self) -> bytes:
+        held = io.BytesIO()
+        replace(self, style=replace(self.style, dpi=min(self.style.dpi, SCREEN))).image.save(held, "png")
+        return held.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Writes the pictures and gives their paths.
+
+        path: a file, whose ending says the kind; several pictures get what tells them apart behind its stem. Without an
+        ending, a folder, in which pictures are named by their sample.
+        Errors: BadInput for an ending that is not png, jpg, webp, pdf or svg, or a folder that cannot be written.
+        """
+        goal = Path(path)
+        kind = goal.suffix[1:].lower().replace("jpeg", "jpg")
+        folder = not kind or goal.is_dir() or os.fspath(path).endswith(os.sep)
+        if not folder and kind not in FORMATS:
+            raise BadInput(f"{goal}: no picture format {goal.suffix!r}; expected {', '.join(FORMATS)}, or a folder")
+        kind = self.style.format if folder else kind
+        names = _distinct([store.safe_name(sheet.id) for sheet in self.sheets])
+        jobs: list[tuple[str, int, Tile | None]] = []
+        for number, name in enumerate(names):
+            stem = name if folder else goal.stem + f"-{name}" * (len(names) > 1)
+            tiles = [tile for tile in self.tiles if tile.number == number]
+            if self.style.compare:
+                jobs.append((f"{stem}-grid" if folder else stem, number, None))
+            elif len(tiles) == 1:
+                jobs.append((f"{stem}-{tiles[0].name}" if folder else stem, number, tiles[0]))
+            else:
+                jobs += [(f"{stem}-{tile.name}", number, tile) for tile in tiles]
+        home = goal if folder else goal.parent
+        return [self._write(home / f"{stem}.{kind}", kind, number, tile) for stem, number, tile in jobs]
+
+    def _write(self, path: Path, kind: str, sheet: int, tile: Tile | None) -> Path:
+        about = self._about(self.sheets[sheet], tile)
+        with store.aside(path) as (draft,):
+            if kind in VECTOR:
+                draft.write_bytes(vector(self._drawn(sheet, tile), self.style.dpi, kind, {"Title": about}))
+            else:
+                from PIL import Image
+
+                flat = (
+                    raster(self.figure(sheet), self.style.dpi) if tile is None else Image.fromarray(self._raster(tile))
+                )
+                _save_raster(flat, draft, kind, self.style.dpi, about)
+        return path
+
+    def _drawn(self, sheet: int, tile: Tile | None) -> Any:
+        if tile is None:
+            return self.figure(sheet)
+        return self._framed(tile) if self.style.colorbar else bare(self._raster(tile), self.style.dpi)
+
+    def _about(self, sheet: Sheet, tile: Tile | None) -> str:
+        """One line that stays inside the file: what is drawn and how it is scaled."""
+        scaled = f"scaled: {SHARED[self.style.scale]}"
+        if tile is None:
+            return f"{sheet.id}: {', '.join(sheet.methods)} at {', '.join(sheet.layers)}; {scaled}"
+        where = f"{TITLES.get(tile.method, tile.method)} at {tile.layer}"
+        return f"{sheet.id}: {where}, {heading(tile.sheet, tile.k)}; {EMPTY if tile.empty else scaled}"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The same names, numbered where one comes several times."""
+    return [f"{name}-{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _save_raster(image: Image.Image, path: Path, kind: str, dpi: int, about: str) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    words = PngInfo()
+    words.add_itxt("Description", about)
+    options: dict[str, dict[str, Any]] = {
+        "png": {"dpi": (dpi, dpi), "pnginfo": words},
+        "jpg": {"dpi": (dpi, dpi), "quality": 95, "subsampling": 0, "comment": about.encode()},
+        "webp": {"quality": 95, "method": 4},
+    }
+    image.save(path, {"jpg": "jpeg"}.get(kind, kind), **options[kind])
+
+
+def heading(sheet: Sheet, k: int) -> str:
+    """A question and its score: "Greater Swiss Mountain dog, 0.93"."""
+    score = sheet.scores[k]
+    if not math.isfinite(score):
+        return sheet.questions[k]
+    return (
+        f"{sheet.questions[k]}, {score:.2f}"
+        if 0.01 <= abs(score) < 1000 or score == 0
+        else f"{sheet.questions[k]}, {score:.2g}"
+    )
+
+
+def draw(maps: Maps | Mapping[str, Maps], batch: Batch, **options: Any) -> Drawing:
+    """Heatmaps of a batch as pictures; options are those of `Style`.
+
+    maps: what a method gives, or method -> Maps, all of one target.
+    """
+    found = maps if isinstance(maps, Mapping) else {"map": maps}
+    sheets = [Sheet.read(*store.maps_arrays(found, batch, sample)) for sample in range(batch.n)]
+    return drawing(sheets, style(**options))
+
+
+def drawing(sheets: Sequence[Sheet], style: Style) -> Drawing:
+    """Checks what can go wrong before anything is drawn. Errors: BadInput for an unknown colour map or equal ids."""
+    colour.palette(style.cmap)
+    return Drawing(tuple(sheets), style)
+
+
+def redraw(
+    results: Sequence[Path],
+    save: str | None,
+    look: Style,
+    methods: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> list[Path]:
+    """Pictures of stored heatmaps, without the model. save: as in Drawing.save; None = beside the first result."""
+    sheets = []
+    for path in results:
+        arrays, record = store.load(path)
+        sheets.append(Sheet.read(arrays, record, store.pair(path)[0].stem).only(methods, layers, targets))
+    return drawing(sheets, look).save(save if save is not None else results[0].parent)

@@ -1,0 +1,221 @@
+"""Figures for papers: a labelled grid of pictures and its colour bars, laid out in inches so that no text overlaps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+PAGE = 7.0
+WIDEST, TALLEST, NARROWEST = 1.7, 2.2, 0.75
+GAP, EDGE, BAND = 0.05, 0.04, 0.14
+TEXT, SMALL = 8.0, 7.0
+INK = "#1a1a1a"
+FONT = "DejaVu Sans"
+SAVING = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "torchloupe"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a grid: (h, w, 3) uint8, with a small label in its corner where there is something to say."""
+
+    image: np.ndarray
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under one heading. lead stands at their left, centred; a row is (label, cells), None leaves a cell blank."""
+
+    heading: str
+    rows: Sequence[tuple[str, Sequence[Cell | None]]]
+    lead: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A colour bar: (256, 3) colours, the words at its ticks from low to high, and what it is scaled by."""
+
+    table: np.ndarray
+    ticks: Sequence[str]
+    caption: str
+
+
+def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (), lead: str = "input") -> Figure:
+    """A figure of groups of rows under column titles, not wider than a page of a paper as long as cells stay readable.
+
+    titles: one a column; lead: the title of the column of leads. All pictures have the shape of the first.
+    """
+    from matplotlib.figure import Figure
+
+    cells = [cell for group in groups for _, row in group.rows for cell in row if cell is not None]
+    tall, wide = (cells or [group.lead for group in groups if group.lead])[0].image.shape[:2]
+    leads = any(group.lead is not None for group in groups)
+    labels = [label for group in groups for label, _ in group.rows]
+    columns = len(titles) + leads
+    bar_width = 0.62
+    room = PAGE - 2 * EDGE - len(bars) * bar_width - 2 * BAND - columns * GAP
+    width = max(min(WIDEST, room / columns, TALLEST * wide / tall), min(NARROWEST, TALLEST * wide / tall))
+    height = width * tall / wide
+    sides = {label: wrap(label, height, SMALL, 2) for label in labels}
+    side = max(len(lines) for lines in sides.values()) * BAND + GAP if any(labels) else 0.0
+    heads = [wrap(title, width, TEXT, 2) for title in titles]
+    top = max([len(lines) for lines in heads] + [int(leads and bool(lead))]) * BAND
+
+    left = EDGE + leads * (width + 2 * GAP) + side
+    right = left + len(titles) * (width + GAP) - GAP
+    headings = [wrap(group.heading, right - EDGE, TEXT, 2) for group in groups]
+    rows_of = [len(group.rows) * (height + GAP) - GAP for group in groups]
+    above = [len(lines) * BAND + (GAP if lines and i else 0) for i, lines in enumerate(headings)]
+    total = 2 * EDGE + top + sum(rows_of) + sum(above) + GAP * len(groups)
+    full = right + EDGE + len(bars) * bar_width
+    figure = Figure((full, total))
+    page = _Page(figure, full, total)
+
+    y = EDGE + top
+    for i, lines in enumerate(heads):
+        page.text(left + i * (width + GAP) + width / 2, y - 0.03, lines, TEXT, "center")
+    if leads and lead:
+        page.text(EDGE + width / 2, y - 0.03, [lead], TEXT, "center")
+    first = y + above[0]
+    for group, lines, band, tallness in zip(groups, headings, above, rows_of, strict=True):
+        y += band
+        page.text(EDGE, y - 0.03, lines, TEXT, "left", weight="bold")
+        if group.lead is not None:
+            page.picture(EDGE, y + (tallness - height) / 2, width, height, group.lead)
+        for label, row in group.rows:
+            page.side(left - GAP, y + height / 2, sides[label])
+            for column, cell in enumerate(row):
+                if cell is not None:
+                    page.picture(left + column * (width + GAP), y, width, height, cell)
+            y += height + GAP
+    length = min(y - GAP - first, 2.4)
+    for i, bar in enumerate(bars):
+        page.bar(right + 2 * GAP + i * bar_width, first, length, bar)
+    return figure
+
+
+class _Page:
+    """A figure addressed in inches from its upper left corner."""
+
+    def __init__(self, figure: Figure, width: float, height: float) -> None:
+        self.figure, self.width, self.height = figure, width, height
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Any:
+        box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        axes = self.figure.add_axes(box)
+        axes.set_axis_off()
+        return axes
+
+    def picture(self, x: float, y: float, width: float, height: float, cell: Cell) -> None:
+        axes = self.axes(x, y, width, height)
+        axes.imshow(cell.image, aspect="auto", interpolation="antialiased")
+        if cell.label:
+            box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+            words = {"fontsize": SMALL - 1, "color": INK, "family": FONT, "bbox": box, "ha": "left", "va": "bottom"}
+            axes.text(0.05, 0.05, cell.label, transform=axes.transAxes, parse_math=False, **words)
+
+    def text(self, x: float, y: float, lines: Sequence[str], size: float, align: str, **more: Any) -> None:
+        """Lines that end at height y."""
+        for i, line in enumerate(reversed(lines)):
+            at = x / self.width, 1 - (y - i * BAND) / self.height
+            words = {"fontsize": size, "color": INK, "family": FONT, "ha": align, "va": "bottom", **more}
+            self.figure.text(*at, line, parse_math=False, **words)
+
+    def side(self, x: float, y: float, lines: Sequence[str]) -> None:
+        """Upright lines that end at x, centred on height y."""
+        for i, line in enumerate(reversed(lines)):
+            at = (x - i * BAND) / self.width, 1 - y / self.height
+            words = {"fontsize": SMALL, "color": INK, "family": FONT, "ha": "right", "va": "center", "rotation": 90}
+            self.figure.text(*at, line, parse_math=False, **words)
+
+    def bar(self, x: float, y: float, length: float, bar: Bar) -> None:
+        axes = self.axes(x, y, 0.1, length)
+        axes.imshow(bar.table[::-1, None], aspect="auto", interpolation="bilinear")
+        words = {"fontsize": SMALL, "color": INK, "family": FONT, "parse_math": False}
+        spots = np.linspace(1, 0, len(bar.ticks))
+        for spot, tick in zip(spots, bar.ticks, strict=True):
+            edge = "bottom" if spot == 1 else "top" if spot == 0 else "center"
+            at = (x + 0.14) / self.width, 1 - (y + spot * length) / self.height
+            self.figure.text(*at, tick, ha="left", va=edge, **words)
+        lines = wrap(bar.caption, length * 0.7 if len(bar.ticks) < 3 else length * 0.45, SMALL, 2)
+        middle = 0.5 if len(bar.ticks) < 3 else 0.25
+        for i, line in enumerate(lines):
+            at = (x + 0.16 + i * BAND) / self.width, 1 - (y + middle * length) / self.height
+            self.figure.text(*at, line, ha="left", va="center", rotation=90, **words)
+
+
+def wrap(text: str, width: float, size: float, most: int) -> list[str]:
+    """Text in at most so many lines of a width in inches, measured in the font; what does not fit ends in an ellipsis."""
+    lines: list[str] = []
+    rest = text.strip()
+    while rest:
+        if len(lines) + 1 == most or measure(rest, size) <= width:
+            lines.append(_shortened(rest, width, size))
+            break
+        fit = max((i for i in range(1, len(rest)) if measure(rest[:i], size) <= width), default=1)
+        # A line breaks after a blank, a comma or a dot (dotted layer names), else where it must.
+        cut = max((i for i in range(1, fit + 1) if rest[i - 1] in " ,./" or rest[i] == " "), default=fit)
+        lines.append(rest[:cut].rstrip())
+        rest = rest[cut:].lstrip()
+    return lines
+
+
+def _shortened(text: str, width: float, size: float) -> str:
+    """Cut in the middle, since the end of a layer's name or a score tells most."""
+    if measure(text, size) <= width:
+        return text
+    for keep in range(len(text) - 1, 1, -1):
+        found = text[: keep // 2].rstrip() + "…" + text[len(text) - (keep - keep // 2) :].lstrip()
+        if measure(found, size) <= width:
+            return found
+    return "…"
+
+
+@lru_cache(maxsize=4096)
+def measure(text: str, size: float) -> float:
+    """Width of a text in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    return text_to_path.get_text_width_height_descent(text, FontProperties(FONT, size=size), False)[0] / 72
+
+
+def raster(figure: Figure, dpi: int) -> Image.Image:
+    """The figure as an RGB picture of so many pixels an inch."""
+    from PIL import Image
+
+    held = io.BytesIO()
+    figure.savefig(held, dpi=dpi, format="png")
+    return Image.open(held).convert("RGB")
+
+
+def vector(figure: Figure, dpi: int, kind: str, about: Mapping[str, str]) -> bytes:
+    """The figure as pdf or svg, its text as text; pictures in it have so many pixels an inch."""
+    import matplotlib
+
+    held = io.BytesIO()
+    dated = {"CreationDate": None} if kind == "pdf" else {"Date": None}
+    with matplotlib.rc_context(SAVING):
+        figure.savefig(held, dpi=dpi, format=kind, metadata={**dated, **about})
+    return held.getvalue()
+
+
+def bare(image: np.ndarray, dpi: int) -> Figure:
+    """A picture alone, one pixel a dot."""
+    from matplotlib.figure import Figure
+
+    tall, wide = image.shape[:2]
+    figure = Figure((wide / dpi, tall / dpi))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.imshow(image, aspect="auto", interpolation="none")
+    return figure

@@ -1,0 +1,216 @@
+"""What every source of models does alike: options, weights, class names, default layers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchloupe.axes import Size
+from torchloupe.errors import BadInput, LoupeWarning, nearest, need
+from torchloupe.probe import Batch, Kind, Subject, reject_wrapped, restored
+from torchloupe.sources.devices import device
+from torchloupe.sources.preparation import Preparation
+from torchloupe.sources.safe import load_into, read_checkpoint, sha256, weights_in
+from torchloupe.trace import default_layer, tracing
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of sources.subject; spec is what the user wrote."""
+
+    spec: str = ""
+    weights: Path | None = None
+    device: str | int = "auto"
+    ema: bool = False
+    unsafe_load: bool = False
+    classes: str | Path | Sequence[str] | None = None
+    size: int | Sequence[int] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    cfg_options: Mapping[str, Any] = field(default_factory=dict)
+    layers: Sequence[str] | None = None
+
+    @property
+    def hw(self) -> tuple[int, int] | None:
+        """(height, width), or None where no size was given. Errors: BadInput unless it is one or two positive numbers."""
+        if self.size is None:
+            return None
+        numbers = (self.size,) * 2 if isinstance(self.size, int) else tuple(self.size) * (3 - len(self.size))
+        if len(numbers) != 2 or not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise BadInput(f"size {self.size!r}: expected one number, or height and width, for example 256 128")
+        return numbers[0], numbers[1]
+
+
+class Loaded(NamedTuple):
+    """note: what a record says of the weights; meta: the checkpoint's own notes, or {}."""
+
+    note: Mapping[str, Any]
+    meta: Mapping[str, Any]
+
+
+def framework(name: str, extra: str) -> Any:
+    """An optional package, imported.
+
+    Errors: MissingPackage that names the extra; BadInput where torchvision does not match the installed torch.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        _check_torchvision(error)
+        absent = (error.name or name).partition(".")[0]
+        raise need(absent, extra) from error
+    except (RuntimeError, ImportError, AttributeError) as error:
+        _check_torchvision(error)
+        raise BadInput(f"{name} is installed but cannot be imported: {' '.join(str(error).split())[:200]}") from error
+
+
+def _check_torchvision(error: BaseException | None) -> None:
+    while error is not None:
+        if "operator torchvision::" in str(error):
+            raise BadInput(
+                f"the installed torchvision does not match the installed torch ({torch.__version__}): its operators are "
+                "missing; install the torchvision build made for this torch, from the same index"
+            ) from error
+        error = error.__cause__ or error.__context__
+
+
+def split_spec(text: str) -> tuple[str, dict[str, Any]]:
+    """'name?key=value&key=value' -> name and keyword arguments; values are Python literals, else text.
+
+    Errors: BadInput for a part without '='.
+    """
+    name, _, query = text.partition("?")
+    arguments: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        key, mark, value = part.partition("=")
+        if not mark or not key.isidentifier():
+            raise BadInput(f"model option {part!r}: expected key=value, as in {name}?num_classes=10")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[key] = value
+    return name, arguments
+
+
+def load_weights(module: nn.Module, options: Options) -> Loaded:
+    """Load options.weights into the module. Errors and warnings: as sources.safe."""
+    if options.weights is None:
+        if options.ema:
+            raise BadInput("ema: asks for the moving average in a checkpoint, but no weights were given")
+        return Loaded({}, {})
+    raw = read_checkpoint(options.weights, unsafe=options.unsafe_load)
+    report = load_into(module, weights_in(raw, options.weights, ema=options.ema), options.weights)
+    note = {"path": str(options.weights), "sha256": sha256(options.weights), "report": asdict(report)}
+    meta = raw.get("meta") if isinstance(raw, Mapping) else None
+    return Loaded({**note, "ema": options.ema}, meta if isinstance(meta, Mapping) else {})
+
+
+def class_names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Names of classes from a sequence or a file: one a line, or JSON (a list, or index -> name, or index -> [id, name]).
+
+    Errors: BadInput for a file that is absent, empty or neither.
+    """
+    if not isinstance(given, (str, Path)):
+        return tuple(str(name) for name in given)
+    path = Path(given)
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except OSError as error:
+        raise BadInput(
+            f"{path}: class names cannot be read ({error.strerror}); expected a text or JSON file"
+        ) from error
+    except ValueError as error:
+        raise BadInput(f"{path}: class names cannot be read ({error}); expected UTF-8 text or JSON") from error
+    if isinstance(found, Mapping):
+        if sorted(found, key=str) != sorted(map(str, range(len(found)))):
+            raise BadInput(f"{path}: class names by index must run from 0 to {len(found) - 1} without gaps")
+        found = [found[str(i)] for i in range(len(found))]
+    names = tuple(str(one[-1] if isinstance(one, list) and one else one).strip() for one in found)
+    while names and not names[-1]:
+        names = names[:-1]
+    if not names:
+        raise BadInput(f"{path}: no class names in it; expected one a line, or a JSON list")
+    return names
+
+
+def finish(
+    module: nn.Module,
+    options: Options,
+    preparation: Preparation | None,
+    *,
+    classes: Sequence[str] = (),
+    kind: Kind = "classifier",
+    loaded: Loaded | None = None,
+    notes: Mapping[str, Any] | None = None,
+    **seams: Any,
+) -> Subject:
+    """A Subject of a built model: weights, eval mode, device, class names, default layers.
+
+    seams: call, read, layout, for Subject. loaded: where the source has loaded the weights itself.
+    """
+    if loaded is None:
+        loaded = load_weights(module, options)
+    if options.spec:
+        module.eval()
+    if options.spec or options.device != "auto":
+        module.to(device(options.device))
+    notes = {**(notes or {}), **({"weights": dict(loaded.note)} if loaded.note else {})}
+    made = Subject(module, kind=kind, spec=options.spec or type(module).__name__, notes=notes, **seams)
+    layers, count = _look(made, preparation.size) if preparation is not None else ((), None)
+    if options.classes is not None:
+        names = class_names(options.classes)
+        if count is not None and len(names) != count:
+            raise BadInput(f"{len(names)} class names were given; the model has {count} classes")
+    else:
+        names = tuple(classes) if count in (None, len(classes)) else ()
+    return Subject(
+        module,
+        kind=kind,
+        spec=made.spec,
+        notes=notes,
+        layers=tuple(options.layers) if options.layers is not None else layers,
+        classes=names,
+        prepare=None if preparation is None else partial(preparation.batch, module=module),
+        **seams,
+    )
+
+
+def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], int | None]:
+    """The default layers and the number of classes, from one forward of zeros; () and None where the model will not run."""
+    batch = Batch(torch.zeros(1, *size))
+    try:
+        reject_wrapped(made.module)
+        with restored(made.module), torch.no_grad(), tracing(made.module) as trace:
+            output = made.output(batch)
+    except Exception as error:  # a stranger's forward may fail in any way, and a subject is of use without its defaults
+        text = f"{made.spec}: no default layer, as one forward of zeros {size} failed: {' '.join(str(error).split())[:200]}"
+        warnings.warn(text, LoupeWarning, stacklevel=4)
+        return (), None
+    found = default_layer(trace, 1, (1, *size[1:]))
+    count = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
+    return (found,) if found else (), count
+
+
+def channels(module: nn.Module) -> int:
+    """Input channels of the first convolution, else 3."""
+    convolutions = (part for part in module.modules() if isinstance(part, nn.Conv2d))
+    return next((part.in_channels for part in convolutions), 3)
+
+
+def unknown(spec: str, name: str, known: Sequence[str], where: str) -> BadInput:
+    """The error for a model that its framework does not know."""
+    return BadInput(f"{spec}: {where} has no model {name!r}.{nearest(name, known)}")
+
+
+__all__ = ["Loaded", "Options", "Size", "channels", "class_names", "finish", "framework", "load_weights", "split_spec"]

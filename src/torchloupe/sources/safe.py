@@ -1,0 +1,386 @@
+"""Reading files of other people without running what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile
+
+WRAPPINGS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"),
+    "module",
+)
+EMA_WRAPPINGS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "model_ema_state_dict"),
+    "params_ema",
+)
+ENOUGH = 0.5
+
+
+def sha256(path: str | Path) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> Any:
+    """What is in a .safetensors, .pth, .pt, .ckpt or .bin file, on the CPU. Nothing in the file is executed.
+
+    Checkpoints of mmengine's Runner are read too: their history buffers, and argparse.Namespace, become inert
+    placeholders.
+    unsafe: unpickle whatever is in the file, which may run any code; only for files whose maker is trusted.
+    Errors: BadInput for a file that is absent, truncated or no checkpoint; UnsafeFile for one that carries code.
+    """
+    path = Path(path)
+    start = _start(path)
+    if path.suffix.lower() == ".safetensors" or _is_safetensors(start):
+        return _read_safetensors(path)
+    if unsafe:
+        warnings.warn(f"{path}: loaded unsafely; code in this file, if any, was run", LoupeWarning, stacklevel=2)
+    try:
+        with _known_globals(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'torch.load' received a zip file")
+            return torch.load(path, map_location="cpu", weights_only=not unsafe)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, str(error)) from error
+    except Exception as error:  # a broken file may raise anything
+        if "TorchScript" in str(error):
+            raise BadInput(
+                f"{path}: a TorchScript archive, not a checkpoint; save the state_dict() of the Python module instead"
+            ) from error
+        raise BadInput(f"{path}: cannot be read as a checkpoint; truncated or not one ({_line(error)})") from error
+
+
+def _start(path: Path) -> bytes:
+    if not path.exists():
+        said = "; weights are never downloaded, give a file" if "://" in str(path) or ":/" in str(path) else ""
+        raise BadInput(f"{path}: no such weights file{said}")
+    if path.is_dir():
+        raise BadInput(f"{path}: a folder; expected a weights file (.safetensors, .pth, .pt, .ckpt, .bin)")
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise BadInput(f"{path}: the file is empty (0 bytes)")
+    if start.startswith(b"version https://git-lfs"):
+        raise BadInput(f"{path}: a Git LFS pointer, not the weights themselves; run git lfs pull")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise BadInput(f"{path}: a web page, not weights; the download went wrong")
+    return start
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Eight bytes of header length, then JSON."""
+    return len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: cannot be read as safetensors; truncated or not one ({_line(error)})") from error
+
+
+def _refusal(path: Path, said: str) -> BadInput | UnsafeFile:
+    found = re.search(r"GLOBAL (\S+)", said) or re.search(r"unrecognized function (\S.*?)(?:\n|$)", said)
+    if found is None:
+        return BadInput(f"{path}: cannot be read as a checkpoint; truncated or not one ({said.splitlines()[0][:120]})")
+    return UnsafeFile(
+        f"{path}: carries code ({found[1].strip()!r}) besides weights and was not loaded; save its state_dict() alone, "
+        f"or pass --unsafe-load if you trust its maker (the code will run)"
+    )
+
+
+def _line(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]
+
+
+def _placeholder(module: str, name: str) -> type:
+    """A class that a checkpoint may name and that does nothing, whatever it is called with or set to."""
+    body = {
+        "__module__": module,
+        "__qualname__": name,
+        "__init__": lambda self, *_, **__: None,
+        "__setstate__": lambda self, _: None,
+        "__doc__": f"Stands for {module}.{name}, which is not imported.",
+    }
+    return type(name, (), body)
+
+
+def _array(kind: Any, _shape: Any, _code: Any) -> np.ndarray:
+    """numpy's _reconstruct, for plain arrays alone; the content is set afterwards."""
+    if kind is not np.ndarray:
+        raise pickle.UnpicklingError(f"GLOBAL {kind!r}: expected numpy.ndarray")
+    return np.ndarray((0,), np.int8)
+
+
+def _scalar(dtype: np.dtype, data: bytes = b"") -> Any:
+    """numpy's scalar, for numbers, booleans and text alone."""
+    return np.frombuffer(data, dtype)[0]
+
+
+def _buffer(data: bytes, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
+    """numpy's _frombuffer, for numbers alone."""
+    return np.frombuffer(data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    """_codecs.encode as old pickles use it: for bytes written as text."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"GLOBAL _codecs.encode with {encoding!r}: expected latin1")
+    return text.encode("latin1")
+
+
+NUMPY: Mapping[str, Any] = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{
+        f"numpy.{core}.{name}": function
+        for core in ("core", "_core")
+        for name, function in {
+            "multiarray._reconstruct": _array,
+            "multiarray.scalar": _scalar,
+            "numeric._frombuffer": _buffer,
+        }.items()
+    },
+}
+
+
+def _named(full: str, function: Any) -> Any:
+    """The function under another full name, as torch's list of admitted globals goes by name."""
+    if isinstance(function, type):
+        return function
+    copy = types.FunctionType(function.__code__, function.__globals__, full.rpartition(".")[2], function.__defaults__)
+    copy.__module__, _, copy.__qualname__ = full.rpartition(".")
+    return copy
+
+
+ADMITTED: tuple[Callable[..., Any], ...] = (
+    *(_named(full, found) for full, found in NUMPY.items()),
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefdgFDSUV"},
+    _placeholder("mmengine.logging.history_buffer", "HistoryBuffer"),
+    _placeholder("builtins", "getattr"),
+    _placeholder("argparse", "Namespace"),
+)
+
+
+@contextmanager
+def _known_globals() -> Iterator[None]:
+    """torch's reader of weights admits ADMITTED inside; its list is as it was afterwards."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(list(ADMITTED))
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def load_state(path: str | Path, *, ema: bool = False, unsafe: bool = False) -> dict[str, Tensor]:
+    """The weights in a file, by name.
+
+    ema: the moving average of the weights instead of the weights.
+    Errors: as read_checkpoint and weights_in.
+    """
+    return weights_in(read_checkpoint(path, unsafe=unsafe), path, ema=ema)
+
+
+def weights_in(raw: Any, path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
+    """The state dict in what read_checkpoint gave: bare, or under one of WRAPPINGS (EMA_WRAPPINGS with ema), or in a module.
+
+    Errors: BadInput that lists what the file holds where no weights, or no moving average, are found.
+    """
+    if isinstance(raw, nn.Module):
+        raw = raw.state_dict()
+    if not isinstance(raw, Mapping):
+        raise BadInput(f"{path}: holds a {type(raw).__name__}, not weights; expected a state dict")
+    if ema:
+        averages = [key for key in EMA_WRAPPINGS if key in raw]
+        if not averages:
+            raise BadInput(f"{path}: holds no moving average (EMA) of the weights; it holds {_held(raw)}")
+        return weights_in(raw[averages[0]], path)
+    for key in WRAPPINGS:
+        inner = raw.get(key)
+        if isinstance(inner, nn.Module) or (isinstance(inner, Mapping) and inner):
+            return weights_in(inner, path)
+    state = {str(key): value for key, value in raw.items() if isinstance(value, Tensor)}
+    if not state:
+        hint = "; pass --ema" if any(key in raw for key in EMA_WRAPPINGS) else ""
+        raise BadInput(f"{path}: no weights found in it; it holds {_held(raw)}{hint}")
+    return state
+
+
+def _held(raw: Mapping[Any, Any]) -> str:
+    names = [str(key) for key in raw]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "nothing"
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a checkpoint fits a model.
+
+    missing: names that the model has and the file has not; unexpected: the other way round; mismatched: names and shapes
+    that differ; loaded, total: counts of the model's tensors; prefix: what was taken off the file's names ("-module.") or put
+    before them ("+backbone."). trusted: every weight that matters came from the file.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    trusted: bool
+    loaded: int = 0
+    total: int = 0
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.loaded} of {self.total} weights fit"]
+        for word in ("missing", "unexpected", "mismatched"):
+            names = getattr(self, word)
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                parts.append(f"{len(names)} {word} ({', '.join(names[:3])}{more})")
+        return "; ".join(parts)
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> Report:
+    """Copy weights into a model, whatever prefix wraps their names, and say how well they fit.
+
+    Counters (num_batches_tracked) and tables that a model computes itself (integer buffers, attention masks) may be missing.
+    A LoupeWarning says what stays random; where most of the model would stay random nothing is loaded.
+    Errors: BadInput for the wrong checkpoint, with counts and examples.
+    """
+    own = module.state_dict()
+    given, prefix = _aligned(state, own)
+    before = _compare(own, given, prefix, {name for name in given if name in own and _differ(given[name], own[name])})
+    if before.total and before.loaded < ENOUGH * before.total:
+        raise BadInput(f"{path}: the wrong checkpoint for this model, nothing was loaded: {before}{_advice(before)}")
+    report = before
+    try:
+        # The model's own loading hooks may rename or resize what differs, so everything is handed on.
+        result = module.load_state_dict(given, strict=False)
+        left = {name for name in result.missing_keys if name in own}
+        report = _compare(own, {**given, **{name: own[name] for name in own if name not in left}}, prefix, set())
+    except RuntimeError as error:
+        failed = {name for name in given if f"size mismatch for {name}:" in str(error)}
+        if not failed:
+            raise BadInput(f"{path}: does not fit this model ({_line(error)})") from error
+        report = _compare(own, given, prefix, failed)
+    if not report.trusted:
+        warnings.warn(f"{path}: {report}. {_consequence(module, report)}{_advice(report)}", LoupeWarning, stacklevel=2)
+    return report
+
+
+def _differ(given: Tensor, own: Tensor) -> bool:
+    return given.shape != own.shape and not isinstance(own, nn.parameter.UninitializedTensorMixin)
+
+
+def _compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str, differing: set[str]) -> Report:
+    shared = {own[name].data_ptr() for name in own if name in given and name not in differing and own[name].numel()}
+    absent = [name for name in own if name not in given and own[name].data_ptr() not in shared]
+    lost = [name for name in absent if not _computed(name, own[name])]
+    counted = [name for name in own if not _computed(name, own[name])]
+    loaded = sum(name not in differing and name not in lost for name in counted)
+    shapes = tuple(
+        f"{name}: {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in differing
+    )
+    unexpected = tuple(name for name in given if name not in own)
+    return Report(tuple(absent), unexpected, shapes, not lost and not differing, loaded, len(counted), prefix)
+
+
+def _computed(name: str, tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex()) or name.endswith("attn_mask")
+
+
+def _aligned(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The state under the model's names: the prefix, off or on, with which most names and shapes fit."""
+    names = [name for name in own if "." in name and own[name].ndim] or list(own)
+    probes = names[:: max(1, len(names) // 8)]
+    candidates = [""]
+    for probe in probes:
+        candidates += ["-" + name[: -len(probe)] for name in state if name.endswith("." + probe)]
+        candidates += ["+" + probe[: -len(name)] for name in state if probe.endswith("." + name)]
+    renamed = {prefix: _renamed(state, prefix) for prefix in dict.fromkeys(candidates)}
+
+    def fit(prefix: str) -> int:
+        return sum(name in own and not _differ(value, own[name]) for name, value in renamed[prefix].items())
+
+    best = max(renamed, key=fit)
+    return renamed[best], best
+
+
+def _renamed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    sign, text = prefix[:1], prefix[1:]
+    if sign == "+":
+        return {text + name: value for name, value in state.items()}
+    return {name[len(text) :] if name.startswith(text) else name: value for name, value in state.items()}
+
+
+def _consequence(module: nn.Module, report: Report) -> str:
+    last = [name for name, _ in module.named_parameters()][-1].rpartition(".")[0]
+    lost = [*report.missing, *(text.partition(":")[0] for text in report.mismatched)]
+    lost = [name for name in lost if not name.endswith("num_batches_tracked")]
+    if last and all(name.startswith(last + ".") for name in lost):
+        return f"The head ({last}) stays random: its class scores mean nothing, the layers before it can be trusted"
+    return "What does not fit stays random, so the result cannot be trusted"
+
+
+def _advice(report: Report) -> str:
+    if report.mismatched and not report.missing:
+        return "; give the model the sizes of the file, for example ?num_classes=10"
+    return "; is it made for another architecture?" if report.loaded * 2 < report.total else ""
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Admits numpy arrays and scalars, and nothing else that has a name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in NUMPY:
+            return NUMPY[full]
+        if full == "_codecs.encode":
+            return _latin1
+        if module in ("builtins", "__builtin__") and name == "bytearray":
+            return bytearray
+        raise pickle.UnpicklingError(f"GLOBAL {full}")
+
+
+def load_pickle_arrays(path: str | Path) -> Any:
+    """A pickle of numpy arrays: one array, or lists, tuples and dicts of arrays, numbers and text.
+
+    Errors: UnsafeFile for anything else in it; BadInput for a truncated file or one that is no pickle.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BadInput(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            return _ArraysOnly(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (.*)", str(error))
+        if found is not None:
+            raise UnsafeFile(
+                f"{path}: holds {found[1]!r}; only numpy arrays are read from pickles, since anything else could run code"
+            ) from error
+        raise BadInput(f"{path}: a broken or truncated pickle ({_line(error)})") from error
+    except Exception as error:  # a broken pickle may raise anything
+        raise BadInput(f"{path}: a broken or truncated pickle ({_line(error)})") from error

@@ -1,0 +1,67 @@
+"""Models of torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchloupe.errors import BadInput
+from torchloupe.probe import Kind, Subject
+from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec, unknown
+from torchloupe.sources.preparation import Preparation, resize_crop
+
+
+def torchvision(rest: str, options: Options) -> Subject:
+    """torchvision:NAME?key=value; random weights unless some are given.
+
+    The picture is prepared as for the model's default weights, and their class names are used.
+    Errors: BadInput for an unknown name.
+    """
+    models = framework("torchvision.models", "torchvision")
+    name, arguments = split_spec(rest)
+    if name not in models.list_models():
+        raise unknown(options.spec, name, models.list_models(), "torchvision")
+    if arguments.get("weights") or arguments.get("weights_backbone"):
+        raise BadInput(f"{options.spec}: weights are never downloaded; give their file with --weights")
+    family = models.get_model_builder(name).__module__
+    kind: Kind = "detector" if ".detection" in family else "classifier"
+    if ".detection" in family or ".segmentation" in family:
+        arguments["weights_backbone"] = None
+    arguments["weights"] = None
+    try:
+        module = models.get_model(name, **arguments)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{options.spec}: {error}") from error
+    weights = models.get_model_weights(name)
+    entry = getattr(weights, "DEFAULT", None)
+    preset = entry.transforms() if entry is not None else None
+    classes = entry.meta.get("categories", ()) if entry is not None else ()
+    preparation = _preset(preset, options) if _is_classification(preset) else _plain(module, options)
+    return finish(
+        module, options, preparation, classes=classes, kind=kind, notes={"preparation": " ".join(str(preset).split())}
+    )
+
+
+def _is_classification(preset: Any) -> bool:
+    return all(hasattr(preset, name) for name in ("crop_size", "resize_size", "mean", "std"))
+
+
+def _plain(module: Any, options: Options) -> Preparation | None:
+    count = channels(module)
+    return resize_crop((count, *(options.hw or (224, 224))), options.mean, options.std) if count in (1, 3) else None
+
+
+def _preset(preset: Any, options: Options) -> Preparation:
+    crop = preset.crop_size[-1]
+    h, w = options.hw or (crop, crop)
+    if options.hw:
+        preset.resize_size = [round(max(h, w) * preset.resize_size[0] / crop)]
+        preset.crop_size = [h, w]
+    preset.mean, preset.std = list(options.mean or preset.mean), list(options.std or preset.std)
+
+    def steps(image: Any) -> Tensor:
+        return torch.as_tensor(preset(image))
+
+    return Preparation(steps, (3, h, w), tuple(preset.mean), tuple(preset.std))

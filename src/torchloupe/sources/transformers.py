@@ -1,0 +1,221 @@
+"""Models of transformers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.probe import Subject
+from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec
+from torchloupe.sources.preparation import Preparation, resize_crop
+from torchloupe.sources.safe import sha256
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def transformers(rest: str, options: Options) -> Subject:
+    """transformers:FOLDER saved by save_pretrained (weights may be absent: random), a model type with random weights, such as
+    transformers:vit?image_size=64, or a hub name that is already in the local cache. Code from the hub is never run.
+
+    Errors: BadInput for a folder without config.json, a name that is neither a type nor in the cache, or unknown options.
+    """
+    library = framework("transformers", "transformers")
+    name, arguments = split_spec(rest)
+    folder = Path(name).expanduser()
+    if name in library.CONFIG_MAPPING and not (folder / "config.json").is_file():
+        config, source, found = _default_config(library, name, arguments, options), None, False
+    else:
+        source = str(folder) if folder.is_dir() else name
+        config, found = _stored_config(library, source, arguments, options)
+    module, notes = _build(library, config, source, found, options)
+    return _finish(module, source, options, notes)
+
+
+def given(module: nn.Module, options: Options) -> Subject | None:
+    """A model of transformers that is already built; None for a part of one."""
+    return _finish(module, None, options, {}) if hasattr(getattr(module, "config", None), "model_type") else None
+
+
+def _default_config(library: Any, name: str, arguments: Mapping[str, Any], options: Options) -> Any:
+    config = library.CONFIG_MAPPING[name]()
+    if options.hw and hasattr(config, "image_size") and "image_size" not in arguments:
+        h, w = options.hw
+        arguments = {**arguments, "image_size": h if h == w else (h, w)}
+    wrong = [key for key in arguments if not hasattr(config, key)]
+    if wrong:
+        raise BadInput(f"{options.spec}: {name} has no option {wrong[0]!r}.{nearest(wrong[0], config.to_dict())}")
+    try:
+        return library.CONFIG_MAPPING[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{options.spec}: {' '.join(str(error).split())}") from error
+
+
+def _stored_config(library: Any, source: str, arguments: Mapping[str, Any], options: Options) -> tuple[Any, bool]:
+    """The configuration of a folder or a cached hub name, and whether weights lie beside it."""
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise BadInput(f"{source}: no config.json in this folder; expected a model saved by save_pretrained")
+    try:
+        config = library.AutoConfig.from_pretrained(source, local_files_only=True, **arguments)
+    except (OSError, ValueError, KeyError) as error:
+        if Path(source).is_dir():
+            raise BadInput(f"{source}/config.json: {' '.join(str(error).split())[:200]}") from error
+        raise BadInput(
+            f"{options.spec}: {source!r} is neither a folder, nor a model type, nor in the local cache, and nothing is downloaded."
+            f"{nearest(source, library.CONFIG_MAPPING)}"
+        ) from error
+    folder = Path(source)
+    return config, not folder.is_dir() or any((folder / name).is_file() for name in WEIGHTS)
+
+
+def _build(
+    library: Any, config: Any, source: str | None, stored: bool, options: Options
+) -> tuple[nn.Module, dict[str, Any]]:
+    kind = _class(library, config)
+    if not stored:
+        if source is not None and options.weights is None:
+            warnings.warn(f"{source}: no weights in this folder, the model is random", LoupeWarning, stacklevel=4)
+        try:
+            return kind._from_config(config), {}
+        except (ValueError, TypeError, ImportError) as error:
+            raise BadInput(f"{options.spec}: {' '.join(str(error).split())[:200]}") from error
+    try:
+        module, info = kind.from_pretrained(
+            source, config=config, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # safetensors, pickle and transformers raise their own kinds for a broken file
+        raise BadInput(f"{source}: the weights cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    return module, {"weights": _note(str(source), info)}
+
+
+def _class(library: Any, config: Any) -> Any:
+    """The class that the configuration names, else the image classifier of its type, else the bare model."""
+    for name in getattr(config, "architectures", None) or ():
+        if hasattr(library, name):
+            return getattr(library, name)
+    for auto in (library.AutoModelForImageClassification, library.AutoModel):
+        if type(config) in auto._model_mapping:
+            found = auto._model_mapping[type(config)]
+            return found[0] if isinstance(found, (tuple, list)) else found
+    raise BadInput(f"{config.model_type}: transformers has no model of this type that takes a picture")
+
+
+def _note(source: str, info: Mapping[str, Any]) -> dict[str, Any]:
+    report = {
+        name: sorted(str(key) for key in info.get(f"{name}_keys", ()))
+        for name in ("missing", "unexpected", "mismatched")
+    }
+    lost = [*report["missing"], *report["mismatched"]]
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        warnings.warn(
+            f"{source}: {len(lost)} weights are not in the file and stay random ({', '.join(lost[:3])}{more}); what comes "
+            "behind them cannot be trusted",
+            LoupeWarning,
+            stacklevel=5,
+        )
+    files = [Path(source) / name for name in WEIGHTS if (Path(source) / name).is_file()]
+    digest = {"sha256": sha256(files[0])} if files else {}
+    return {"path": str(files[0]) if files else source, **digest, "report": {**report, "trusted": not lost}}
+
+
+def _finish(module: nn.Module, source: str | None, options: Options, notes: dict[str, Any]) -> Subject:
+    config = module.config
+    names = getattr(config, "id2label", None) or {}
+    preparation, said = _preparation(module, source, options)
+    classifies = "Classification" in type(module).__name__
+    plain = all(str(name) == f"LABEL_{i}" for i, name in names.items())
+    return finish(
+        module,
+        options,
+        preparation,
+        classes=[] if plain or not classifies else [str(names[i]) for i in sorted(names)],
+        kind="classifier" if classifies else "embedder",
+        notes={**notes, "preparation": said},
+    )
+
+
+def _preparation(module: Any, source: str | None, options: Options) -> tuple[Preparation | None, str]:
+    """The model's own image processor: the stored one, else the default of its type at the model's picture size."""
+    processor = _processor(source, module.config)
+    hw = options.hw or _picture_size(module.config) or (224, 224)
+    count = getattr(module.config, "num_channels", None) or channels(module)
+    if processor is None or count != 3:
+        if count not in (1, 3):
+            return None, "none"
+        made = resize_crop((count, *hw), options.mean, options.std)
+        return made, f"resize, crop {made.size[1:]}, mean {made.mean}, std {made.std}"
+    stored = source is not None and options.size is None
+    if not stored:
+        _resize(processor, hw)
+    if options.mean:
+        processor.image_mean = list(options.mean)
+    if options.std:
+        processor.image_std = list(options.std)
+    normal = bool(getattr(processor, "do_normalize", False))
+    mean = tuple(processor.image_mean) if normal else (0.0,) * 3
+    std = tuple(processor.image_std) if normal else (1.0,) * 3
+    factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
+
+    def steps(image: Any) -> Tensor:
+        return torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])[0]
+
+    size = tuple(steps(_grey(hw)).shape)
+    return Preparation(steps, size, mean, std, 1 / factor), f"{type(processor).__name__}, {size[1]} x {size[2]}"  # type: ignore[arg-type]
+
+
+def _grey(hw: tuple[int, int]) -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (hw[1], hw[0]), "grey")
+
+
+def _processor(source: str | None, config: Any) -> Any:
+    auto = framework("transformers.models.auto.image_processing_auto", "transformers")
+    if source is not None:
+        try:
+            return auto.AutoImageProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError):
+            pass  # none is stored beside the model: its type's default follows
+    if type(config) not in auto.IMAGE_PROCESSOR_MAPPING:
+        return None
+    found = auto.IMAGE_PROCESSOR_MAPPING[type(config)]
+    kinds = found.values() if isinstance(found, dict) else found
+    for kind in kinds:
+        try:
+            return kind()
+        except (TypeError, ImportError):
+            continue
+    return None
+
+
+def _picture_size(config: Any) -> tuple[int, int] | None:
+    size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) and len(size) == 2 else None
+
+
+def _resize(processor: Any, hw: tuple[int, int]) -> None:
+    """Make a processor give pictures of this size, in the way that it already works."""
+    h, w = hw
+    cropped = bool(getattr(processor, "do_center_crop", False))
+    edge = dict(getattr(processor, "size", None) or {})
+    if cropped:
+        processor.crop_size = {"height": h, "width": w}
+        before = edge.get("shortest_edge", max(h, w))
+        old = 224
+        processor.size = (
+            {"shortest_edge": round(max(h, w) * max(1.0, before / old))}
+            if "shortest_edge" in edge
+            else {"height": h, "width": w}
+        )
+    elif "shortest_edge" in edge and h == w:
+        processor.size = {"shortest_edge": h}
+    else:
+        processor.size = {"height": h, "width": w}
