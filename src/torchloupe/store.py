@@ -42,7 +42,7 @@ class Artifact(NamedTuple):
 
 
 def key(record: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON (sorted, no blanks) of a record or of a part of one, without its times and own key."""
+    """sha256 of the canonical JSON (sorted, no blanks) of a record or a part of one, without its times and own key."""
     kept = {name: value for name, value in record.items() if name not in (*TIMES, "key")}
     text = json.dumps(plain(kept), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -216,7 +216,7 @@ def maps_arrays(found: Mapping[str, Maps], batch: Batch, sample: int) -> tuple[d
     """What one sample's heatmaps are on disk: the arrays, and the parts of the record that follow from them.
 
     found: method -> Maps of the whole batch, all of one target; sample: its number in the batch.
-    Arrays: `picture` (t, h, w, 3) uint8, `map/METHOD/LAYER` (k, t, h, w) raw, `score` (k,). A float64 map stays float64.
+    Arrays: `picture` (t, h, w, 3) uint8, `map/METHOD/LAYER` (k, t, h, w) raw, `score` (k,); float64 stays.
     Record: kind, version, torch, id, layers (with sizes), methods (signed, notes), questions, scores, empty
     (method, layer, question number), picture (where it is from: "seen", "input" stretched to 0..255, or "none").
     Errors: BadInput for no method at all, or maps that are not finite.
@@ -274,7 +274,8 @@ def maps_record(
 ) -> dict[str, Any]:
     """The whole record of one sample's heatmaps: `parts` of `maps_arrays` and what only the caller knows.
 
-    layouts: layer -> Layout (pattern, skip, join, bins, sizes). options: method -> its options. source: the picture file.
+    layouts: layer -> Layout (pattern, skip, join, bins, sizes). options: method -> its options. source: the
+    picture file.
     """
     layers = {layer: {**about, **plain((layouts or {}).get(layer, {}))} for layer, about in parts["layers"].items()}
     methods = {

@@ -15,6 +15,8 @@ KINDS: dict[str, str] = {"maps": "torchloupe.render.pictures:redraw"}
 SIGNS: dict[str, str] = {"feats": "points"}
 """An array that tells the kind of an npz file that has no record beside it."""
 
+STYLE = Style()
+
 
 def draw(
     results: list[str],
@@ -23,7 +25,7 @@ def draw(
     method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     layers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     target: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    style: Annotated[Style, Parameter(name="*")] = Style(),
+    style: Annotated[Style, Parameter(name="*")] = STYLE,
 ) -> None:
     """Draw results again with other settings, without running the model.
 

@@ -28,7 +28,7 @@ def resize(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def peak(maps: np.ndarray, signed: bool, axes: tuple[int, ...] | None = None) -> np.ndarray:
-    """The value that gets the last colour: the maximum, or the largest magnitude of a signed map; 0 for an empty map."""
+    """The value of the last colour: the maximum, or the largest magnitude of a signed map; 0 for an empty map."""
     values = np.asarray(maps, np.float64)
     return np.abs(values).max(axes, keepdims=True) if signed else np.maximum(values.max(axes, keepdims=True), 0)
 

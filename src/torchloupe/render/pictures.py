@@ -186,20 +186,18 @@ class Tile:
     def image(self, style: Style) -> np.ndarray:
         """(h, w, 3) uint8."""
         picture = self.sheet.picture[min(self.frame, len(self.sheet.picture) - 1)]
-        return overlay(picture, None if self.empty else self.values, style=style, signed=self.signed)
+        return overlay(picture, None if self.empty else self.values, style, signed=self.signed)
 
 
 def _slug(question: str) -> str:
     return question.split(",")[0][:40].strip()
 
 
-def overlay(
-    picture: np.ndarray, values: np.ndarray | None, *, style: Style = Style(), signed: bool = False
-) -> np.ndarray:
+def overlay(picture: np.ndarray, values: np.ndarray | None, style: Style, *, signed: bool = False) -> np.ndarray:
     """A map over a picture.
 
-    picture (h, w, 3) uint8; values (h', w') scaled to 0..1 (-1..1 where signed), at any resolution, or None for an empty
-    map, which leaves the picture as it is. -> (h'', w'', 3) uint8, of the size that style.resize says.
+    picture (h, w, 3) uint8; values (h', w') scaled to 0..1 (-1..1 where signed), at any resolution, or None for an
+    empty map, which leaves the picture as it is. -> (h'', w'', 3) uint8, of the size that style.resize says.
     """
     size = style.size(*picture.shape[:2])
     under = sized(picture, size)
@@ -207,7 +205,8 @@ def overlay(
         return under
     table = colour.palette(style.cmap, signed)
     fine = colour.resize(values, size)
-    return colour.blend(under, fine, table, signed=signed, opacity=style.opacity, fade=style.fade)
+    fade = signed if style.fade is None else style.fade
+    return colour.blend(under, fine, table, signed=signed, opacity=style.opacity, fade=fade)
 
 
 def sized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -230,9 +229,8 @@ def labelled(image: np.ndarray, text: str) -> np.ndarray:
     pen = ImageDraw.Draw(drawn, "RGBA")
     at = size // 2, image.shape[0] - size // 2
     left, top, right, bottom = pen.textbbox(at, text, font=font, anchor="lb")
-    pen.rounded_rectangle(
-        (left - size // 3, top - size // 3, right + size // 3, bottom + size // 4), size // 3, (255, 255, 255, 215)
-    )
+    box = (left - size // 3, top - size // 3, right + size // 3, bottom + size // 4)
+    pen.rounded_rectangle(box, size // 3, (255, 255, 255, 215))
     pen.text(at, text, font=font, anchor="lb", fill=(26, 26, 26))
     return np.asarray(drawn)
 
@@ -278,7 +276,7 @@ class Drawing:
             return self._strip(own, tiles, look, bars)
         cells = {(tile.k, tile.method, tile.layer): self._cell(tile, look) for tile in tiles}
         methods, layers = own.methods, own.layers
-        lead = Cell(overlay(own.picture[0], None, style=look))
+        lead = Cell(overlay(own.picture[0], None, look))
         across = len(methods) == 1 < len(layers)
         titles = list(layers) if across else [TITLES.get(method, method) for method in methods]
         groups = []
@@ -294,7 +292,7 @@ class Drawing:
         """A sequence: frames across, methods and layers down."""
         count = tiles[0].frames
         shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, FRAMES))})
-        plain = [Cell(overlay(sheet.picture[min(t, len(sheet.picture) - 1)], None, style=look)) for t in shown]
+        plain = [Cell(overlay(sheet.picture[min(t, len(sheet.picture) - 1)], None, look)) for t in shown]
         groups = [Group("", [("input", plain)])]
         held = {(tile.k, tile.method, tile.layer, tile.frame): tile for tile in tiles}
         for k in range(len(sheet.questions)):
@@ -421,14 +419,11 @@ def _save_raster(image: Image.Image, path: Path, kind: str, dpi: int, about: str
 
 def heading(sheet: Sheet, k: int) -> str:
     """A question and its score: "Greater Swiss Mountain dog, 0.93"."""
-    score = sheet.scores[k]
+    question, score = sheet.questions[k], sheet.scores[k]
     if not math.isfinite(score):
-        return sheet.questions[k]
-    return (
-        f"{sheet.questions[k]}, {score:.2f}"
-        if 0.01 <= abs(score) < 1000 or score == 0
-        else f"{sheet.questions[k]}, {score:.2g}"
-    )
+        return question
+    usual = score == 0 or 0.01 <= abs(score) < 1000
+    return f"{question}, {score:.2f}" if usual else f"{question}, {score:.2g}"
 
 
 def draw(maps: Maps | Mapping[str, Maps], batch: Batch, **options: Any) -> Drawing:

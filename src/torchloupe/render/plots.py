@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows under one heading. lead stands at their left, centred; a row is (label, cells), None leaves a cell blank."""
+    """Rows under one heading. lead stands left of the first row; a row is (label, cells), None leaves a cell blank."""
 
     heading: str
     rows: Sequence[tuple[str, Sequence[Cell | None]]]
@@ -62,7 +62,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     labels = [label for group in groups for label, _ in group.rows]
     columns = len(titles) + leads
     bar_width = 0.62
-    room = PAGE - 2 * EDGE - len(bars) * bar_width - 2 * BAND - columns * GAP
+    room = PAGE - 2 * EDGE - len(bars) * bar_width - 2 * BAND - (columns + 5) * GAP
     width = max(min(WIDEST, room / columns, TALLEST * wide / tall), min(NARROWEST, TALLEST * wide / tall))
     height = width * tall / wide
     sides = {label: wrap(label, height, SMALL, 2) for label in labels}
@@ -72,9 +72,9 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
 
     left = EDGE + leads * (width + 2 * GAP) + side
     right = left + len(titles) * (width + GAP) - GAP
-    headings = [wrap(group.heading, right - EDGE, TEXT, 2) for group in groups]
+    headings = [wrap(group.heading, right - EDGE, TEXT, 2, "bold") for group in groups]
     rows_of = [len(group.rows) * (height + GAP) - GAP for group in groups]
-    above = [len(lines) * BAND + (GAP if lines and i else 0) for i, lines in enumerate(headings)]
+    above = [len(lines) * BAND + (GAP if lines else 0) for lines in headings]
     total = 2 * EDGE + top + sum(rows_of) + sum(above) + GAP * len(groups)
     full = right + EDGE + len(bars) * bar_width
     figure = Figure((full, total))
@@ -86,11 +86,11 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     if leads and lead:
         page.text(EDGE + width / 2, y - 0.03, [lead], TEXT, "center")
     first = y + above[0]
-    for group, lines, band, tallness in zip(groups, headings, above, rows_of, strict=True):
+    for group, lines, band in zip(groups, headings, above, strict=True):
         y += band
         page.text(EDGE, y - 0.03, lines, TEXT, "left", weight="bold")
         if group.lead is not None:
-            page.picture(EDGE, y + (tallness - height) / 2, width, height, group.lead)
+            page.picture(EDGE, y, width, height, group.lead)
         for label, row in group.rows:
             page.side(left - GAP, y + height / 2, sides[label])
             for column, cell in enumerate(row):
@@ -153,15 +153,18 @@ class _Page:
             self.figure.text(*at, line, ha="left", va="center", rotation=90, **words)
 
 
-def wrap(text: str, width: float, size: float, most: int) -> list[str]:
-    """Text in at most so many lines of a width in inches, measured in the font; what does not fit ends in an ellipsis."""
+def wrap(text: str, width: float, size: float, most: int, weight: str = "normal") -> list[str]:
+    """Text in at most so many lines of a width in inches, measured in the font.
+
+    What does not fit is cut in its middle by an ellipsis.
+    """
     lines: list[str] = []
     rest = text.strip()
     while rest:
-        if len(lines) + 1 == most or measure(rest, size) <= width:
-            lines.append(_shortened(rest, width, size))
+        if len(lines) + 1 == most or measure(rest, size, weight) <= width:
+            lines.append(_shortened(rest, width, size, weight))
             break
-        fit = max((i for i in range(1, len(rest)) if measure(rest[:i], size) <= width), default=1)
+        fit = max((i for i in range(1, len(rest)) if measure(rest[:i], size, weight) <= width), default=1)
         # A line breaks after a blank, a comma or a dot (dotted layer names), else where it must.
         cut = max((i for i in range(1, fit + 1) if rest[i - 1] in " ,./" or rest[i] == " "), default=fit)
         lines.append(rest[:cut].rstrip())
@@ -169,24 +172,26 @@ def wrap(text: str, width: float, size: float, most: int) -> list[str]:
     return lines
 
 
-def _shortened(text: str, width: float, size: float) -> str:
+def _shortened(text: str, width: float, size: float, weight: str) -> str:
     """Cut in the middle, since the end of a layer's name or a score tells most."""
-    if measure(text, size) <= width:
+    if measure(text, size, weight) <= width:
         return text
     for keep in range(len(text) - 1, 1, -1):
         found = text[: keep // 2].rstrip() + "…" + text[len(text) - (keep - keep // 2) :].lstrip()
-        if measure(found, size) <= width:
+        if measure(found, size, weight) <= width:
             return found
     return "…"
 
 
 @lru_cache(maxsize=4096)
-def measure(text: str, size: float) -> float:
+def measure(text: str, size: float, weight: str = "normal") -> float:
     """Width of a text in inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    return text_to_path.get_text_width_height_descent(text, FontProperties(FONT, size=size), False)[0] / 72
+    return (
+        text_to_path.get_text_width_height_descent(text, FontProperties(FONT, size=size, weight=weight), False)[0] / 72
+    )
 
 
 def raster(figure: Figure, dpi: int) -> Image.Image:

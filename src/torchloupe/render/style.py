@@ -21,7 +21,8 @@ class Style:
         cmap: Colour map: any name that matplotlib knows, such as jet; auto takes inferno, and coolwarm for maps whose
             sign matters.
         opacity: How much the colours cover the picture, from 0 to 1.
-        fade: The opacity grows with the value, so that the picture stays as it is where the map is 0.
+        fade: The opacity grows with the value, so that the picture stays as it is where the map is 0. Default: for maps
+            whose sign matters only, since the pale middle of their colours would fog the picture.
         resize: Size of the drawn picture: a factor such as 2, or W*H in pixels such as 640*480.
         dpi: Pixels an inch of grids and colour bars.
         format: Kind of file where the name to save to has no ending: png, jpg, webp, pdf or svg.
@@ -34,7 +35,7 @@ class Style:
 
     cmap: str = "auto"
     opacity: float = 0.5
-    fade: bool = False
+    fade: bool | None = None
     resize: str | None = None
     dpi: int = 300
     format: Literal["png", "jpg", "webp", "pdf", "svg"] = "png"
