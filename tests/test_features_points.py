@@ -244,7 +244,7 @@ def test_the_method_of_a_parent_class_is_left_where_it_was(net: Subject, batch: 
         ("fn:nowhere.at.all", "there is no module 'nowhere'"),
         ("fn:torch.nn.Conv2d", "is not a function or method"),
         ("fn:torch._C.TensorBase.mean", "built into C\\+\\+ and cannot be patched"),
-        ("x*", "fits no module"),
+        ("x*", "no layer fits"),
         ("", "expected name"),
     ],
 )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, nearest
-from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped, resolve, restored
+from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped, restored
+from torchloupe.probe import expand as expand_layer
 from torchloupe.results import Features
 from torchloupe.trace import Trace, Visit, find_layout, tracing
 
@@ -107,17 +108,7 @@ def expand(module: nn.Module, points: Sequence[Point]) -> list[Point]:
             locate(point.name)
             found.append(point)
             continue
-        known = [name for name, _ in _named(module, point.kind) if name]
-        if _is_glob(point.name):
-            names = [name for name in known if fnmatchcase(name, point.name.replace("[", "[[]"))]
-            if not names:
-                raise BadInput(f"point {str(point)!r} fits no {point.kind} of this model")
-        elif point.kind == "module":
-            names = [resolve(module, point.name)]
-        elif point.name not in known:
-            raise BadInput(f"no parameter {point.name!r} in this model.{nearest(point.name, known)}")
-        else:
-            names = [point.name]
+        names = expand_layer(module, point.name) if point.kind == "module" else _parameters(module, point.name)
         found += [replace(point, name=name) for name in names]
     return list(dict.fromkeys(found))
 
@@ -126,12 +117,21 @@ def _is_glob(text: str) -> bool:
     return "*" in text or "?" in text
 
 
-def _named(module: nn.Module, kind: Kind) -> Iterator[tuple[str, Any]]:
-    if kind == "module":
-        yield from module.named_modules()
-    else:
-        yield from module.named_parameters()
-        yield from module.named_buffers()
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def _parameters(module: nn.Module, name: str) -> list[str]:
+    known = _tensors(module)
+    if not _is_glob(name):
+        if name not in known:
+            raise BadInput(f"no parameter {name!r} in this model.{nearest(name, known)}")
+        return [name]
+    level = name.count(".")
+    found = [one for one in known if one.count(".") == level and fnmatchcase(one, name.replace("[", "[[]"))]
+    if not found:
+        raise BadInput(f"no parameter fits {name!r}; * and ? stay between two dots, as in layer1.*.conv1.weight")
+    return found
 
 
 def features(
@@ -230,7 +230,7 @@ def recording(
             if point.kind == "function":
                 stack.enter_context(_patched(point, keep))
             elif point.kind == "parameter":
-                tensor = dict(_named(module, "parameter"))[point.name]
+                tensor = _tensors(module)[point.name]
                 records[point].append(Record(0, {(): tensor.detach().clone()}, 0))
             elif point.name != INPUT:
                 stack.enter_context(_hooked(module.get_submodule(point.name), point, keep))
