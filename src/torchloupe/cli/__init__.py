@@ -11,7 +11,9 @@ from typing import Any
 # name -> where its function is; the files of commands import nothing heavy before they run.
 COMMANDS: dict[str, str] = {
     "cam": "torchloupe.cli.cam:cam",
+    "diff": "torchloupe.cli.features:diff",
     "draw": "torchloupe.cli.draw:draw",
+    "features": "torchloupe.cli.features:features",
     "layers": "torchloupe.cli.layers:layers",
 }
 # name -> (one line of help, commands)

@@ -9,7 +9,12 @@ from cyclopts import Parameter
 
 from torchloupe.render.style import Style
 
-KINDS: dict[str, str] = {"maps": "torchloupe.render.pictures:redraw"}
+KINDS: dict[str, str] = {
+    "maps": "torchloupe.render.pictures:redraw",
+    "features": "torchloupe.render.features:redraw",
+    "difference": "torchloupe.render.features:redraw",
+    "cka": "torchloupe.render.features:redraw",
+}
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
 
 SIGNS: dict[str, str] = {"feats": "points"}
