@@ -36,7 +36,9 @@ def calibrated(net: torch.nn.Module, size: int) -> torch.nn.Module:
     from skimage import data
     from skimage.transform import resize
 
-    shots = [resize(picture, (size, size)) for picture in (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())]
+    shots = [
+        resize(picture, (size, size)) for picture in (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
+    ]
     x = torch.tensor(np.stack(shots)).permute(0, 3, 1, 2).float()
     net.train()
     with torch.no_grad():
@@ -50,7 +52,9 @@ def pictures(count: int, size: int) -> torch.Tensor:
     from skimage import data
     from skimage.transform import resize
 
-    shots = [resize(picture, (size, size)) for picture in (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())]
+    shots = [
+        resize(picture, (size, size)) for picture in (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())
+    ]
     x = torch.tensor(np.stack(shots)).permute(0, 3, 1, 2).float()
     return torch.cat([(x - 0.45) / 0.225, (x.flip(3) - 0.45) / 0.225])[:count].contiguous()
 
@@ -63,8 +67,18 @@ def peers(net: torch.nn.Module, x: torch.Tensor) -> tuple[Callable[..., Any], Ca
     from torchcam.methods import GradCAM
 
     classes = net(x).argmax(1).tolist()
-    named = {"gradcam": pgc.GradCAM, "gradcam_pp": pgc.GradCAMPlusPlus, "xgradcam": pgc.XGradCAM, "layercam": pgc.LayerCAM}
-    named |= {"eigencam": pgc.EigenCAM, "eigengradcam": pgc.EigenGradCAM, "scorecam": pgc.ScoreCAM, "ablationcam": pgc.AblationCAM}
+    named = {
+        "gradcam": pgc.GradCAM,
+        "gradcam_pp": pgc.GradCAMPlusPlus,
+        "xgradcam": pgc.XGradCAM,
+        "layercam": pgc.LayerCAM,
+    }
+    named |= {
+        "eigencam": pgc.EigenCAM,
+        "eigengradcam": pgc.EigenGradCAM,
+        "scorecam": pgc.ScoreCAM,
+        "ablationcam": pgc.AblationCAM,
+    }
 
     def grad_cam(name: str, layers: tuple[str, ...], index: int | None = None) -> Any:
         targets = [ClassifierOutputTarget(c if index is None else index) for c in classes]
@@ -157,7 +171,10 @@ def resnet18(rounds: int) -> list[tuple[str, ...]]:
         rounds,
     )
     r = {name: f"{value / quick['base']:.2f}" for name, value in {**quick, **slow}.items()}
-    exact, fast = loupe.scorecam(four, batch)["layer4"].flatten(), loupe.scorecam(four, batch, fast=True)["layer4"].flatten()
+    exact, fast = (
+        loupe.scorecam(four, batch)["layer4"].flatten(),
+        loupe.scorecam(four, batch, fast=True)["layer4"].flatten(),
+    )
     alike = torch.corrcoef(torch.stack([exact, fast]))[0, 1]
     return [
         ("Ablation-CAM, ResNet-18, last stage", r["pgc/ab4"], "-", "-", r["ours/ab4"], "0.6"),
@@ -182,7 +199,9 @@ def memory_job(name: str) -> Job:
         return lambda: loupe.cams(probe, loupe.Batch(x), methods)
     grad_cam, torchcam, captum = peers(net, x[:1])
     grad_cam, torchcam, captum = peers(net, x)
-    return {"pgc": lambda: grad_cam("gradcam", ("layer4",)), "tcam": lambda: torchcam(("layer4",)), "captum": captum}[name]
+    return {"pgc": lambda: grad_cam("gradcam", ("layer4",)), "tcam": lambda: torchcam(("layer4",)), "captum": captum}[
+        name
+    ]
 
 
 def main() -> str:

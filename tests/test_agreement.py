@@ -53,7 +53,9 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("layer", ["one", "two"])
-@pytest.mark.parametrize(("method", "theirs"), [("gradcam", "GradCAM"), ("xgradcam", "XGradCAM"), ("layercam", "LayerCAM")])
+@pytest.mark.parametrize(
+    ("method", "theirs"), [("gradcam", "GradCAM"), ("xgradcam", "XGradCAM"), ("layercam", "LayerCAM")]
+)
 def test_torchcam(method: str, theirs: str, layer: str, net: Net, x: Tensor) -> None:
     import torchcam.methods
 
@@ -96,7 +98,9 @@ def test_captum(net: Net, x: Tensor) -> None:
         mine = ours("integrated_gradients", net, x, (INPUT,), steps=20, quadrature=ours_rule)[INPUT][0, :, 0]
         assert torch.allclose(mine, found, atol=1e-5)
     found = Occlusion(net).attribute(x, (3, 4, 4), strides=(3, 4, 4), target=CLASS)[:, 0]
-    assert torch.allclose(ours("occlusion", net, x, (INPUT,), window=4, stride=4)[INPUT][0, :, 0], found.float(), atol=1e-5)
+    assert torch.allclose(
+        ours("occlusion", net, x, (INPUT,), window=4, stride=4)[INPUT][0, :, 0], found.float(), atol=1e-5
+    )
 
 
 def test_captum_guided_backprop(net: Net, x: Tensor) -> None:
@@ -110,7 +114,13 @@ def test_captum_guided_backprop(net: Net, x: Tensor) -> None:
     assert torch.allclose(ours("guided_gradcam", net, x, ("two",))["two"][0, :, 0], both, atol=1e-6)
 
 
-PGC = {"gradcam": "GradCAM", "xgradcam": "XGradCAM", "hirescam": "HiResCAM", "layercam": "LayerCAM", "ablationcam": "AblationCAM"}
+PGC = {
+    "gradcam": "GradCAM",
+    "xgradcam": "XGradCAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "ablationcam": "AblationCAM",
+}
 
 
 @pytest.mark.parametrize("method", PGC)

@@ -132,7 +132,7 @@ LOOPS = {
     "xgradcam": loop_xgradcam,
     "hirescam": loop_hirescam,
     "layercam": loop_layercam,
-    "eigencam": lambda A, g: svd_map(A, A.mean(0)),
+    "eigencam": lambda A, g: svd_map(A, np.abs(A).mean(0)),
     "eigengradcam": lambda A, g: svd_map(A * g, (A * g).sum(0)),
 }
 
@@ -152,7 +152,7 @@ def test_centred_eigen_maps(name: str, net: Net, batch: Batch) -> None:
     for layer, (acts, grads) in by_hand(net, batch.x).items():
         M = acts if name == "eigencam" else acts * grads
         for i in range(2):
-            guide = M[i].mean(0) if name == "eigencam" else M[i].sum(0)
+            guide = np.abs(M[i]).mean(0) if name == "eigencam" else M[i].sum(0)
             assert np.allclose(found[layer][0, i, 0].numpy(), svd_map(M[i], guide, True), atol=1e-9)
 
 

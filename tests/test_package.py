@@ -39,7 +39,9 @@ def test_the_wheel_runs_apart_from_the_source(wheel: Path, tmp_path: Path) -> No
         packed.extractall(tmp_path / "site")
     code = "import torchloupe, sys; print(torchloupe.__file__); from torchloupe.cli import main; sys.exit(main(['--version']))"
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     where, version = done.stdout.split()
     assert Path(where).is_relative_to(tmp_path)
     assert version == "0.1.0"

@@ -204,7 +204,11 @@ def test_class_names() -> None:
     assert subject("timm:test_resnet", device="cpu", layers=()).classes[281] == "tabby, tabby cat"
     assert subject("timm:test_resnet?num_classes=5", device="cpu").classes == ()
     assert subject("torchvision:resnet18", device="cpu").classes[281] == "tabby"
-    assert subject(f"transformers:vit?{VIT}&id2label={{0:'cat',1:'dog',2:'owl'}}", device="cpu").classes == ("cat", "dog", "owl")
+    assert subject(f"transformers:vit?{VIT}&id2label={{0:'cat',1:'dog',2:'owl'}}", device="cpu").classes == (
+        "cat",
+        "dog",
+        "owl",
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert subject("mmpretrain:mobilenet-v2_8xb32_in1k", device="cpu").classes[281] == "tabby, tabby cat"
@@ -244,11 +248,18 @@ def test_a_transformers_folder(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
     config = ViTConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=64, id2label={0: "cat", 1: "dog"}
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        id2label={0: "cat", 1: "dog"},
     )
     right = ViTForImageClassification(config).eval()
     right.save_pretrained(tmp_path)
-    ViTImageProcessorPil(size={"height": 64, "width": 64}, image_mean=[0.1] * 3, image_std=[0.2] * 3).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 64, "width": 64}, image_mean=[0.1] * 3, image_std=[0.2] * 3).save_pretrained(
+        tmp_path
+    )
     model = subject(f"transformers:{tmp_path}", device="cpu")
     assert model.classes == ("cat", "dog")
     batch = model.prepare([Image.new("RGB", (64, 64), (255, 0, 0))], ["red"])
@@ -266,7 +277,9 @@ def test_a_transformers_folder_whose_head_is_missing_or_weights_broken(tmp_path:
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
     ResNetModel(config).save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**stored, "architectures": [ResNetForImageClassification.__name__]}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**stored, "architectures": [ResNetForImageClassification.__name__]})
+    )
     with pytest.warns(LoupeWarning, match=r"stay random \(classifier"):
         model = subject(f"transformers:{tmp_path}", device="cpu")
     assert not model.notes["weights"]["report"]["trusted"]
@@ -392,7 +405,10 @@ def test_mmpretrain_overrides_and_its_checkpoint(tmp_path: Path) -> None:
 
     config = CONFIGS / "resnet/resnet18_8xb32_in1k.py"
     (tmp_path / "mine.py").write_text(f"_base_ = ['{config}']\n")
-    overrides = {"model.head.num_classes": 3, "model.backbone.init_cfg": {"type": "Pretrained", "checkpoint": "https://x/y.pth"}}
+    overrides = {
+        "model.head.num_classes": 3,
+        "model.backbone.init_cfg": {"type": "Pretrained", "checkpoint": "https://x/y.pth"},
+    }
     overrides["model.head.topk"] = (1,)
     with pytest.warns(LoupeWarning, match=r"mine.py: a Python config; its code was run"):
         right = subject(f"mmpretrain:{tmp_path}/mine.py", cfg_options=overrides, device="cpu")
@@ -409,7 +425,9 @@ def test_mmpretrain_overrides_and_its_checkpoint(tmp_path: Path) -> None:
         tmp_path / "epoch_1.pth",
     )
     with pytest.warns(LoupeWarning):
-        model = subject(f"mmpretrain:{tmp_path}/mine.py", weights=tmp_path / "epoch_1.pth", cfg_options=overrides, device="cpu")
+        model = subject(
+            f"mmpretrain:{tmp_path}/mine.py", weights=tmp_path / "epoch_1.pth", cfg_options=overrides, device="cpu"
+        )
     assert model.classes == ("cat", "dog", "owl")
     assert model.notes["weights"]["report"]["trusted"]
     with pytest.raises(BadInput, match="change them with cfg_options"):

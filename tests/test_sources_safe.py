@@ -92,7 +92,9 @@ def test_safetensors_whatever_the_suffix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict", "ema"])
 def test_the_moving_average_on_request(tmp_path: Path, key: str) -> None:
     last, mean = Small(), Small()
-    path = saved(tmp_path, {"state_dict": last.state_dict(), key: {f"module.{k}": v for k, v in mean.state_dict().items()}})
+    path = saved(
+        tmp_path, {"state_dict": last.state_dict(), key: {f"module.{k}": v for k, v in mean.state_dict().items()}}
+    )
     model = Small()
     quietly(model, load_state(path))
     assert same(model, last)
@@ -304,7 +306,10 @@ def test_sha256(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_pickled_arrays(tmp_path: Path, protocol: int) -> None:
-    content = [np.arange(6, dtype=np.uint8).reshape(2, 3), {"a": np.float32(2), "b": ("x", np.asfortranarray(np.eye(2)))}]
+    content = [
+        np.arange(6, dtype=np.uint8).reshape(2, 3),
+        {"a": np.float32(2), "b": ("x", np.asfortranarray(np.eye(2)))},
+    ]
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol))
     found = load_pickle_arrays(tmp_path / "a.pkl")
     assert (found[0] == content[0]).all()

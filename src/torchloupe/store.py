@@ -77,7 +77,7 @@ def safe_name(name: str) -> str:
     while len(short.encode()) > LONGEST:
         short = short[:-1]
     reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", short, re.IGNORECASE)
-    if short == name and not reserved:
+    if short and short == name and not reserved:
         return name
     return f"{short or 'result'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -160,7 +160,9 @@ def load(path: str | os.PathLike[str]) -> Artifact:
         if not part.is_file():
             if other.is_file():
                 raise BadInput(f"{part}: missing beside {other.name}; a result is both. Make it again")
-            raise BadInput(f"{os.fspath(path)}: no such result.{nearest(data.stem, _stems(data.parent))}")
+            raise BadInput(
+                f"{os.fspath(path)}: no such result (NAME.npz and NAME.json).{nearest(data.stem, _stems(data.parent))}"
+            )
     return Artifact(load_arrays(data), load_record(words))
 
 

@@ -197,23 +197,24 @@ def _fits(h: int, w: int, size: Size) -> bool:
     return _misfit(h, w, size) < 0.35
 
 
-def default_layer(trace: Trace, n: int, size: Size) -> str | None:
+def default_layers(trace: Trace, n: int, size: Size) -> Iterator[str]:
     """The layer that the literature looks at: the last stage; for a ViT the norm before its last attention block.
 
+    Behind it, should the score not depend on it: the norms before it, the last one first.
+
     The last stage is the outermost module that ends last with more than one picture position and changes the resolution at
-    most once, poolings and identities left aside. A network of tokens at one resolution is a ViT. None where no layer has
-    image axes.
+    most once, poolings and identities left aside. A network of tokens at one resolution is a ViT. Nothing where no layer
+    has image axes.
     """
     drawable = [(visit, layout) for visit in trace.visits if (layout := _spatial(visit, trace, n, size)) is not None]
     if not drawable:
-        return None
-    last, layout = drawable[-1]
+        return
+    layout = drawable[-1][1]
     grids = {tuple(found.sizes.items()) for _, found in drawable if "(h w)" in found.pattern}
-    if "(h w)" in layout.pattern and (layout.skip or len(grids) == 1):
-        found = _before_last_attention(trace, {id(visit): visit for visit, _ in drawable})
-        if found is not None:
-            return found
-    return _unique(_stage(drawable, trace), trace)
+    isotropic = "(h w)" in layout.pattern and (layout.skip or len(grids) == 1)
+    norm = _before_last_attention(trace, {id(visit) for visit, _ in drawable}) if isotropic else None
+    yield norm or _unique(_stage(drawable, trace), trace)
+    yield from (_unique(visit, trace) for visit, _ in reversed(drawable) if _is_norm(visit))
 
 
 def _stage(drawable: Sequence[tuple[Visit, Layout]], trace: Trace) -> Visit:
@@ -240,7 +241,7 @@ def _spatial(visit: Visit, trace: Trace, n: int, size: Size) -> Layout | None:
     return layout if max(rows) > 1 and not pooled else None
 
 
-def _before_last_attention(trace: Trace, drawable: Mapping[int, Visit]) -> str | None:
+def _before_last_attention(trace: Trace, drawable: set[int]) -> str | None:
     attention = [i for i, visit in enumerate(trace.visits) if _is_attention(visit)]
     if not attention:
         return None
@@ -249,9 +250,13 @@ def _before_last_attention(trace: Trace, drawable: Mapping[int, Visit]) -> str |
     inside = [i for i in range(begin) if trace.visits[i].name.startswith(block + ".")]
     first = min((i for i in inside if i > (attention[-2] if len(attention) > 1 else -1)), default=begin)
     for visit in reversed(trace.visits[:first]):
-        if id(visit) in drawable and "norm" in type(visit.module).__name__.lower():
+        if id(visit) in drawable and _is_norm(visit):
             return _unique(visit, trace)
     return None
+
+
+def _is_norm(visit: Visit) -> bool:
+    return "norm" in type(visit.module).__name__.lower()
 
 
 def _is_attention(visit: Visit) -> bool:

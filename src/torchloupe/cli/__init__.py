@@ -16,8 +16,10 @@ COMMANDS: dict[str, str] = {
     "features": "torchloupe.cli.features:features",
     "layers": "torchloupe.cli.layers:layers",
 }
-# name -> (one line of help, commands)
-GROUPS: dict[str, tuple[str, dict[str, str]]] = {}
+# name -> (one line of help, commands); the command "" is what the group's name alone runs.
+GROUPS: dict[str, tuple[str, dict[str, str]]] = {
+    "demo": ("See the tool at work, from data to pictures, without a download.", {"": "torchloupe.cli.demo:demo"}),
+}
 
 
 def build() -> Any:
@@ -26,14 +28,17 @@ def build() -> Any:
 
     from torchloupe import __version__
 
-    plain = Parameter(negative=(), show_default=lambda value: None if value is False else value)
+    plain = Parameter(show_default=lambda value: None if value is False else value)
     app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__, default_parameter=plain)
     for name, path in COMMANDS.items():
         app.command(_function(path), name=name)
     for name, (text, commands) in GROUPS.items():
         group = App(name=name, help=text)
         for command, path in commands.items():
-            group.command(_function(path), name=command)
+            if command:
+                group.command(_function(path), name=command)
+            else:
+                group.default(_function(path))
         app.command(group)
     return app
 

@@ -70,7 +70,8 @@ def cam(
     if preview_model:
         from torchloupe.cli.layers import layers as preview
 
-        return preview(model, loading=loading)
+        preview(model, loading=loading)
+        return
     from torchloupe.methods.registry import named, options_of
     from torchloupe.probe import Probe, expand
     from torchloupe.render.colour import palette

@@ -24,12 +24,12 @@ STYLE = Style()
 
 
 def draw(
-    results: list[str],
+    results: Annotated[list[str], Parameter(negative=())],
     *,
     save: Annotated[str | None, Parameter(name=["--save", "-o"])] = None,
-    method: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    layers: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    target: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    method: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    layers: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    target: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     style: Annotated[Style, Parameter(name="*")] = STYLE,
 ) -> None:
     """Draw results again with other settings, without running the model.
@@ -92,12 +92,9 @@ def kind_of(path: Path) -> str:
     data, words = store.pair(path)
     if data.is_file() and not words.is_file():
         held = store.load_arrays(data)
-        for sign, kind in SIGNS.items():
-            if sign in held:
-                return kind
-    if not words.is_file():
-        return str(store.load(path).record.get("kind"))
-    kind = store.load_record(words).get("kind")
-    if not isinstance(kind, str):
-        raise BadInput(f"{words}: the record has no 'kind'; is it a result of loupe?")
-    return kind
+        told = next((kind for sign, kind in SIGNS.items() if sign in held), None)
+    else:
+        told = store.load(path).record.get("kind")
+    if not isinstance(told, str):
+        raise BadInput(f"{path}: no 'kind' in its record; is it a result of loupe?")
+    return told

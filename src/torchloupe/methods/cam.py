@@ -154,9 +154,10 @@ def eigencam(act: Tensor, *, center: bool = False) -> Tensor:
 
     act (n, c, t, h, w) -> (1, n, t, h, w), >= 0, the same for every question. center: subtract channel means first.
     Source: Muhammad and Yeasin 2020, Eigen-CAM, IJCNN, arXiv:2008.00299.
-    Differs: the arbitrary sign of v1 is chosen so that the map correlates positively with the mean activation; then ReLU.
+    Differs: the arbitrary sign of v1 is chosen so that the map correlates positively with the mean magnitude of the
+    activations (behind a ReLU, their mean); then ReLU.
     """
-    return principal(act, act.mean(C), center=center).relu()[None]
+    return principal(act, act.abs().mean(C), center=center).relu()[None]
 
 
 @rule

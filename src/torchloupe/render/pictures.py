@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchloupe.probe import Batch
     from torchloupe.results import Maps
 
+INPUT = "input"
 EMPTY = "empty map"
 FRAMES = 10
 SCREEN = 110
@@ -51,7 +52,7 @@ TITLES = {
     "guided_gradcam": "Guided Grad-CAM",
     "occlusion": "Occlusion",
 }
-SHARED = {"map": "each map by its maximum", "sequence": "each sequence by its maximum", "run": "maximum of the run"}
+SHARED = {"map": "of each map", "sequence": "of each sequence", "run": "of the run"}
 Where = tuple[str, str]
 
 
@@ -275,18 +276,26 @@ class Drawing:
         if tiles[0].frames > 1:
             return self._strip(own, tiles, look, bars)
         cells = {(tile.k, tile.method, tile.layer): self._cell(tile, look) for tile in tiles}
-        methods, layers = own.methods, own.layers
+        methods = own.methods
+        places = {method: [layer for other, layer in own.maps if other == method] for method in methods}
+        floating = {method for method in methods if places[method] == [INPUT]}
+        floating = set() if len(floating) == len(methods) else floating
+        layers = tuple(dict.fromkeys(layer for method in methods if method not in floating for layer in places[method]))
         lead = Cell(overlay(own.picture[0], None, look))
         across = len(methods) == 1 < len(layers)
-        titles = list(layers) if across else [TITLES.get(method, method) for method in methods]
+        names = [TITLES.get(method, method) + (f" ({INPUT})" if method in floating else "") for method in methods]
+        titles = list(layers) if across else names
         groups = []
         for k in range(len(own.questions)):
             if across:
                 rows = [(TITLES.get(methods[0], methods[0]), [cells.get((k, methods[0], layer)) for layer in layers])]
             else:
-                rows = [(layer, [cells.get((k, method, layer)) for method in methods]) for layer in layers]
+                rows = [
+                    (layer, [cells.get((k, m, INPUT if m in floating and layer == layers[0] else layer)) for m in methods])
+                    for layer in layers
+                ]
             groups.append(Group(heading(own, k), rows, lead))
-        return grid(groups, titles, bars)
+        return grid(groups, titles, bars, self._note(bars))
 
     def _strip(self, sheet: Sheet, tiles: Sequence[Tile], look: Style, bars: Sequence[Bar]) -> Any:
         """A sequence: frames across, methods and layers down."""
@@ -301,7 +310,7 @@ class Drawing:
                 for m, layer in sheet.maps
             ]
             groups.append(Group(heading(sheet, k), rows))
-        return grid(groups, [str(t) for t in shown], bars)
+        return grid(groups, [str(t) for t in shown], bars, self._note(bars))
 
     def _look(self, sheet: Sheet) -> Style:
         """The style of a grid's cells: small pictures are enlarged, so that the map over them stays smooth."""
@@ -317,12 +326,16 @@ class Drawing:
     def _bars(self, tiles: Sequence[Tile]) -> list[Bar]:
         kinds = sorted({tile.signed for tile in tiles})
         tops = {False: ("0", "max"), True: ("−max", "0", "max")}
-        return [Bar(colour.palette(self.style.cmap, kind), tops[kind], SHARED[self.style.scale]) for kind in kinds]
+        return [Bar(colour.palette(self.style.cmap, kind), tops[kind]) for kind in kinds]
 
     def _framed(self, tile: Tile) -> Any:
         title = f"{TITLES.get(tile.method, tile.method)}, {tile.layer}"
         row = ("", [self._cell(tile, self._look(tile.sheet))])
-        return grid([Group(heading(tile.sheet, tile.k), [row])], [title], self._bars([tile]))
+        bars = self._bars([tile])
+        return grid([Group(heading(tile.sheet, tile.k), [row])], [title], bars, self._note(bars))
+
+    def _note(self, bars: Sequence[Bar]) -> str:
+        return f"Colours end at the maximum {SHARED[self.style.scale]}" if bars else ""
 
     @property
     def image(self) -> Image.Image:
@@ -392,7 +405,7 @@ class Drawing:
 
     def _about(self, sheet: Sheet, tile: Tile | None) -> str:
         """One line that stays inside the file: what is drawn and how it is scaled."""
-        scaled = f"scaled: {SHARED[self.style.scale]}"
+        scaled = f"scaled by the maximum {SHARED[self.style.scale]}"
         if tile is None:
             return f"{sheet.id}: {', '.join(sheet.methods)} at {', '.join(sheet.layers)}; {scaled}"
         where = f"{TITLES.get(tile.method, tile.method)} at {tile.layer}"

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 PAGE = 7.0
 WIDEST, TALLEST, NARROWEST = 1.7, 2.2, 0.75
-GAP, EDGE, BAND = 0.05, 0.04, 0.14
+<<<<<<< HEAD
+GAP, EDGE, BAND, BAR = 0.05, 0.04, 0.14, 0.52
+=======
+GAP, EDGE, BAND, BAR = 0.05, 0.04, 0.14, 0.55
+>>>>>>> render
 TEXT, SMALL = 8.0, 7.0
 INK = "#1a1a1a"
 FONT = "DejaVu Sans"
-SAVING = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "torchloupe"}
+SAVING: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "torchloupe"}
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Bar:
-    """A colour bar: (256, 3) colours, the words at its ticks from low to high, and what it is scaled by."""
+    """A colour bar: (256, 3) colours and the words at its ticks from low to high."""
 
     table: np.ndarray
     ticks: Sequence[str]
-    caption: str
 
 
-def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (), lead: str = "input") -> Figure:
+def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (), note: str = "") -> Figure:
     """A figure of groups of rows under column titles, not wider than a page of a paper as long as cells stay readable.
 
-    titles: one a column; lead: the title of the column of leads. All pictures have the shape of the first.
+    titles: one a column. note: a small line at the lower right. All pictures have the shape of the first.
     """
     from matplotlib.figure import Figure
 
@@ -61,30 +64,30 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     leads = any(group.lead is not None for group in groups)
     labels = [label for group in groups for label, _ in group.rows]
     columns = len(titles) + leads
-    bar_width = 0.62
-    room = PAGE - 2 * EDGE - len(bars) * bar_width - 2 * BAND - (columns + 5) * GAP
+    room = PAGE - 2 * EDGE - len(bars) * BAR - 2 * BAND - (columns + 5) * GAP
     width = max(min(WIDEST, room / columns, TALLEST * wide / tall), min(NARROWEST, TALLEST * wide / tall))
     height = width * tall / wide
     sides = {label: wrap(label, height, SMALL, 2) for label in labels}
     side = max(len(lines) for lines in sides.values()) * BAND + GAP if any(labels) else 0.0
     heads = [wrap(title, width, TEXT, 2) for title in titles]
-    top = max([len(lines) for lines in heads] + [int(leads and bool(lead))]) * BAND
+    top = max([len(lines) for lines in heads] + [int(leads)]) * BAND
 
     left = EDGE + leads * (width + 2 * GAP) + side
     right = left + len(titles) * (width + GAP) - GAP
     headings = [wrap(group.heading, right - EDGE, TEXT, 2, "bold") for group in groups]
     rows_of = [len(group.rows) * (height + GAP) - GAP for group in groups]
     above = [len(lines) * BAND + (GAP if lines else 0) for lines in headings]
-    total = 2 * EDGE + top + sum(rows_of) + sum(above) + GAP * len(groups)
-    full = right + EDGE + len(bars) * bar_width
+    full = right + EDGE + len(bars) * BAR + (GAP if bars else 0)
+    foot = wrap(note, full - 2 * EDGE, SMALL, 2)
+    total = 2 * EDGE + top + sum(rows_of) + sum(above) + GAP * len(groups) + BAND * len(foot)
     figure = Figure((full, total))
     page = _Page(figure, full, total)
 
     y = EDGE + top
     for i, lines in enumerate(heads):
         page.text(left + i * (width + GAP) + width / 2, y - 0.03, lines, TEXT, "center")
-    if leads and lead:
-        page.text(EDGE + width / 2, y - 0.03, [lead], TEXT, "center")
+    if leads:
+        page.text(EDGE + width / 2, y - 0.03, ["input"], TEXT, "center")
     first = y + above[0]
     for group, lines, band in zip(groups, headings, above, strict=True):
         y += band
@@ -99,7 +102,8 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
             y += height + GAP
     length = min(y - GAP - first, 2.4)
     for i, bar in enumerate(bars):
-        page.bar(right + 2 * GAP + i * bar_width, first, length, bar)
+        page.bar(right + 2 * GAP + i * BAR, first, length, bar)
+    page.text(full - EDGE, total - EDGE, foot, SMALL, "right")
     return figure
 
 
@@ -127,30 +131,39 @@ class _Page:
         """Lines that end at height y."""
         for i, line in enumerate(reversed(lines)):
             at = x / self.width, 1 - (y - i * BAND) / self.height
-            words = {"fontsize": size, "color": INK, "family": FONT, "ha": align, "va": "bottom", **more}
+            words: dict[str, Any] = {
+                "fontsize": size,
+                "color": INK,
+                "family": FONT,
+                "ha": align,
+                "va": "bottom",
+                **more,
+            }
             self.figure.text(*at, line, parse_math=False, **words)
 
     def side(self, x: float, y: float, lines: Sequence[str]) -> None:
         """Upright lines that end at x, centred on height y."""
         for i, line in enumerate(reversed(lines)):
             at = (x - i * BAND) / self.width, 1 - y / self.height
-            words = {"fontsize": SMALL, "color": INK, "family": FONT, "ha": "right", "va": "center", "rotation": 90}
+            words: dict[str, Any] = {
+                "fontsize": SMALL,
+                "color": INK,
+                "family": FONT,
+                "ha": "right",
+                "va": "center",
+                "rotation": 90,
+            }
             self.figure.text(*at, line, parse_math=False, **words)
 
     def bar(self, x: float, y: float, length: float, bar: Bar) -> None:
         axes = self.axes(x, y, 0.1, length)
         axes.imshow(bar.table[::-1, None], aspect="auto", interpolation="bilinear")
-        words = {"fontsize": SMALL, "color": INK, "family": FONT, "parse_math": False}
+        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "family": FONT, "parse_math": False}
         spots = np.linspace(1, 0, len(bar.ticks))
         for spot, tick in zip(spots, bar.ticks, strict=True):
             edge = "bottom" if spot == 1 else "top" if spot == 0 else "center"
             at = (x + 0.14) / self.width, 1 - (y + spot * length) / self.height
             self.figure.text(*at, tick, ha="left", va=edge, **words)
-        lines = wrap(bar.caption, length * 0.7 if len(bar.ticks) < 3 else length * 0.45, SMALL, 2)
-        middle = 0.5 if len(bar.ticks) < 3 else 0.25
-        for i, line in enumerate(lines):
-            at = (x + 0.16 + i * BAND) / self.width, 1 - (y + middle * length) / self.height
-            self.figure.text(*at, line, ha="left", va="center", rotation=90, **words)
 
 
 def wrap(text: str, width: float, size: float, most: int, weight: str = "normal") -> list[str]:

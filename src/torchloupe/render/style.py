@@ -23,7 +23,7 @@ class Style:
         opacity: How much the colours cover the picture, from 0 to 1.
         fade: The opacity grows with the value, so that the picture stays as it is where the map is 0. Default: for maps
             whose sign matters only, since the pale middle of their colours would fog the picture.
-        resize: Size of the drawn picture: a factor such as 2, or W*H in pixels such as 640*480.
+        resize: Size of the drawn picture: a factor such as 2, or WIDTHxHEIGHT in pixels such as 640x480.
         dpi: Pixels an inch of grids and colour bars.
         format: Kind of file where the name to save to has no ending: png, jpg, webp, pdf or svg.
         scale: What shares one scale of colours: map (every map, and every frame of a sequence, by its own maximum),
@@ -70,7 +70,9 @@ class Style:
         except ValueError:
             factor = float("nan")
         if not 0 < factor <= 100:
-            raise BadInput(f"resize {self.resize!r}: expected a factor up to 100, such as 2, or W*H, such as 640*480")
+            raise BadInput(
+                f"resize {self.resize!r}: expected a factor up to 100, such as 2, or WIDTHxHEIGHT, such as 640x480"
+            )
         found = max(1, round(height * factor)), max(1, round(width * factor))
         if max(found) > LARGEST:
             raise BadInput(f"resize {self.resize!r}: {found[1]} x {found[0]} pixels is more than {LARGEST} a side")

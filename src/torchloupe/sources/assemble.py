@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Size
-from torchloupe.errors import BadInput, LoupeWarning, nearest, need
-from torchloupe.probe import Batch, Kind, Subject, reject_wrapped, restored
+from torchloupe.errors import BadInput, LoupeWarning, NoGradient, nearest, need
+from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped, restored
+from torchloupe.results import Scores
 from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import Preparation
 from torchloupe.sources.safe import load_into, read_checkpoint, sha256, weights_in
-from torchloupe.trace import default_layer, tracing
+from torchloupe.trace import default_layers, tensors, tracing
+
+MOST_TRIALS = 8
 
 
 @dataclass(frozen=True)
@@ -197,9 +200,24 @@ def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], i
         text = f"{made.spec}: no default layer, as one forward of zeros {size} failed: {' '.join(str(error).split())[:200]}"
         warnings.warn(text, LoupeWarning, stacklevel=4)
         return (), None
-    found = default_layer(trace, 1, (1, *size[1:]))
+    candidates = list(dict.fromkeys(default_layers(trace, 1, (1, *size[1:]))))
+    found = next((layer for layer in candidates[:MOST_TRIALS] if _leads(made, layer, batch)), None)
     count = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
-    return (found,) if found else (), count
+    return (found or candidates[0],) if candidates else (), count
+
+
+def _leads(made: Subject, layer: str, batch: Batch) -> bool:
+    """Whether the output depends on the picture at this layer."""
+
+    def total(output: Any, asked: Batch) -> Scores:
+        parts = [part.sum() for part in tensors(output) if part.is_floating_point()]
+        return Scores(torch.stack(parts).sum().view(1, 1), (asked.ids,))
+
+    try:
+        Probe(made, (layer,), total)(batch)
+    except NoGradient:
+        return False
+    return True
 
 
 def channels(module: nn.Module) -> int:

@@ -289,7 +289,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
 
 
 def _differ(given: Tensor, own: Tensor) -> bool:
-    return given.shape != own.shape and not isinstance(own, nn.parameter.UninitializedTensorMixin)
+    return given.shape != own.shape and not nn.parameter.is_lazy(own)
 
 
 def _compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str, differing: set[str]) -> Report:

@@ -21,7 +21,7 @@ def timm(rest: str, options: Options) -> Subject:
     """
     library = framework("timm", "timm")
     name, arguments = split_spec(rest)
-    if name.startswith("hf-hub:") or name.startswith("hf_hub:"):
+    if name.startswith(("hf-hub:", "hf_hub:")):
         raise BadInput(
             f"{options.spec}: would be downloaded; give timm's own name of the model, and its file as weights"
         )
@@ -32,8 +32,7 @@ def timm(rest: str, options: Options) -> Subject:
         name = f"local-dir:{folder}"
     elif not library.is_model(name):
         raise unknown(options.spec, name, library.list_models(), "timm")
-    module = _create(library, name, arguments, options)
-    return given(module, options)
+    return _prepared(_create(library, name, arguments, options), options)
 
 
 def _create(library: Any, name: str, arguments: dict[str, Any], options: Options) -> nn.Module:
@@ -51,8 +50,10 @@ def _create(library: Any, name: str, arguments: dict[str, Any], options: Options
 
 def given(module: nn.Module, options: Options) -> Subject | None:
     """A model of timm that is already built; None for a part of one."""
-    if not hasattr(module, "pretrained_cfg"):
-        return None
+    return _prepared(module, options) if hasattr(module, "pretrained_cfg") else None
+
+
+def _prepared(module: Any, options: Options) -> Subject:
     data = framework("timm.data", "timm")
     config = data.resolve_data_config(_overrides(module, options), model=module)
     transform = data.create_transform(**config)
@@ -76,7 +77,7 @@ def given(module: nn.Module, options: Options) -> Subject | None:
     )
 
 
-def _overrides(module: nn.Module, options: Options) -> dict[str, Any]:
+def _overrides(module: Any, options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {}
     count = getattr(module, "in_chans", None) or module.pretrained_cfg.get("input_size", (3,))[0]
     stem = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)

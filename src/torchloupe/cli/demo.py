@@ -1,0 +1,191 @@
+"""loupe demo: train a small network here and now, and see where it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchloupe.cli.options import progress, say
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchloupe.examples.digits import Material, Row, Scenes
+
+DRAWN = 4
+COLUMNS = (
+    *("gradcam", "hirescam", "layercam", "eigencam", "ablationcam", "guided_gradcam", "integrated_gradients"),
+    "occlusion",
+)
+
+
+def demo(
+    save: Path = Path("demo"),
+    *,
+    seed: int = 0,
+    steps: int = 1500,
+    pictures: int = 200,
+    photographs: Path = Path("../shared/data/images"),
+) -> None:
+    """Train a small network on digits in photographs, mark every method against the known places, draw what it sees.
+
+    scikit-learn's handwritten digits are put on scikit-image's photographs; the network is trained on one part of both and
+    asked "where is the 7?" on the other. The same seed gives the same figures on the same machine.
+
+    Parameters:
+        save: Folder to write to.
+        seed: Seed of the pictures and of the training.
+        steps: Training steps of 16 pictures.
+        pictures: Held-out pictures that the methods are marked on.
+        photographs: Folder of photographs of your own to put digits on and draw, besides; passed over where absent.
+    """
+    import time
+
+    import numpy as np
+
+    from torchloupe import store
+    from torchloupe.cli.cam import destination
+    from torchloupe.errors import BadInput
+    from torchloupe.examples import digits
+
+    for option, count in (("--steps", steps), ("--pictures", pictures)):
+        if count < DRAWN:
+            raise BadInput(f"{option} {count}: expected {DRAWN} or more")
+    if seed < 0:
+        raise BadInput(f"--seed {seed}: expected 0 or more")
+    destination(save / "-")
+    to_learn, held_out = digits.material(seed)
+    begin = time.perf_counter()
+    with progress("training", steps) as bar:
+        model = digits.train(to_learn, seed=seed, steps=steps, progress=bar.advance)
+    print(
+        f"trained a CNN for {steps} steps in {time.perf_counter() - begin:.0f} s: digits on photographs, the places known"
+    )
+    seen = digits.scenes(held_out, pictures, np.random.default_rng([seed, 1]))
+    reads = digits.accuracy(model, seen)
+    print(
+        f"{pictures} held-out pictures (other digits, other photographs): {reads.right:.1%} of lone digits named right; "
+        f"of all digits {reads.found:.1%} found, of absent ones {reads.invented:.1%} invented; "
+        f"{reads.exact:.1%} of pictures without a fault"
+    )
+    asked = digits.questions(seen)
+    with progress("methods", len(digits.load_all())) as bar:
+        rows = digits.measure(model, asked, bar.advance)
+    print(f"\n{EXPLAINED}\n\n{digits.table(rows)}\n")
+    for line in suspicious(rows):
+        say(line)
+    written = [
+        store.save(
+            save,
+            "demo",
+            {"pictures": seen.pictures, "boxes": seen.boxes},
+            {
+                "kind": "demo",
+                **{"seed": seed, "steps": steps, "accuracy": reads._asdict()},
+                "rows": [vars(row) | {"milliseconds": None} for row in rows],
+            },
+        )
+    ]
+    written += kept(model, save)
+    several = np.flatnonzero(seen.present.sum(1) > 1)[:DRAWN]
+    for i in several:
+        written += drawn(model, digits.Scenes(seen.pictures[[i]], seen.boxes[[i]]), save, f"picture-{i}")
+    written += on_photographs(model, held_out, photographs, save, seed)
+    print("wrote")
+    for path in written:
+        print(f"  {path}")
+    print(
+        f"\nthe same by hand:\n  {by_hand(save, f'picture-{several[0]}.png') if len(several) else 'loupe cam --help'}"
+    )
+
+
+EXPLAINED = """Where is the 7? Each digit of each picture is asked for; numbers are per cent, means over the questions asked:
+points     the map's maximum lies in the asked digit's box (alone: pictures of one digit, among: of several)
+elsewhere  it lies in another digit's box
+mass       share of the map's positive part in the box; energy: share of its squares
+chance     what a uniform map would get: the boxes' shares of the area
+Slow methods answer fewer questions (column asked); ms is the time for a question, both layers together."""
+
+
+def suspicious(rows: Sequence[Row]) -> list[str]:
+    """A line for each method that points at the asked digit less often than chance."""
+    level = rows[0].points
+    return [
+        f"{row.method} at {row.layer} points worse than chance: {row.points:.1%} < {level:.1%}"
+        for row in rows[1:]
+        if not row.refused and row.points < level
+    ]
+
+
+def kept(model: nn.Module, save: Path) -> list[Path]:
+    """The network's weights, for the other commands."""
+    from safetensors.torch import save_file
+
+    from torchloupe.store import aside
+
+    with aside(save / "digits.safetensors") as (draft,):
+        save_file(model.state_dict(), draft)
+    return [save / "digits.safetensors"]
+
+
+def drawn(model: nn.Module, scene: Scenes, save: Path, name: str) -> list[Path]:
+    """One picture: as it is, its maps for each of its digits, and the labelled grid of them."""
+    from PIL import Image
+
+    from torchloupe import store
+    from torchloupe.examples import digits
+    from torchloupe.methods.cam import cams
+    from torchloupe.probe import Probe
+    from torchloupe.render.pictures import Sheet, drawing
+    from torchloupe.render.style import Style
+    from torchloupe.targets.classes import Classes
+
+    subject = digits.subject(model)
+    batch = digits.as_batch(scene, (name,))
+    target = Classes(tuple(int(label) for label in scene.present[0].nonzero()[0]), subject.classes)
+    found = cams(Probe(subject, subject.layers, target), batch, COLUMNS)
+    arrays, parts = store.maps_arrays(found, batch, 0)
+    record: Any = store.maps_record(parts, model=subject.spec, target=repr(target), weights="digits.safetensors")
+    with store.aside(save / f"{name}.png") as (draft,):
+        Image.fromarray(scene.pictures[0]).save(draft)
+    stored = store.save(save, name, arrays, record)
+    sheet = Sheet.read(*store.load(stored), name)
+    return [
+        *(save / f"{name}.png", stored, stored.with_suffix(".npz")),
+        *drawing([sheet], Style(compare=True, dpi=150)).save(save),
+    ]
+
+
+def on_photographs(model: nn.Module, held_out: Material, folder: Path, save: Path, seed: int) -> list[Path]:
+    """Held-out digits on each photograph of a folder, drawn. The network knows digits only, so those are asked for."""
+    from dataclasses import replace
+
+    import numpy as np
+    from PIL import ImageOps
+
+    from torchloupe.errors import LoupeError
+    from torchloupe.examples import digits
+    from torchloupe.sources.images import find, read
+
+    if not folder.is_dir():
+        return []
+    written: list[Path] = []
+    for number, path in enumerate(find([str(folder)])):
+        try:
+            photograph = np.asarray(ImageOps.fit(read(path), (digits.SIDE, digits.SIDE)))
+        except LoupeError as error:
+            say(str(error))
+            continue
+        rng = np.random.default_rng([seed, 2, number])
+        scene = digits.scenes(replace(held_out, photographs=(photograph,)), 1, rng, least=2)
+        written += drawn(model, scene, save, f"{path.stem}-with-digits")
+    return written
+
+
+def by_hand(save: Path, name: str) -> str:
+    """The command that draws one of the demo's pictures with the demo's network."""
+    return (
+        f"loupe cam {save / name} --model torch:torchloupe.examples.digits:network --weights {save / 'digits.safetensors'} "
+        f"--size 64 --mean .5 .5 .5 --std .5 .5 .5 --layers stage2 stage3 --method gradcam layercam --compare --save out"
+    )
