@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,10 @@ from torch import Tensor, nn
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.probe import Batch, Subject, restored
 from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
-from torchloupe.sources.openmmlab import FROM_A_FILE, _forget_pretrained, _told, _value
+from torchloupe.sources.openmmlab import FROM_A_FILE, forget_pretrained, import_mmpretrain, told
 from torchloupe.sources.preparation import Preparation
 from torchloupe.targets.boxes import Detections
-from torchloupe.trace import Trace, default_layer, tracing
+from torchloupe.trace import Trace, default_layers, tracing
 
 EXTRA = "mmdet"
 LOADING = (*FROM_A_FILE, "LoadAnnotations", "LoadPanopticAnnotations")
@@ -41,9 +44,9 @@ def repository(rest: str, options: Options) -> Subject:
     config = _config(library, rest, options)
     if options.size is not None or options.mean or options.std:
         raise BadInput(f"{options.spec}: size, mean and std are the config's; change them with cfg_options")
-    _forget_pretrained(config.model)
+    forget_pretrained(config.model)
     scope = framework("mmengine.registry", EXTRA).DefaultScope.overwrite_default_scope
-    with scope(repo), _told(options):
+    with scope(repo), told(options):
         module = framework(f"{repo}.registry", EXTRA).MODELS.build(config.model)
         sample, preparation, said = _preparation(repo, module, config)
     loaded = load_weights(module, options)
@@ -123,7 +126,7 @@ def _backbone_layer(module: nn.Module, look: Any) -> tuple[str, ...]:
         warnings.warn(f"no default layer, as one forward of zeros failed: {said}", LoupeWarning, stacklevel=4)
         return ()
     inside = [v for v in trace.visits if "backbone" in v.name.split(".")[:-1] and "fpn" not in v.name.split(".")]
-    found = default_layer(Trace(inside), 1, (1, *SMALL[1:]))
+    found = next(default_layers(Trace(inside), 1, (1, *SMALL[1:])), None)
     return (found,) if found else ()
 
 
@@ -149,8 +152,24 @@ def _predict(module: nn.Module, batch: Batch, *, sample: type) -> list[Detection
     h, w = batch.x.shape[-2:]
     about = {"img_shape": (h, w), "ori_shape": (h, w), "pad_shape": (h, w), "batch_input_shape": (h, w)}
     samples = [sample(metainfo={**about, "scale_factor": (1.0, 1.0)}) for _ in range(batch.n)]
-    found = [one.pred_instances for one in module(batch.x, samples, mode="predict")]
+    with _attached():
+        found = [one.pred_instances for one in module(batch.x, samples, mode="predict")]
     return [Detections(one.bboxes, one.scores, one.labels) for one in found]
+
+
+@contextmanager
+def _attached() -> Iterator[None]:
+    """mmdet's dense heads cut their predictions off the graph when they choose a level's; inside here they do not."""
+    name = "select_single_mlvl"
+    homes = [m for key, m in list(sys.modules.items()) if key.startswith("mmdet.models.") and name in vars(m)]
+    kept = [vars(home)[name] for home in homes]
+    try:
+        for home, original in zip(homes, kept, strict=True):
+            setattr(home, name, partial(original, detach=False))
+        yield
+    finally:
+        for home, original in zip(homes, kept, strict=True):
+            setattr(home, name, original)
 
 
 def _tensor(module: nn.Module, batch: Batch) -> Any:
@@ -163,6 +182,9 @@ def _lineage(module: nn.Module) -> str:
 
 
 def _library(repo: str) -> Any:
+    if find_spec("mmpretrain") is not None:
+        # mmdet takes backbones from mmpretrain where it is installed, and breaks where that one does.
+        import_mmpretrain()
     try:
         library = framework(repo, EXTRA)
         utils = framework(f"{repo}.utils", EXTRA)
@@ -193,9 +215,9 @@ def _config(library: Any, rest: str, options: Options) -> Any:
         path = hits[0]
     else:
         warnings.warn(f"{path}: a Python config; its code was run", LoupeWarning, stacklevel=4)
-    with _told(options):
+    with told(options):
         config = framework("mmengine", EXTRA).Config.fromfile(path)
-        config.merge_from_dict({key: _value(value) for key, value in options.cfg_options.items()})
+        config.merge_from_dict(dict(options.cfg_options))
     if "model" not in config:
         raise BadInput(f"{options.spec}: the config has no 'model'")
     return config

@@ -222,6 +222,6 @@ def _resize(processor: Any, hw: tuple[int, int]) -> None:
             else {"height": h, "width": w}
         )
     elif "shortest_edge" in edge and h == w:
-        processor.size = {"shortest_edge": h}
+        processor.size = {"shortest_edge": h, **({"longest_edge": h} if "longest_edge" in edge else {})}
     else:
         processor.size = {"height": h, "width": w}
