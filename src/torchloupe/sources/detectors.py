@@ -165,11 +165,15 @@ def _attached() -> Iterator[None]:
     kept = [vars(home)[name] for home in homes]
     try:
         for home, original in zip(homes, kept, strict=True):
-            setattr(home, name, partial(original, detach=False))
+            setattr(home, name, partial(_undetached, original))
         yield
     finally:
         for home, original in zip(homes, kept, strict=True):
             setattr(home, name, original)
+
+
+def _undetached(select: Any, levels: Any, index: int, detach: bool = True) -> Any:
+    return select(levels, index, detach=False)
 
 
 def _tensor(module: nn.Module, batch: Batch) -> Any:
