@@ -160,6 +160,7 @@ def test_globs_lists_and_files_together_without_duplicates(tmp_path: Path, monke
     (tmp_path / "list.txt").write_text("# mine\nc.png\n\ngone.png\na.png\n")
     monkeypatch.chdir(tmp_path)
     assert [path.name for path in find(["b.png", "list.txt", "*.png"])] == ["b.png", "c.png", "gone.png", "a.png"]
+    assert find(["a.png", tmp_path / "a.png"]) == [Path("a.png")]
     assert [path.name for path in find(str(tmp_path / "[ab].png"))] == ["a.png", "b.png"]
 
 

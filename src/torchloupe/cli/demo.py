@@ -82,7 +82,9 @@ def demo(
             {"pictures": seen.pictures, "boxes": seen.boxes},
             {
                 "kind": "demo",
-                **{"seed": seed, "steps": steps, "accuracy": reads._asdict()},
+                "seed": seed,
+                "steps": steps,
+                "accuracy": reads._asdict(),
                 "rows": [vars(row) | {"milliseconds": None} for row in rows],
             },
         )
@@ -109,12 +111,12 @@ Slow methods answer fewer questions (column asked); ms is the time for a questio
 
 
 def suspicious(rows: Sequence[Row]) -> list[str]:
-    """A line for each method that points at the asked digit less often than chance."""
+    """A line for each method that points at the asked digit less often than chance, by more than two standard errors."""
     level = rows[0].points
     return [
         f"{row.method} at {row.layer} points worse than chance: {row.points:.1%} < {level:.1%}"
         for row in rows[1:]
-        if not row.refused and row.points < level
+        if not row.refused and row.points < level - 2 * (level * (1 - level) / row.questions) ** 0.5
     ]
 
 

@@ -41,10 +41,8 @@ TRAINING_PHOTOGRAPHS = (
 TEST_PHOTOGRAPHS = ("coffee", "grass", "gravel", "moon")
 TEST_DIGITS = 450
 # Slow methods are asked only the first of this many parts of the questions.
-SLOW = {
-    **{"smooth_gradcam_pp": 4, "ablationcam": 4, "smoothgrad": 8, "integrated_gradients": 8},
-    **{"scorecam": 8, "occlusion": 16, "sscam": 40, "iscam": 40},
-}
+SLOW = {"smooth_gradcam_pp": 4, "ablationcam": 4, "smoothgrad": 8, "integrated_gradients": 8}
+SLOW |= {"scorecam": 8, "occlusion": 16, "sscam": 40, "iscam": 40}
 Box = tuple[int, int, int, int]
 Progress = Callable[[], None]
 
@@ -379,11 +377,12 @@ def measure(model: nn.Module, batch: Batch, progress: Progress | None = None) ->
     """
     probe = Probe(subject(model), LAYERS, Truth(CLASSES))
     rows = [Row.of("chance", "", chance(batch), batch)]
-    for name, ask in load_all().items():
-        some = batch.take(range(max(1, batch.n // SLOW.get(name, 1))))
-        rows += asked(name, ask, probe, some)
-        if progress:
-            progress()
+    with threads(1):
+        for name, ask in load_all().items():
+            some = batch.take(range(max(1, batch.n // SLOW.get(name, 1))))
+            rows += asked(name, ask, probe, some)
+            if progress:
+                progress()
     return rows
 
 
@@ -416,6 +415,8 @@ def table(rows: Sequence[Row]) -> str:
             continue
         shares = (row.points, row.alone, row.among, row.elsewhere, row.mass, row.energy, row.empty)
         widths = (9, 8, 8, 11, 8, 8, 7)
-        cells = "".join(f"{100 * share:>{width}.1f}" for share, width in zip(shares, widths, strict=True))
+        cells = "".join(
+            f"{100 * share:>{width}.1f}".replace("nan", "  -") for share, width in zip(shares, widths, strict=True)
+        )
         lines.append(f"{row.method:<21}{row.layer:<8}{row.questions:>6}{cells}{row.milliseconds:>7.1f}")
     return "\n".join(lines)

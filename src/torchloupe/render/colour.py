@@ -7,6 +7,8 @@ import numpy as np
 from torchloupe.errors import BadInput, nearest
 
 SEQUENTIAL, DIVERGING = "inferno", "coolwarm"
+PALE = 0.55
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def resize(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -64,10 +66,20 @@ def colours(values: np.ndarray, table: np.ndarray, signed: bool) -> np.ndarray:
 def blend(
     picture: np.ndarray, values: np.ndarray, table: np.ndarray, *, signed: bool, opacity: float, fade: bool
 ) -> np.ndarray:
-    """(1 - a) * picture + a * colour, with a = opacity, or opacity * |value| where fade.
+    """(1 - a) * picture + a * colour, with a = opacity; where fade, a = opacity * |value|.
 
+    Maps whose sign matters are often fine-grained and mostly small, so that over a colourful picture nothing of them is
+    seen: with fade their picture is a pale grey one and a = min(1, 2 opacity) * sqrt |value|.
     picture (h, w, 3) uint8, values (h, w) in 0..1 (-1..1 where signed) -> (h, w, 3) uint8.
     """
-    alpha = opacity * (np.abs(values)[..., None] if fade else 1.0)
-    mixed = (1 - alpha) * (picture / 255) + alpha * colours(values, table, signed)
+    under = picture / 255
+    alpha: np.ndarray | float = opacity
+    if fade and signed:
+        strong = min(1.0, 2 * opacity)
+        pale = PALE + (1 - PALE) * under @ LUMA
+        under = (1 - strong) * under + strong * pale[..., None]
+        alpha = strong * np.sqrt(np.abs(values))[..., None]
+    elif fade:
+        alpha = opacity * np.abs(values)[..., None]
+    mixed = (1 - alpha) * under + alpha * colours(values, table, signed)
     return (mixed * 255).round().astype(np.uint8)

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 PAGE = 7.0
 WIDEST, TALLEST, NARROWEST = 1.7, 2.2, 0.75
-<<<<<<< HEAD
-GAP, EDGE, BAND, BAR = 0.05, 0.04, 0.14, 0.52
-=======
 GAP, EDGE, BAND, BAR = 0.05, 0.04, 0.14, 0.55
->>>>>>> render
 TEXT, SMALL = 8.0, 7.0
 INK = "#1a1a1a"
 FONT = "DejaVu Sans"
@@ -69,7 +65,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     height = width * tall / wide
     sides = {label: wrap(label, height, SMALL, 2) for label in labels}
     side = max(len(lines) for lines in sides.values()) * BAND + GAP if any(labels) else 0.0
-    heads = [wrap(title, width, TEXT, 2) for title in titles]
+    heads = [wrap(title, width, TEXT, 3) for title in titles]
     top = max([len(lines) for lines in heads] + [int(leads)]) * BAND
 
     left = EDGE + leads * (width + 2 * GAP) + side
@@ -77,7 +73,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     headings = [wrap(group.heading, right - EDGE, TEXT, 2, "bold") for group in groups]
     rows_of = [len(group.rows) * (height + GAP) - GAP for group in groups]
     above = [len(lines) * BAND + (GAP if lines else 0) for lines in headings]
-    full = right + EDGE + len(bars) * BAR + (GAP if bars else 0)
+    full = right + EDGE + len(bars) * BAR
     foot = wrap(note, full - 2 * EDGE, SMALL, 2)
     total = 2 * EDGE + top + sum(rows_of) + sum(above) + GAP * len(groups) + BAND * len(foot)
     figure = Figure((full, total))

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchloupe.axes import Size
 from torchloupe.errors import BadInput, LoupeWarning, NoGradient, nearest, need
 from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped, restored
 from torchloupe.results import Scores
@@ -229,6 +228,3 @@ def channels(module: nn.Module) -> int:
 def unknown(spec: str, name: str, known: Sequence[str], where: str) -> BadInput:
     """The error for a model that its framework does not know."""
     return BadInput(f"{spec}: {where} has no model {name!r}.{nearest(name, known)}")
-
-
-__all__ = ["Loaded", "Options", "Size", "channels", "class_names", "finish", "framework", "load_weights", "split_spec"]

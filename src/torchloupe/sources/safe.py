@@ -125,10 +125,8 @@ def _placeholder(module: str, name: str) -> type:
     return type(name, (), body)
 
 
-def _array(kind: Any, _shape: Any, _code: Any) -> np.ndarray:
-    """numpy's _reconstruct, for plain arrays alone; the content is set afterwards."""
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError(f"GLOBAL {kind!r}: expected numpy.ndarray")
+def _array(_kind: Any, _shape: Any, _code: Any) -> np.ndarray:
+    """numpy's _reconstruct, which makes a plain array whatever it is asked for; the content is set afterwards."""
     return np.ndarray((0,), np.int8)
 
 
@@ -237,7 +235,7 @@ def _held(raw: Mapping[Any, Any]) -> str:
 class Report:
     """How a checkpoint fits a model.
 
-    missing: names that the model has and the file has not; unexpected: the other way round; mismatched: names and shapes
+    missing: names of weights that the model has and the file has not; unexpected: the other way round; mismatched: names and shapes
     that differ; loaded, total: counts of the model's tensors; prefix: what was taken off the file's names ("-module.") or put
     before them ("+backbone."). trusted: every weight that matters came from the file.
     """
@@ -295,7 +293,7 @@ def _differ(given: Tensor, own: Tensor) -> bool:
 def _compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str, differing: set[str]) -> Report:
     shared = {own[name].data_ptr() for name in own if name in given and name not in differing and own[name].numel()}
     absent = [name for name in own if name not in given and own[name].data_ptr() not in shared]
-    lost = [name for name in absent if not _computed(name, own[name])]
+    lost = tuple(name for name in absent if not _computed(name, own[name]))
     counted = [name for name in own if not _computed(name, own[name])]
     loaded = sum(name not in differing and name not in lost for name in counted)
     shapes = tuple(
@@ -304,7 +302,7 @@ def _compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str
         if name in differing
     )
     unexpected = tuple(name for name in given if name not in own)
-    return Report(tuple(absent), unexpected, shapes, not lost and not differing, loaded, len(counted), prefix)
+    return Report(lost, unexpected, shapes, not lost and not differing, loaded, len(counted), prefix)
 
 
 def _computed(name: str, tensor: Tensor) -> bool:
@@ -338,7 +336,6 @@ def _renamed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _consequence(module: nn.Module, report: Report) -> str:
     last = [name for name, _ in module.named_parameters()][-1].rpartition(".")[0]
     lost = [*report.missing, *(text.partition(":")[0] for text in report.mismatched)]
-    lost = [name for name in lost if not name.endswith("num_batches_tracked")]
     if last and all(name.startswith(last + ".") for name in lost):
         return f"The head ({last}) stays random: its class scores mean nothing, the layers before it can be trusted"
     return "What does not fit stays random, so the result cannot be trusted"
