@@ -34,7 +34,7 @@ def install() -> None:
     stand_in.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
     stand_in.nms = nms  # type: ignore[attr-defined]
 
-    def __getattr__(name: str) -> Any:
+    def operator(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
 
@@ -43,7 +43,7 @@ def install() -> None:
 
         return missing
 
-    stand_in.__getattr__ = __getattr__  # type: ignore[method-assign]
+    stand_in.__getattr__ = operator  # type: ignore[method-assign]
     sys.modules["mmcv._ext"] = stand_in
 
 
@@ -51,7 +51,7 @@ def install_torchvision() -> None:
     """The same nms as torchvision's operator, where torchvision has none for this torch."""
     import torchvision.ops.boxes as boxes
 
-    if boxes._assert_has_ops.__name__ == "<lambda>" or torchvision_is_whole():
+    if hasattr(install_torchvision, "library") or torchvision_is_whole():
         return
     library = torch.library.Library("torchvision", "IMPL")
     library.impl("nms", lambda one, scores, threshold: nms(one, scores, threshold, 0), "CPU")

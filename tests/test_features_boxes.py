@@ -70,9 +70,17 @@ def test_only_some_classes() -> None:
 @pytest.mark.parametrize(
     ("target", "output", "words"),
     [
-        (Boxes(1, threshold=0.95), [detections([0.9, 0.3, 0.6])], "street: no detection scores 0.95 or more; its best has 0.9"),
+        (
+            Boxes(1, threshold=0.95),
+            [detections([0.9, 0.3, 0.6])],
+            "street: no detection scores 0.95 or more; its best has 0.9",
+        ),
         (Boxes(1), torch.zeros(1, 5), "box targets need a detector"),
-        (Boxes(1, wanted=("cat",), names=("none", "car", "dog")), [detections([0.9, 0.3, 0.6])], "no class 'cat'. Did you"),
+        (
+            Boxes(1, wanted=("cat",), names=("none", "car", "dog")),
+            [detections([0.9, 0.3, 0.6])],
+            "no class 'cat'. Did you",
+        ),
         (Region(), torch.zeros(1, 5), "need a segmenter's output"),
         (Region((3,)), torch.eye(4)[:, 0].view(1, 4, 1, 1).expand(1, 4, 8, 8), "street: no pixel is seen as class 3"),
     ],

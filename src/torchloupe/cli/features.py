@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -17,7 +17,23 @@ from torchloupe.render.style import Style
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
 
-MODEL, LOOK, STYLE = Model(), Look(), Style()
+
+@dataclass(frozen=True)
+class Ink:
+    """Colours and files.
+
+    Attributes:
+        cmap: Colour map: any name that matplotlib knows, such as jet; auto takes inferno.
+        dpi: Pixels an inch.
+        format: Kind of file where the name to save to has no ending.
+    """
+
+    cmap: str = "auto"
+    dpi: int = 300
+    format: Literal["png", "jpg", "webp", "pdf", "svg"] = "png"
+
+
+MODEL, LOOK, INK = Model(), Look(), Ink()
 Out = Annotated[Path, Parameter(name=["--save", "--out-file", "-o"])]
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -33,7 +49,7 @@ def features(
     strict: Flag = False,
     loading: Annotated[Model, Parameter(name="*")] = MODEL,
     look: Annotated[Look, Parameter(name="*")] = LOOK,
-    style: Annotated[Style, Parameter(name="*")] = STYLE,
+    ink: Annotated[Ink, Parameter(name="*")] = INK,
 ) -> None:
     """Draw the feature maps at any point of a network.
 
@@ -59,11 +75,11 @@ def features(
     from torchloupe.sources import images as pictures
     from torchloupe.sources.recorders import points as recorded
 
-    palette(style.cmap)
+    palette(ink.cmap)
     named: dict[str, str] = dict(recorded(vis_config)) if vis_config is not None else {}
     named |= {word: word for word in at or ()}
     files = pictures.find(images)
-    folder, single, style = destination(save, style)
+    folder, single, style = destination(save, Style(**asdict(ink)))
     subject = load(loading, model, repo)
     if not named:
         if not subject.layers:
@@ -126,7 +142,7 @@ def diff(
     strict: Flag = False,
     loading: Annotated[Model, Parameter(name="*")] = MODEL,
     look: Annotated[Look, Parameter(name="*")] = LOOK,
-    style: Annotated[Style, Parameter(name="*")] = STYLE,
+    ink: Annotated[Ink, Parameter(name="*")] = INK,
 ) -> None:
     """Draw the difference between two networks, two checkpoints of one network, or two pictures in one network.
 
@@ -152,16 +168,17 @@ def diff(
     from torchloupe.render.colour import palette
     from torchloupe.sources import images as pictures
 
-    palette(style.cmap)
+    palette(ink.cmap)
     check(difference)
     if loading.weights is not None:
         raise BadInput("--weights is given once a network here")
     files = pictures.find(images)
-    folder, single, style = destination(save, style)
+    folder, single, style = destination(save, Style(**asdict(ink)))
     subjects, labels, specs = two(model, weights or [], loading, repo, len(files), cka)
     points = paired(at or (), vis_config, subjects[0])
     if cka:
-        return compare(subjects, labels, specs, points, files, batch_size, folder, single or "cka", style, loading)
+        compare(subjects, labels, specs, points, files, batch_size, folder, single or "cka", style)
+        return
     if subjects[0] is subjects[1] and len(files) == 2:
         jobs = [(files[0], files[1])]
         labels = (files[0].name, files[1].name)
@@ -173,7 +190,7 @@ def diff(
         for job, stem in zip(jobs, stems, strict=True):
             try:
                 for path in one_difference(
-                    subjects, labels, specs, points, job, stem, folder, difference, look, style, loading, tiles
+                    subjects, labels, specs, points, job, stem, folder, difference, look, style, tiles
                 ):
                     print(path)
             except BadInput as error:
@@ -197,7 +214,6 @@ def one_difference(
     difference: str,
     look: Look,
     style: Style,
-    loading: Model,
     tiles: bool,
 ) -> list[Path]:
     """Capture both sides of one picture, write the result, draw it."""
@@ -219,7 +235,9 @@ def one_difference(
             next((name for name in mine.values if name not in theirs.values), "nothing")
             for mine, theirs in ((first, second), (second, first))
         )
-        raise BadInput(f"the points give different tensors: {one} in one network, {other} in the other; name one with @")
+        raise BadInput(
+            f"the points give different tensors: {one} in one network, {other} in the other; name one with @"
+        )
     pairs = [Pair(name, first[name][0].cpu().numpy(), second[name][0].cpu().numpy()) for name in first.values]
     picture = None if batch.pictures is None else batch.pictures[0].numpy()
     id = files[0].name
@@ -257,7 +275,6 @@ def compare(
     folder: Path,
     stem: str,
     style: Style,
-    loading: Model,
 ) -> None:
     """The CKA matrix over all pictures, batch by batch."""
     import numpy as np

@@ -151,7 +151,9 @@ def tile(values: np.ndarray, scale: Scale, look: Look, style: Style, under: np.n
     table = colour.palette(style.cmap)
     if under is not None:
         size = look.resize_shape or under.shape[:2]
-        base = np.clip(np.round(colour.resize(under.transpose(2, 0, 1), size)), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        base = (
+            np.clip(np.round(colour.resize(under.transpose(2, 0, 1), size)), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        )
         fine = scale.unit(colour.resize(values, size))
         return colour.blend(base, fine, table, signed=False, opacity=look.alpha, fade=False)
     unit = scale.unit(colour.resize(values, look.resize_shape) if look.resize_shape else values)
@@ -306,7 +308,9 @@ def draw_difference(
     figures: dict[str, Any] = {}
     titles: dict[str, str] = {}
     for pair in pairs:
-        a, b, notes = matched(*(torch.from_numpy(np.asarray(one, np.float32))[None] for one in (pair.a, pair.b)), reduce)
+        a, b, notes = matched(
+            *(torch.from_numpy(np.asarray(one, np.float32))[None] for one in (pair.a, pair.b)), reduce
+        )
         raw = measure(a, b)[0].numpy()
         figures[pair.label] = {"mean": float(raw.mean()), "max": float(raw.max()), "notes": list(notes)}
         one_channel = raw.shape[0] == 1
@@ -336,7 +340,10 @@ def draw_difference(
         tiles |= {name.removesuffix("-"): image for name, image in images.items()}
         ratio = ratio or cells[0].image.shape[0] / cells[0].image.shape[1]
         cells = [Cell(framed(cell.image, ratio), cell.label) for cell in cells]
-        rows = [("", [*cells[i : i + columns], *[None] * (columns - len(cells[i : i + columns]))]) for i in range(0, len(cells), columns)]
+        rows = [
+            ("", [*cells[i : i + columns], *[None] * (columns - len(cells[i : i + columns]))])
+            for i in range(0, len(cells), columns)
+        ]
         mean = figures[label]["mean"]
         groups.append(Group(f"{titles[label]}: {how} difference, mean {mean:.3g}", rows))
     heads = [*names, f"{how} difference"] if few else [""] * columns
@@ -346,7 +353,9 @@ def draw_difference(
     return Drawn(grid(groups, heads, (bar,)), tiles), figures
 
 
-def draw_cka(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], names: tuple[str, str], samples: int) -> Figure:
+def draw_cka(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], names: tuple[str, str], samples: int
+) -> Figure:
     """A matrix of CKA values, 0 to 1, with its numbers where they fit; NaN is grey."""
     from matplotlib.figure import Figure
 
@@ -410,7 +419,13 @@ def chosen(labels: Sequence[str], wanted: Sequence[str], who: str) -> list[str]:
 
 
 def pictures_of(
-    artifact: store.Artifact, folder: Path, stem: str, look: Look, style: Style, points: Sequence[str] = (), tiles: bool = False
+    artifact: store.Artifact,
+    folder: Path,
+    stem: str,
+    look: Look,
+    style: Style,
+    points: Sequence[str] = (),
+    tiles: bool = False,
 ) -> list[Path]:
     """Draws one result of `loupe features` or `loupe diff` into a folder and gives the paths."""
     arrays, record = artifact

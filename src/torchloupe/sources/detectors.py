@@ -77,7 +77,9 @@ def torchvision_detector(module: nn.Module, options: Options, classes: Sequence[
         return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
 
     preparation = Preparation(steps, SMALL, (0.0,) * 3, (1.0,) * 3)
-    return _detector(module, options, preparation, classes, _list, "the picture itself, 0..1", lambda: module(list(_zeros(module))))
+    return _detector(
+        module, options, preparation, classes, _list, "the picture itself, 0..1", lambda: module(list(_zeros(module)))
+    )
 
 
 def transformers_detector(
@@ -215,7 +217,9 @@ def _config(library: Any, rest: str, options: Options) -> Any:
         hits = [home / name] if (home / name).is_file() else sorted(home.rglob(Path(name).name))
         if not hits:
             known = (one.stem for one in home.rglob("*.py"))
-            raise BadInput(f"{options.spec}: no such config file, and none of that name is installed.{nearest(path.stem, known)}")
+            raise BadInput(
+                f"{options.spec}: no such config file, and none of that name is installed.{nearest(path.stem, known)}"
+            )
         path = hits[0]
     else:
         warnings.warn(f"{path}: a Python config; its code was run", LoupeWarning, stacklevel=4)

@@ -73,7 +73,9 @@ class Boxes:
         found = check_detections(output, batch)
         asked = batch.asked or self.choose(found, batch)
         rows = [
-            torch.stack([self._value(one, asked["boxes"][i, j], int(asked["labels"][i, j])) for i, one in enumerate(found)])
+            torch.stack(
+                [self._value(one, asked["boxes"][i, j], int(asked["labels"][i, j])) for i, one in enumerate(found)]
+            )
             for j in range(self.k)
         ]
         labels = tuple(
@@ -135,7 +137,9 @@ class Region:
         empty = (~region.flatten(2).any(2)).nonzero().tolist()
         if empty:
             i, j = empty[0]
-            raise BadInput(f"{batch.ids[i]}: no pixel is seen as {self._name(int(classes[i, j]))}; ask for another class")
+            raise BadInput(
+                f"{batch.ids[i]}: no pixel is seen as {self._name(int(classes[i, j]))}; ask for another class"
+            )
         return {"classes": classes, "region": region}
 
     def __call__(self, output: Tensor, batch: Batch) -> Scores:
