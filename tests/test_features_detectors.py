@@ -15,7 +15,7 @@ from torchloupe import store
 from torchloupe.cli import main
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import gradcam
-from torchloupe.points import features
+from torchloupe.points import capture, features
 from torchloupe.probe import Probe, Subject
 from torchloupe.sources import subject
 from torchloupe.sources.images import pictures
@@ -47,6 +47,11 @@ def load(spec: str, **options: object) -> Subject:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return subject(spec, device="cpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def retinanet(operators: None) -> Subject:
+    return load("mmdet:retinanet_r50_fpn_1x_coco", cfg_options=SMALL)
 
 
 def check(found: Subject, street: str) -> None:
@@ -85,8 +90,8 @@ def test_two_retinanets_of_mmdet_differ_at_every_level(street: str, tmp_path: Pa
     assert (tmp_path / "difference.png").is_file()
 
 
-def test_mmdet_heatmaps_of_boxes(street: str) -> None:
-    found = load("mmdet:retinanet_r50_fpn_1x_coco", cfg_options=SMALL)
+def test_mmdet_heatmaps_of_boxes(street: str, retinanet: Subject) -> None:
+    found = retinanet
     assert found.kind == "detector"
     assert found.layers == ("backbone.layer4",)
     assert len(found.classes) == 80
@@ -96,13 +101,13 @@ def test_mmdet_heatmaps_of_boxes(street: str) -> None:
     check(found, street)
     assert head.select_single_mlvl is before
     function = "fn:mmdet.models.dense_heads.base_dense_head.select_single_mlvl#0@0"
-    levels = features(found, pictures(street, found), ("neck", function))
-    assert [tuple(levels[f"neck@{i}"].shape[-2:]) for i in range(3)] == [(16, 20), (8, 10), (4, 5)]
+    seen = capture(found, pictures(street, found), ("neck", function))
+    assert [tuple(seen[f"neck@{i}"].value.shape[-2:]) for i in range(3)] == [(16, 20), (8, 10), (4, 5)]
+    assert seen[function].raw.shape == (720, 16, 20)
 
 
-def test_the_picture_is_what_the_network_saw_undone(street: str) -> None:
-    found = load("mmdet:retinanet_r50_fpn_1x_coco", cfg_options=SMALL)
-    seen = pictures(street, found).pictures
+def test_the_picture_is_what_the_network_saw_undone(street: str, retinanet: Subject) -> None:
+    seen = pictures(street, retinanet).pictures
     assert seen is not None
     want = np.asarray(Image.open(street).convert("RGB"))
     assert np.abs(seen[0, 0, :128, :160].numpy().astype(int) - want).max() <= 1

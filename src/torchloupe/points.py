@@ -267,7 +267,7 @@ def _patched(point: Point, keep: Callable[[Point, nn.Module, Any], None]) -> Ite
     @wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
         if point.inputs:
-            keep(point, part, Inputs(original, args, kwargs, skip=int(bound)))
+            keep(point, part, Inputs(original, args, kwargs, skip=int(bound and not isinstance(args[0], Tensor))))
         result = original(*args, **kwargs)
         if not point.inputs:
             keep(point, part, result)

@@ -212,8 +212,9 @@ def draw_point(value: np.ndarray, label: str, picture: np.ndarray | None, look: 
     ]
     said = f"{id}: {label}, {value.shape[0]} channels of {value.shape[2]} x {value.shape[3]}"
     said += f", mean over {frames} frames" if frames > 1 else ""
-    bar = Bar(colour.palette(style.cmap), ("min", "max"), "each channel by itself")
-    figure = grid([Group(said, rows)], [""] * columns, () if what.picture else (bar,))
+    bar = Bar(colour.palette(style.cmap), ("min", "max"))
+    bars, note = ((), "") if what.picture else ((bar,), "colours: each channel from its least to its greatest value")
+    figure = grid([Group(said, rows)], [""] * columns, bars, note)
     return Drawn(figure, {name or "picture": image for name, image in zip(what.labels, images, strict=True)})
 
 
@@ -244,24 +245,25 @@ def draw_reduced(
     lead = None if picture is None else Cell(framed(picture[0], ratio))
     cells = {label: [Cell(framed(cell.image, ratio), cell.label) for cell in row] for label, row in cells.items()}
     reduced = look.channel_reduction + (", standardised" if look.use_norm else "")
-    bar = Bar(colour.palette(style.cmap), ("min", "max"), "each point by itself")
+    bar = Bar(colour.palette(style.cmap), ("min", "max"))
+    note = "colours: each point from its least to its greatest value"
     if longest > 1:
         groups = [Group(f"{id}: {reduced}", list(cells.items()))]
-        figure = grid(groups, [f"frame {t}" for t in at], (bar,))
+        figure = grid(groups, [f"frame {t}" for t in at], (bar,), note)
     else:
         most = 4
         labels = list(cells)
         columns = min(most, len(labels))
         if len(labels) <= most:
             groups = [Group(f"{id}: {reduced}", [("", [cells[label][0] for label in labels])], lead)]
-            figure = grid(groups, labels, (bar,))
+            figure = grid(groups, labels, (bar,), note)
         else:
             groups = [
                 Group("", [("", [_titled(cells[label][0], label) for label in labels[start : start + columns]])])
                 for start in range(0, len(labels), columns)
             ]
             groups[0] = replace(groups[0], heading=f"{id}: {reduced}", lead=lead)
-            figure = grid(groups, [""] * columns, (bar,))
+            figure = grid(groups, [""] * columns, (bar,), note)
     return Drawn(figure, tiles)
 
 
@@ -349,8 +351,10 @@ def draw_difference(
     heads = [*names, f"{how} difference"] if few else [""] * columns
     first = f"{id}: "
     groups[0] = replace(groups[0], heading=first + groups[0].heading)
-    bar = Bar(colour.palette(style.cmap), shared.ticks, "difference, one scale for all")
-    return Drawn(grid(groups, heads, (bar,)), tiles), figures
+    bar = Bar(colour.palette(style.cmap), shared.ticks)
+    note = "colours: one scale for all differences"
+    note += "; both networks of a row from their least to their greatest value" if few else ""
+    return Drawn(grid(groups, heads, (bar,), note), tiles), figures
 
 
 def draw_cka(

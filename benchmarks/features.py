@@ -1,0 +1,59 @@
+"""What capturing 20 points of a ResNet-50 costs beside the bare forward: CPU time and memory, interleaved."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import timm
+import torch
+
+from torchloupe.points import capture
+from torchloupe.probe import Batch, Subject
+
+ROUNDS = 9
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Prints the median ratio of CPU time, and the bytes that are held beside the captured tensors."""
+    torch.manual_seed(0)
+    module = timm.create_model("resnet50").eval()
+    batch = Batch(torch.randn(2, 3, 224, 224))
+    blocks = [f"layer{i}.{j}" for i, count in ((1, 3), (2, 4), (3, 6), (4, 3)) for j in range(count)]
+    points = [*blocks, "layer1", "layer2", "layer3", "layer4"]
+    subject = Subject(module)
+
+    def bare() -> None:
+        with torch.no_grad():
+            module(batch.x)
+
+    def captured() -> None:
+        capture(subject, batch, points)
+
+    bare(), captured()
+    ratios = []
+    for i in range(ROUNDS):
+        order = (bare, captured) if i % 2 else (captured, bare)
+        seconds = {work: cpu_seconds(work) for work in order}
+        ratios.append(seconds[captured] / seconds[bare])
+    tracemalloc.start()
+    seen = capture(subject, batch, points)
+    python = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    held = sum(one.raw.untyped_storage().nbytes() for one in seen.values())
+    tensors = sum(one.raw.numel() * one.raw.element_size() for one in seen.values())
+    print(f"capturing {len(points)} points of resnet50, 2 pictures of 224 x 224, {ROUNDS} rounds")
+    print(f"CPU time / bare forward: median {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"held: {held / 1e6:.1f} MB for {tensors / 1e6:.1f} MB of tensors; Python objects at most {python / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
