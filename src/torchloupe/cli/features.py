@@ -240,7 +240,7 @@ def one_difference(
         )
     pairs = [Pair(name, first[name][0].cpu().numpy(), second[name][0].cpu().numpy()) for name in first.values]
     picture = None if batch.pictures is None else batch.pictures[0].numpy()
-    id = files[0].name
+    id = " against ".join(dict.fromkeys(file.name for file in files))
     _, figures = draw_difference(pairs, labels, difference, picture, look, style, id)
     for name, row in figures.items():
         for note in row["notes"]:

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from torchloupe import store
 from torchloupe.errors import BadInput, nearest
 from torchloupe.render import colour
-from torchloupe.render.plots import Bar, Cell, Group, grid, raster
+from torchloupe.render.plots import SMALL, Bar, Cell, Group, grid, raster, wrap
 from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FRAMES = 10
 SHOWN = 192
+LABEL = 1.0
 Reduction = Literal["pixel_wise_max", "squeeze_mean", "select_max", "none"]
 
 
@@ -268,7 +269,8 @@ def draw_reduced(
 
 
 def _titled(cell: Cell, label: str) -> Cell:
-    return Cell(cell.image, f"{label}, {cell.label}" if cell.label else label)
+    whole = f"{label}, {cell.label}" if cell.label else label
+    return Cell(cell.image, wrap(whole, LABEL, SMALL, 1)[0])
 
 
 def _ratio(picture: np.ndarray | None, tiles: Mapping[str, np.ndarray]) -> float:
