@@ -51,8 +51,12 @@ def main() -> None:
     held = sum(one.raw.untyped_storage().nbytes() for one in seen.values())
     tensors = sum(one.raw.numel() * one.raw.element_size() for one in seen.values())
     print(f"capturing {len(points)} points of resnet50, 2 pictures of 224 x 224, {ROUNDS} rounds")
-    print(f"CPU time / bare forward: median {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
-    print(f"held: {held / 1e6:.1f} MB for {tensors / 1e6:.1f} MB of tensors; Python objects at most {python / 1e6:.2f} MB")
+    print(
+        f"CPU time / bare forward: median {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})"
+    )
+    print(
+        f"held: {held / 1e6:.1f} MB for {tensors / 1e6:.1f} MB of tensors; Python objects at most {python / 1e6:.2f} MB"
+    )
 
 
 if __name__ == "__main__":

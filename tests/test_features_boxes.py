@@ -9,7 +9,7 @@ from torch import Tensor
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import gradcam
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.targets.boxes import Boxes, Detections, Region, confined, iou
+from torchloupe.targets.boxes import Boxes, Detections, Region, boxes, confined, iou
 
 D = torch.float64
 
@@ -144,3 +144,10 @@ def test_a_heatmap_of_a_box_lies_in_the_box() -> None:
             inside = confined(maps, asked["boxes"], (32, 32))[k, n, 0]
             assert inside.nonzero().tolist() in ([], [[int(top) // 8, int(left) // 8]])
             assert k or best[k, n] == int(top) // 8 * 4 + int(left) // 8
+
+
+def test_boxes_as_people_write_them() -> None:
+    assert boxes(()) == boxes(("predicted",)) == Boxes(1)
+    assert boxes(("top3", "dog", "2")) == Boxes(3, wanted=("dog", 2))
+    with pytest.raises(BadInput, match="no one true class"):
+        boxes(("truth",))

@@ -10,11 +10,13 @@ from typing import Any
 
 # name -> where its function is; the files of commands import nothing heavy before they run.
 COMMANDS: dict[str, str] = {
+    "browse": "torchloupe.cli.browse:browse",
     "cam": "torchloupe.cli.cam:cam",
     "diff": "torchloupe.cli.features:diff",
     "draw": "torchloupe.cli.draw:draw",
     "features": "torchloupe.cli.features:features",
     "layers": "torchloupe.cli.layers:layers",
+    "schedule": "torchloupe.cli.browse:schedule",
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {

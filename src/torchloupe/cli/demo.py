@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from torchloupe.examples.digits import Material, Row, Scenes
 
 DRAWN = 4
-COLUMNS = (
-    *("gradcam", "hirescam", "layercam", "eigencam", "ablationcam", "guided_gradcam", "integrated_gradients"),
-    "occlusion",
-)
+COLUMNS = ("gradcam", "gradcam_pp", "layercam", "eigencam", "scorecam", "ablationcam", "occlusion")
 
 
 def demo(
@@ -54,7 +51,7 @@ def demo(
             raise BadInput(f"{option} {count}: expected {DRAWN} or more")
     if seed < 0:
         raise BadInput(f"--seed {seed}: expected 0 or more")
-    destination(save / "-")
+    destination(save)
     to_learn, held_out = digits.material(seed)
     begin = time.perf_counter()
     with progress("training", steps) as bar:
@@ -75,20 +72,15 @@ def demo(
     print(f"\n{EXPLAINED}\n\n{digits.table(rows)}\n")
     for line in suspicious(rows):
         say(line)
-    written = [
-        store.save(
-            save,
-            "demo",
-            {"pictures": seen.pictures, "boxes": seen.boxes},
-            {
-                "kind": "demo",
-                "seed": seed,
-                "steps": steps,
-                "accuracy": reads._asdict(),
-                "rows": [vars(row) | {"milliseconds": None} for row in rows],
-            },
-        )
-    ]
+    record = {
+        "kind": "demo",
+        "seed": seed,
+        "steps": steps,
+        "accuracy": reads._asdict(),
+        "rows": [vars(row) | {"milliseconds": None} for row in rows],
+    }
+    stored = store.save(save, "demo", {"pictures": seen.pictures, "boxes": seen.boxes}, record)
+    written = [stored, stored.with_suffix(".npz")]
     written += kept(model, save)
     several = np.flatnonzero(seen.present.sum(1) > 1)[:DRAWN]
     for i in several:
@@ -107,7 +99,7 @@ points     the map's maximum lies in the asked digit's box (alone: pictures of o
 elsewhere  it lies in another digit's box
 mass       share of the map's positive part in the box; energy: share of its squares
 chance     what a uniform map would get: the boxes' shares of the area
-Slow methods answer fewer questions (column asked); ms is the time for a question, both layers together."""
+Slow methods answer fewer questions (column asked); ms is CPU time a question, both layers together."""
 
 
 def suspicious(rows: Sequence[Row]) -> list[str]:
@@ -146,7 +138,8 @@ def drawn(model: nn.Module, scene: Scenes, save: Path, name: str) -> list[Path]:
     subject = digits.subject(model)
     batch = digits.as_batch(scene, (name,))
     target = Classes(tuple(int(label) for label in scene.present[0].nonzero()[0]), subject.classes)
-    found = cams(Probe(subject, subject.layers, target), batch, COLUMNS)
+    with digits.threads(1):
+        found = cams(Probe(subject, subject.layers, target), batch, COLUMNS)
     arrays, parts = store.maps_arrays(found, batch, 0)
     record: Any = store.maps_record(parts, model=subject.spec, target=repr(target), weights="digits.safetensors")
     with store.aside(save / f"{name}.png") as (draft,):

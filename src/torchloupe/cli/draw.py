@@ -14,6 +14,7 @@ KINDS: dict[str, str] = {
     "features": "torchloupe.render.features:redraw",
     "difference": "torchloupe.render.features:redraw",
     "cka": "torchloupe.render.features:redraw",
+    "curves": "torchloupe.render.curves:redraw",
 }
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
 

@@ -341,7 +341,7 @@ def chance(batch: Batch) -> Place:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a method at a layer, means over so many questions, milliseconds a question.
+    """One line of the table: a method at a layer, means over so many questions, milliseconds of CPU a question.
 
     alone and among: points in pictures of one digit, and of several. refused: why there are no numbers, or "".
     """
@@ -389,14 +389,14 @@ def measure(model: nn.Module, batch: Batch, progress: Progress | None = None) ->
 def asked(name: str, ask: Callable[..., Maps], probe: Probe, batch: Batch) -> list[Row]:
     """One method at all the probe's layers; where it refuses, at each by itself, so that the others are still asked."""
     parts = [batch.take(range(i, min(i + CHUNK, batch.n))) for i in range(0, batch.n, CHUNK)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         found = [ask(probe, part).maps for part in parts]
     except (BadInput, NoGradient) as error:
         if len(probe.layers) == 1:
             return [Row(name, probe.layers[0], refused=str(error))]
         return [row for layer in probe.layers for row in asked(name, ask, probe.at(layer), batch)]
-    spent = (time.perf_counter() - begin) / batch.n * 1000
+    spent = (time.process_time() - begin) / batch.n * 1000
     rows = []
     for layer in found[0]:
         places = [place(maps[layer], part) for maps, part in zip(found, parts, strict=True)]
@@ -411,7 +411,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["{:<21}{:<8}{:>6}{:>9}{:>8}{:>8}{:>11}{:>8}{:>8}{:>7}{:>7}".format(*head)]
     for row in rows:
         if row.refused:
-            lines.append(f"{row.method:<21}{row.layer:<8}  refused: {row.refused}")
+            lines.append(f"{row.method:<21}{row.layer:<8}  refused: {row.refused.partition(';')[0]}")
             continue
         shares = (row.points, row.alone, row.among, row.elsewhere, row.mass, row.energy, row.empty)
         widths = (9, 8, 8, 11, 8, 8, 7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -152,6 +153,25 @@ class Region:
 
     def _name(self, index: int) -> str:
         return self.names[index] if index < len(self.names) else f"class {index}"
+
+
+def boxes(words: Sequence[str], names: tuple[str, ...] = ()) -> Boxes:
+    """Words -> Boxes: "predicted" (the best one), "top3", and classes by index or name, of which the best is asked.
+
+    Errors: BadInput for the true class, which no detection has.
+    """
+    count, wanted = 1, []
+    for word in words:
+        plain = word.lower()
+        if (found := re.fullmatch(r"top-?(\d+)", plain)) is not None:
+            count = int(found[1])
+        elif plain in ("truth", "true", "label"):
+            raise BadInput(
+                f"target {word!r}: a detector's pictures have no one true class; ask for predicted, topK or classes"
+            )
+        elif plain not in ("predicted", "pred", "prediction"):
+            wanted.append(int(word) if word.isdigit() else word)
+    return Boxes(count, wanted=tuple(wanted), names=names)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:

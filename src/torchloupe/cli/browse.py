@@ -1,0 +1,275 @@
+"""loupe browse and loupe schedule: what a model is fed and how it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from torchloupe.methods.browse import Feed
+
+Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+
+
+def schedule(
+    *configs: str,
+    parameter: Literal["lr", "momentum", "wd"] = "lr",
+    dataset_size: Annotated[int | None, Parameter(alias="-d")] = None,
+    ngpus: Annotated[int | None, Parameter(alias="-n")] = None,
+    save_path: Annotated[Path | None, Parameter(alias="-s")] = None,
+    title: str | None = None,
+    style: str = "whitegrid",
+    window_size: str = "12*7",
+    by: Literal["epoch", "iter"] | None = None,
+    cfg_options: Words = None,
+) -> int:
+    """Draw how the learning rate, momentum or weight decay goes over a training.
+
+    The optimizer and the schedulers are built as the training would build them and are stepped; no picture is loaded.
+    Several configs or specs are drawn over one another. OpenMMLab configs are Python files and run as code.
+
+    Parameters
+    ----------
+    configs
+        Config files (OpenMMLab .py, OpenGait or HRNet .yaml), folders of configs, or specs:
+        torch:package.module:factory?epochs=90, torch:StepLR?step_size=30&epochs=90,
+        timm:cosine?epochs=300&warmup_epochs=5&lr=0.1, transformers:cosine?iters=10000&warmup_steps=500.
+    parameter
+        What to draw.
+    dataset_size
+        Number of training pictures; given, no data set is built. Needed where something goes by iteration.
+    ngpus
+        Number of GPUs: the batch size of a config is that of one GPU.
+    save_path
+        Picture to write (.png, .jpg, .svg, .pdf ...), with its numbers as .csv beside it. Shown in a window, not
+        saved, where absent.
+    title
+        Title of the picture; the name of the config by default.
+    style
+        Style of the picture: whitegrid, darkgrid, white, dark, ticks, or one of matplotlib's.
+    window_size
+        Size of the picture in inches, W*H.
+    by
+        Horizontal axis; epochs where they are known by default.
+    cfg_options
+        Changes to the config, key=value, for example train_cfg.max_epochs=10 optim_wrapper.optimizer.lr=0.01.
+    """
+    from torchloupe.cli.options import progress
+    from torchloupe.errors import BadInput
+    from torchloupe.methods.schedule import record
+    from torchloupe.render import curves as render
+    from torchloupe.sources.configs import options
+    from torchloupe.sources.schedules import Training, schedules
+
+    if not configs:
+        raise BadInput("nothing to draw: name a config, a folder of configs or a spec such as timm:cosine?epochs=100")
+    # What is wrong with the picture is said before anything is built.
+    render.style_name(style)
+    size = render.window_size(window_size)
+    training = Training(dataset_size, ngpus, by, options(cfg_options or ()))
+    if save_path is not None:
+        render.check_suffix(save_path)
+    plans = [plan for config in configs for plan in schedules(config, training)]
+    found = []
+    with progress("schedules", len(plans)) as bar:
+        for plan in plans:
+            found.append(record(plan, parameter, bar.part))
+            bar.advance()
+    figure = render.draw(found, by=by, title=title, style=style, size=size)
+    print("\n".join(render.table(found, by)))
+    if save_path is not None:
+        render.save_figure(figure, save_path)
+        numbers = save_path.with_suffix(".csv")
+        render.write_csv(found, numbers)
+        asked = {"sources": list(configs), "dataset_size": dataset_size, "ngpus": ngpus, "cfg_options": cfg_options}
+        picture = {"by": by, "title": title, "style": style, "window_size": window_size}
+        told = render.save(found, save_path, {**asked, "picture": picture})
+        print(f"{save_path}, numbers in {numbers} and {told.with_suffix('.npz')}")
+    elif not render.show(figure):
+        print("no display here: --save-path curve.png saves the picture and its numbers")
+    return 0
+
+
+def browse(
+    config: str,
+    *,
+    output_dir: Path | None = None,
+    phase: Literal["train", "val", "test"] = "train",
+    show_number: Annotated[int | None, Parameter(alias="-n")] = None,
+    show_interval: Annotated[float, Parameter(alias="-i")] = 2.0,
+    mode: Annotated[Literal["original", "transformed", "concat", "pipeline"], Parameter(alias="-m")] = "transformed",
+    bgr2rgb: bool = False,
+    rescale_factor: Annotated[float, Parameter(alias="-r")] = 1.0,
+    cfg_options: Words = None,
+    transform: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    repeat: int = 1,
+    seed: int = 0,
+    grid: str | None = None,
+    strict: bool = False,
+) -> int:
+    """Look at a data set as the model is fed: through its pipeline, step by step.
+
+    Prints sizes, classes, colours, broken and duplicate pictures of the samples seen. OpenMMLab configs, transforms
+    and factories are Python and run as code.
+
+    Parameters
+    ----------
+    config
+        An OpenMMLab config (.py) or a folder of them, folder:PATH (a class per sub-folder), or
+        torch:package.module:factory for any torch Dataset.
+    output_dir
+        Folder for the pictures, the plots and the numbers; not saved where absent, but shown in a window or,
+        without a display, on a web page in a temporary folder.
+    phase
+        Which data set of a config.
+    show_number
+        How many samples; all by default.
+    show_interval
+        Seconds between pictures, in the window and on the page.
+    mode
+        original (as loaded), transformed (after the pipeline), concat (both) or pipeline (after every step).
+    bgr2rgb
+        Turn the colour channels of the shown pictures round, for data sets that give BGR without saying so.
+    rescale_factor
+        Enlarge or shrink the shown pictures, for example 10 for CIFAR.
+    cfg_options
+        Changes to the config, key=value.
+    transform
+        Steps for folder: and torch: data, package.module:name or file.py:name (torchvision, albumentations, kornia or any
+        callable, a list of them, or a function that makes one).
+    model
+        The preprocessing of a model for folder: and torch: data: timm:NAME, transformers:FOLDER, torchvision:NAME or
+        an OpenMMLab config: what would this model see?
+    data
+        A folder of pictures (a class per sub-folder) in the place of the config's own data; the pipeline stays.
+    repeat
+        Each sample so many times, side by side: the randomness of an augmentation.
+    seed
+        The same seed gives the same pictures.
+    grid
+        Contact sheets of ROWSxCOLUMNS samples instead of a picture a sample.
+    strict
+        Stop at the first sample that cannot be shown.
+    """
+    import math
+    import tempfile
+
+    from torchloupe.errors import BadInput
+    from torchloupe.render import curves
+    from torchloupe.render import samples as render
+    from torchloupe.sources.configs import options
+    from torchloupe.sources.datasets import feeds
+
+    for option, number in (("--show-number", show_number), ("--repeat", repeat)):
+        if number is not None and number < 1:
+            raise BadInput(f"{option} {number}: expected a positive number")
+    if not (rescale_factor > 0 and math.isfinite(rescale_factor)):
+        raise BadInput(f"--rescale-factor {rescale_factor:g}: expected a positive number")
+    if not (show_interval >= 0 and math.isfinite(show_interval)):
+        raise BadInput(f"--show-interval {show_interval:g}: expected seconds, zero or more")
+    if seed < 0:
+        raise BadInput(f"--seed {seed}: expected zero or more")
+    cells = render.grid_size(grid) if grid else None
+    words = options(cfg_options or ())
+    found = feeds(config, phase=phase, transform=transform, model=model, data=data, changes=words)
+    folder = output_dir
+    window = folder is None and curves.window()
+    if folder is None and not window:
+        folder = Path(tempfile.mkdtemp(prefix="loupe-browse-"))
+    asked = {"source": config, "phase": phase, "mode": mode, "transform": transform, "model": model, "data": data,
+             "seed": seed, "repeat": repeat, "cfg_options": cfg_options or []}  # fmt: skip
+    for feed in found:
+        place = None if folder is None else folder / feed.name if len(found) > 1 else folder
+        _browse_one(feed, place, asked, (mode, rescale_factor, bgr2rgb), show_number, show_interval, cells, strict)
+    return 0
+
+
+def _browse_one(
+    feed: Feed,
+    folder: Path | None,
+    asked: dict[str, Any],
+    look: tuple[str, float, bool],
+    number: int | None,
+    interval: float,
+    cells: tuple[int, int] | None,
+    strict: bool,
+) -> None:
+    """One data set: its pictures written or shown as they come, then its table, plots, numbers and page."""
+    import warnings
+
+    import numpy as np
+
+    from torchloupe import store
+    from torchloupe.cli.options import progress
+    from torchloupe.errors import LoupeWarning
+    from torchloupe.methods.browse import BadSample, Census, samples
+    from torchloupe.render import curves
+    from torchloupe.render import samples as render
+
+    mode, factor, flip = look
+    total = len(feed) if number is None else min(number, len(feed))
+    repeat, census = int(asked["repeat"]), Census()
+    screen = render.Window(feed.name, interval) if folder is None else None
+    files: list[tuple[Path, str]] = []
+    repeats: list[Any] = []
+    sheet: list[Any] = []
+
+    def put(image: Any, name: str, caption: str) -> bool:
+        if screen is not None:
+            return screen.show(image, caption)
+        assert folder is not None
+        files.append((render.save_image(image, folder / f"{name}.png"), caption))
+        return True
+
+    def flush() -> bool:
+        page = render.joined(sheet, cells[1] if cells else 1)
+        sheet.clear()
+        return put(page, f"sheet-{len(files) + 1:03d}", f"sheet {len(files) + 1}")
+
+    open_still, told = True, 0
+    with progress(feed.name, total) as bar:
+        chain = samples(feed, range(total), repeat=repeat, seed=int(asked["seed"]), whole=mode != "original")
+        for sample in chain:
+            census.add(sample)
+            if isinstance(sample, BadSample):
+                if strict:
+                    raise sample
+                told += 1
+                if told <= 5:
+                    warnings.warn(f"left out {sample}", LoupeWarning, stacklevel=2)
+                repeats.clear()
+                bar.advance()
+                continue
+            repeats.append(render.view(sample, mode, factor, flip))
+            if len(repeats) < repeat:
+                continue
+            image = render.joined(repeats, 1 if mode in ("pipeline", "concat") else None)
+            repeats = []
+            bar.advance()
+            stem = store.safe_name(f"{sample.index:05d}-{Path(sample.name).stem}")
+            if cells:
+                sheet.append(render.captioned(image, f"{sample.index} {Path(sample.name).name}"))
+                open_still = flush() if len(sheet) == cells[0] * cells[1] else True
+            else:
+                open_still = put(image, stem, f"{sample.index} {sample.name} {sample.label}".strip())
+            if not open_still:
+                break
+    if sheet and open_still:
+        flush()
+    if not census.names and census.bad:
+        raise census.bad[0]
+    summary = census.summary()
+    lines = render.table(feed.name, summary)
+    print("\n".join(lines))
+    if folder is None:
+        return
+    arrays = {"index": np.array(census.indices), "size": np.array(census.sizes).reshape(-1, 2),
+              "fingerprint": np.stack(census.prints), "name": np.array(census.names)}  # fmt: skip
+    store.save(folder, "census", arrays, {"kind": "census", **asked, "summary": summary})
+    curves.save_figure(render.plots(feed.name, census), folder / "census.png")
+    goal = render.page(feed.name, [*files, (folder / "census.png", "all samples seen")], lines, folder, interval)
+    print(f"{len(files)} pictures in {folder}, page {goal}")

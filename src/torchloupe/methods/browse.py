@@ -1,0 +1,254 @@
+"""What a model is fed: samples as they go through a pipeline, and what many of them have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from torchloupe.errors import BadInput
+
+MODES = ("original", "transformed", "concat", "pipeline")
+PHASES = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is known of one picture, in its own pixels.
+
+    boxes (m, 4) x1 y1 x2 y2; names, one a box; keypoints (m, j, 3) x, y, visible (> 0); masks (m, h, w) bool or a
+    label map (h, w) int; heat (h', w') >= 0 of any size, laid over the whole picture.
+    """
+
+    boxes: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    keypoints: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    heat: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a pipeline: its name, what it drew by chance, its pictures (h, w, 3) uint8 RGB (none: only named)."""
+
+    name: str
+    pictures: tuple[np.ndarray, ...] = ()
+    told: str = ""
+    marks: Marks = field(default_factory=Marks)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample on its way through the pipeline; the first step with a picture is the original."""
+
+    index: int
+    name: str
+    label: str
+    steps: tuple[Step, ...]
+    repeat: int = 0
+
+    @property
+    def original(self) -> Step:
+        return next(step for step in self.steps if step.pictures)
+
+    @property
+    def transformed(self) -> Step:
+        return next(step for step in reversed(self.steps) if step.pictures)
+
+
+class BadSample(BadInput):
+    """A sample that cannot be read or that a step refuses: which sample, which step, what it said."""
+
+    def __init__(self, index: int, name: str, step: str, message: str) -> None:
+        super().__init__(f"sample {index} ({name}): {step}: {message}")
+        self.index, self.name, self.step, self.message = index, name, step, message
+
+
+class Feed(Protocol):
+    """A data set with its pipeline. `sample` raises BadSample; `whole=False` asks for the original only."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, seed: int, whole: bool = True) -> Sample: ...
+
+
+def seed_of(seed: int, index: int, repeat: int) -> int:
+    """One seed for every (seed, sample, repeat), the same on every machine and in every order."""
+    return int(np.random.SeedSequence((seed, index, repeat)).generate_state(1)[0])
+
+
+def samples(
+    feed: Feed, numbers: range, *, repeat: int = 1, seed: int = 0, whole: bool = True
+) -> Iterator[Sample | BadSample]:
+    """The samples one after the other, each `repeat` times; a bad one is handed on as its error."""
+    for index in numbers:
+        for time in range(repeat):
+            try:
+                found = feed.sample(index, seed_of(seed, index, time), whole)
+                yield Sample(found.index, found.name, found.label, found.steps, time)
+            except BadSample as error:
+                yield error
+                break
+
+
+class Census:
+    """Numbers over the samples seen, kept in memory that grows by a few hundred bytes a sample."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.indices: list[int] = []
+        self.sizes: list[tuple[int, int]] = []
+        self.outputs: Counter[tuple[int, int]] = Counter()
+        self.labels: Counter[str] = Counter()
+        self.prints: list[np.ndarray] = []
+        self.bad: list[BadSample] = []
+        self.original = Moments()
+        self.transformed = Moments()
+
+    def add(self, sample: Sample | BadSample) -> None:
+        """Counts a sample; of a repeated one only the result of the pipeline counts again."""
+        if isinstance(sample, BadSample):
+            self.bad.append(sample)
+            return
+        picture = sample.original.pictures[0]
+        if sample.repeat == 0:
+            self.indices.append(sample.index)
+            self.names.append(sample.name)
+            self.sizes.append((picture.shape[1], picture.shape[0]))
+            self.prints.append(fingerprint(picture))
+            self.original.add(picture)
+            if sample.label:
+                self.labels[sample.label] += 1
+        for result in sample.transformed.pictures:
+            self.transformed.add(result)
+            self.outputs[(result.shape[1], result.shape[0])] += 1
+
+    def duplicates(self) -> list[tuple[str, ...]]:
+        """Groups of pictures that look the same, by their names."""
+        return [tuple(self.names[k] for k in group) for group in alike(self.prints)]
+
+    def summary(self) -> dict[str, Any]:
+        """All of it as plain values, for a table and a file. Sizes are width x height, colours RGB from 0 to 255."""
+        sizes = np.array(self.sizes, dtype=float).reshape(-1, 2)
+        aspect = sizes[:, 0] / sizes[:, 1]
+
+        def spread(values: np.ndarray) -> dict[str, float]:
+            return {key: float(f(values)) for key, f in (("min", np.min), ("median", np.median), ("max", np.max))}
+
+        return {
+            "samples": len(self.names),
+            "width": spread(sizes[:, 0]) if len(sizes) else {},
+            "height": spread(sizes[:, 1]) if len(sizes) else {},
+            "aspect": spread(aspect) if len(sizes) else {},
+            "output sizes": {f"{w}x{h}": count for (w, h), count in self.outputs.most_common()},
+            "classes": dict(sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))),
+            "mean": self.original.mean.tolist(),
+            "std": self.original.std.tolist(),
+            "transformed mean": self.transformed.mean.tolist(),
+            "transformed std": self.transformed.std.tolist(),
+            "broken": [{"index": e.index, "name": e.name, "step": e.step, "message": e.message} for e in self.bad],
+            "duplicates": [list(group) for group in self.duplicates()],
+        }
+
+
+class Moments:
+    """mean = sum(x) / n, std = sqrt(sum(x^2) / n - mean^2) of each channel over all pixels of all pictures."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum = np.zeros(3)
+        self.squares = np.zeros(3)
+
+    def add(self, picture: np.ndarray) -> None:
+        """picture (h, w, 3) uint8."""
+        # Whole numbers: exact, so that the order of the samples does not matter.
+        counts = np.stack([np.bincount(picture[..., c].ravel(), minlength=256) for c in range(3)])
+        values = np.arange(256.0)
+        self.count += picture.shape[0] * picture.shape[1]
+        self.sum += counts @ values
+        self.squares += counts @ values**2
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.sum / max(self.count, 1)
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(np.maximum(self.squares / max(self.count, 1) - self.mean**2, 0))
+
+
+def fingerprint(picture: np.ndarray) -> np.ndarray:
+    """A picture in 72 bytes, uint8: 8 of pHash (64 signs of low frequencies) and 64 of its 8 x 8 grey thumbnail.
+
+    Source: Zauner 2010, Implementation and benchmarking of perceptual image hash functions, thesis, FH Hagenberg.
+    Differs: the sign is taken against the median of the 8 x 8 block without its first entry, the mean of the picture.
+    """
+    from PIL import Image
+
+    grey = np.asarray(Image.fromarray(picture).convert("L").resize((32, 32), Image.Resampling.BOX), dtype=float)
+    k, x = np.arange(8)[:, None], np.arange(32)[None]
+    basis = np.cos(np.pi * k * (2 * x + 1) / 64)
+    block = (basis @ grey @ basis.T).ravel()
+    # Rounding noise in a flat picture is no sign.
+    signs = block > np.median(block[1:]) + 1e-6 * np.abs(block).max()
+    small = grey.reshape(8, 4, 8, 4).mean((1, 3)).round().astype(np.uint8)
+    return np.concatenate([np.packbits(signs), small.ravel()])
+
+
+def alike(prints: list[np.ndarray], bits: int = 6, level: float = 6.0) -> list[list[int]]:
+    """Groups of numbers whose fingerprints agree: at most `bits` signs differ and the thumbnails by < `level` of 255."""
+    if len(prints) < 2:
+        return []
+    rows = np.stack(prints)
+    ones = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)
+    parent = list(range(len(rows)))
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    for k in range(len(rows) - 1):
+        near = np.flatnonzero(ones[rows[k + 1 :, :8] ^ rows[k, :8]].sum(1) <= bits) + k + 1
+        if len(near):
+            apart = np.abs(rows[near, 8:].astype(float) - rows[k, 8:]).mean(1)
+            for other in near[apart < level].tolist():
+                parent[root(other)] = root(k)
+    groups: dict[int, list[int]] = {}
+    for k in range(len(rows)):
+        groups.setdefault(root(k), []).append(k)
+    return sorted(group for group in groups.values() if len(group) > 1)
+
+
+def told(values: Mapping[str, Any]) -> str:
+    """Drawn values as a short text: 'i 3, j 17, angle -12.5'; long and large ones are left out."""
+    return ", ".join(f"{key} {text}".strip() for key, value in values.items() if (text := _short(value)))
+
+
+def _short(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return value if len(value) <= 24 else ""
+    if isinstance(value, (int, np.integer)):
+        return str(value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, (float, np.floating)):
+        return f"{float(value):.3g}"
+    if isinstance(value, np.ndarray):
+        return _short(value.tolist()) if value.size <= 6 else ""
+    if isinstance(value, Mapping):
+        text = told(value)
+    elif isinstance(value, (list, tuple)):
+        parts = [_short(part) for part in value]
+        text = parts[0] if len(parts) == 1 else f"({', '.join(parts)})" if all(parts) and parts else ""
+    else:
+        return ""
+    return text if len(text) <= 80 else ""

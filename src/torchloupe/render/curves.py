@@ -1,0 +1,277 @@
+"""Schedules as a picture and as a table. The numbers stay whole; only what is drawn is thinned out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchloupe import store
+from torchloupe.errors import BadInput, nearest
+from torchloupe.methods.schedule import Curve, Mark, Unit
+from torchloupe.render.style import Style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELS = {"lr": "learning rate", "momentum": "momentum", "wd": "weight decay"}
+BINS = 2000
+SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
+
+
+def style_name(style: str) -> str:
+    """matplotlib's name of a style: seaborn's five ('whitegrid', 'ticks', ...) or any of matplotlib's own.
+
+    Errors: BadInput, with the nearest names.
+    """
+    import matplotlib.style
+
+    known = ["default", *matplotlib.style.available]
+    for name in (f"seaborn-v0_8-{style}", style):
+        if name in known:
+            return name
+    short = [name.removeprefix("seaborn-v0_8-") for name in known]
+    raise BadInput(f"--style {style}: unknown.{nearest(style, short)} Styles: {', '.join(short)}")
+
+
+def window_size(text: str) -> tuple[float, float]:
+    """'12*7' -> (12.0, 7.0), inches. Errors: BadInput for anything else, zero and negative sizes too."""
+    parts = text.replace("x", "*").split("*")
+    try:
+        width, height = (float(part) for part in parts)
+    except ValueError:
+        width = height = 0.0
+    if not (0 < width <= 200 and 0 < height <= 200):
+        raise BadInput(f"--window-size {text}: expected W*H in inches, for example '12*7'")
+    return width, height
+
+
+def axis(curves: Sequence[Curve], by: Unit | None) -> Unit:
+    """The unit in which all curves can be drawn: the wanted one, else epochs where all know them, else iterations."""
+    able = {
+        "epoch": all(curve.unit == "epoch" or curve.per_epoch for curve in curves),
+        "iter": all(curve.unit == "iter" for curve in curves),
+    }
+    order: tuple[Unit, ...] = (by,) if by else ("epoch", "iter")
+    for unit in order:
+        if able[unit]:
+            return unit
+    blind = [c.name for c in curves if c.unit == "epoch" or not c.per_epoch]
+    wanted = f"by {by}" if by else "on one axis"
+    raise BadInput(f"{', '.join(blind)}: cannot be drawn {wanted} without iterations an epoch; give --dataset-size")
+
+
+def draw(
+    curves: Sequence[Curve],
+    *,
+    by: Unit | None = None,
+    title: str | None = None,
+    style: str = "whitegrid",
+    size: tuple[float, float] = (12, 7),
+) -> Figure:
+    """One line for every distinct group of every curve; the warm-up shaded, milestones dotted, over one axis."""
+    import matplotlib
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    unit = axis(curves, by)
+    with matplotlib.style.context(style_name(style)):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        lines = 0
+        drawn = [(curve, _distinct(curve)) for curve in curves]
+        count = sum(len(groups) for _, groups in drawn)
+        if count > 8:
+            axes.set_prop_cycle(color=matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count)))
+        for curve, distinct in drawn:
+            scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
+            for groups, column in distinct:
+                at, values = thinned(curve, column)
+                label = " · ".join(part for part in (curve.name if len(curves) > 1 else "", groups) if part)
+                axes.plot(at * scale, values, label=label or None, drawstyle="steps-post", linewidth=1.8)
+                lines += bool(label)
+        _mark(axes, curves, unit)
+        axes.set_xlabel("epoch" if unit == "epoch" else "iteration")
+        axes.set_ylabel(LABELS[curves[0].parameter])
+        axes.set_title(
+            title if title is not None else curves[0].name if len(curves) == 1 else LABELS[curves[0].parameter]
+        )
+        axes.margins(x=0.01)
+        if lines:
+            figure.legend(loc="outside lower center", ncols=1 if lines < 4 else 2, fontsize="small")
+    return figure
+
+
+def _distinct(curve: Curve) -> list[tuple[str, int]]:
+    """(label, column): groups whose values are the same at every unit are one line."""
+    found: dict[bytes, list[int]] = {}
+    for g in range(curve.values.shape[1]):
+        found.setdefault(np.ascontiguousarray(curve.values[:, g]).tobytes(), []).append(g)
+    if len(found) == 1 and curve.values.shape[1] > 1:
+        return [(f"all {curve.values.shape[1]} groups", 0)]
+    return [(_joined([curve.groups[g] for g in columns]), columns[0]) for columns in found.values()]
+
+
+def _joined(names: list[str]) -> str:
+    return " = ".join(names) if len(names) <= 3 else f"{names[0]} = {len(names) - 1} others"
+
+
+def thinned(curve: Curve, column: int) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) to draw: every change where there are few; else the least and greatest of each of 2000 equal stretches.
+
+    The first and the last value are always kept, the last up to the end of the training.
+    """
+    at, values = curve.at, curve.values[:, column]
+    if len(at) > 2 * BINS:
+        edges = np.searchsorted(at, np.linspace(0, curve.length, BINS + 1))
+        kept = {0, len(at) - 1}
+        for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            if low < high:
+                kept |= {low + int(values[low:high].argmin()), low + int(values[low:high].argmax())}
+        chosen = np.array(sorted(kept))
+        at, values = at[chosen], values[chosen]
+    return np.append(at, curve.length), np.append(values, values[-1])
+
+
+def _mark(axes: Any, curves: Sequence[Curve], unit: Unit) -> None:
+    """Warm-ups as shaded spans and milestones as dotted lines with their place, once where curves agree."""
+    seen: set[tuple[float, str]] = set()
+    for curve in curves:
+        scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
+        for mark in curve.marks:
+            place = round((mark.end if mark.end is not None else mark.at) * scale, 2)
+            if (place, mark.label) in seen:
+                continue
+            seen.add((place, mark.label))
+            if mark.end is not None:
+                axes.axvspan(mark.at * scale, mark.end * scale, alpha=0.12, color="tab:orange", linewidth=0)
+            else:
+                axes.axvline(mark.at * scale, linestyle=":", linewidth=1, color="0.5")
+            text = f" {mark.label} {place:g}" if mark.end is None else f" {mark.label} to {place:g}"
+            # A warm-up's label ends at the end of its span, a milestone's begins at its line: they share no place.
+            side, at = ("right", mark.end * scale) if mark.end is not None else ("left", mark.at * scale)
+            look: dict[str, Any] = {"rotation": 90, "va": "top", "fontsize": 8, "color": "0.3"}
+            look["bbox"] = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.6, "pad": 1}
+            axes.text(at, 0.98, text, transform=axes.get_xaxis_transform(), ha=side, **look)
+
+
+def table(curves: Sequence[Curve], by: Unit | None = None) -> list[str]:
+    """Lines to print: first, peak and last value of every distinct group."""
+    unit = axis(curves, by)
+    rows = [("", "first", "peak", f"at {unit}", "last")]
+    for curve in curves:
+        scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
+        summary = curve.summary()
+        for groups, column in _distinct(curve):
+            row = summary[column]
+            name = " · ".join(part for part in (curve.name, groups) if part)
+            peak_at = f"{row['peak_at'] * scale:.6g}"
+            rows.append((name, f"{row['first']:.6g}", f"{row['peak']:.6g}", peak_at, f"{row['last']:.6g}"))
+    widths = [max(len(row[k]) for row in rows) for k in range(5)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(row[k].rjust(widths[k]) for k in range(1, 5))]).rstrip() for row in rows
+    ]
+
+
+def write_csv(curves: Sequence[Curve], path: Path) -> None:
+    """Every change of every group: schedule, group, iteration (empty where unknown), epoch, value; 17 digits.
+
+    A row's value holds until the next row of its group; a last row at the end of the training repeats the last value.
+    """
+    with store.aside(path) as (draft,), open(draft, "w", encoding="utf-8", newline="") as file:
+        file.write("schedule,group,parameter,iteration,epoch,value\n")
+        for curve in curves:
+            for g, group in enumerate(curve.groups):
+                head = ",".join(_quoted(text) for text in (curve.name, group, curve.parameter))
+                column = curve.values[:, g].tolist()
+                for at, value in zip([*curve.at.tolist(), curve.length], [*column, column[-1]], strict=True):
+                    iteration = at if curve.unit == "iter" else ""
+                    epoch = at if curve.unit == "epoch" else repr(at / curve.per_epoch) if curve.per_epoch else ""
+                    file.write(f"{head},{iteration},{epoch},{value!r}\n")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
+
+
+def check_suffix(path: Path) -> None:
+    """Errors: BadInput for a name whose ending is no picture format."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"--save-path {path}: expected a name ending with one of {', '.join(SUFFIXES)}")
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """The figure in the format that the file name ends with. Errors: BadInput for an unknown ending."""
+    check_suffix(path)
+    with store.aside(path) as (draft,):
+        figure.savefig(draft, dpi=dpi)
+
+
+def window() -> bool:
+    """Whether matplotlib can open a window here."""
+    import matplotlib.pyplot as plt
+    from matplotlib.backends import BackendFilter, backend_registry
+
+    return plt.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
+
+
+def show(figure: Figure) -> bool:
+    """The figure in a window until it is closed; False, and nothing shown, where there is no display."""
+    if not window():
+        return False
+    import matplotlib.pyplot as plt
+
+    width, height = figure.get_size_inches()
+    manager = plt.figure(figsize=(width, height)).canvas.manager
+    assert manager is not None
+    manager.canvas.figure = figure
+    figure.set_canvas(manager.canvas)
+    plt.show()
+    return True
+
+
+def save(curves: Sequence[Curve], path: Path, record: Mapping[str, Any]) -> Path:
+    """The numbers of a picture beside it: NAME.npz with every change of every group, NAME.json with how it was made.
+
+    Arrays: `at 0`, `values 0` of the first curve and so on; the record's "curves" holds names, units and marks.
+    """
+    arrays = {f"{key} {k}": getattr(curve, key) for k, curve in enumerate(curves) for key in ("at", "values")}
+    keys = ("name", "parameter", "unit", "length", "groups", "per_epoch", "marks")
+    told = [{key: getattr(curve, key) for key in keys} for curve in curves]
+    return store.save(path.parent, path.stem, arrays, {"kind": "curves", **record, "curves": told})
+
+
+def load(path: Path) -> tuple[list[Curve], Mapping[str, Any]]:
+    """The curves that `save` wrote, and their record."""
+    arrays, record = store.load(path)
+    curves = []
+    for k, told in enumerate(record["curves"]):
+        words = {**told, "groups": tuple(told["groups"]), "marks": tuple(Mark(**mark) for mark in told["marks"])}
+        curves.append(Curve(at=arrays[f"at {k}"], values=arrays[f"values {k}"], **words))
+    return curves, record
+
+
+def redraw(
+    paths: Sequence[Path],
+    goal: str | None,
+    _style: Style,
+    _methods: Sequence[str],
+    _layers: Sequence[str],
+    _targets: Sequence[str],
+) -> list[Path]:
+    """The pictures of stored schedules again, as they were asked for; `loupe draw` calls this."""
+    written = []
+    for path in paths:
+        curves, record = load(path)
+        look = record.get("picture", {})
+        size = window_size(look.get("window_size", "12*7"))
+        figure = draw(
+            curves, by=look.get("by"), title=look.get("title"), style=look.get("style", "whitegrid"), size=size
+        )
+        place = path.with_suffix(".png") if goal is None else Path(goal)
+        place = place if place.suffix else place / f"{path.stem}.png"
+        save_figure(figure, place)
+        written.append(place)
+    return written

@@ -1,0 +1,293 @@
+"""Samples as pictures: what is known drawn on them, steps side by side, contact sheets, plots, a web page."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchloupe import store
+from torchloupe.errors import BadInput
+from torchloupe.methods.browse import MODES, Census, Marks, Sample, Step
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
+           (227, 119, 194), (23, 190, 207), (188, 189, 34))  # fmt: skip
+GAP = 8
+LARGEST = 20000
+FONT_SIZE = 13
+
+
+def grid_size(text: str) -> tuple[int, int]:
+    """'4x5' -> (4, 5), rows and columns. Errors: BadInput for anything else."""
+    rows, _, columns = text.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and 0 < int(rows) <= 100 and 0 < int(columns) <= 100):
+        raise BadInput(f"--grid {text}: expected ROWSxCOLUMNS, for example 4x5")
+    return int(rows), int(columns)
+
+
+def view(sample: Sample, mode: str = "transformed", factor: float = 1.0, flip: bool = False) -> Image.Image:
+    """One sample as one picture in a mode of MODES, with what is known of it drawn in.
+
+    factor enlarges (whole pixels stay sharp) or shrinks; flip turns the channels round.
+    """
+    if mode not in MODES:
+        raise BadInput(f"--mode {mode}: expected one of {', '.join(MODES)}")
+    head = sample.label
+    if mode == "pipeline":
+        tiles = [tile for step in sample.steps for tile in _tiles(step, step.name, factor, flip)]
+        return captioned(joined(tiles), head)
+    steps = {
+        "original": [("", sample.original)],
+        "transformed": [("", sample.transformed)],
+        "concat": [("original", sample.original), ("transformed", sample.transformed)],
+    }[mode]
+    tiles = [tile for name, step in steps for tile in _tiles(step, name, factor, flip, told=False)]
+    return captioned(joined(tiles), head)
+
+
+def _tiles(step: Step, name: str, factor: float, flip: bool, told: bool = True) -> list[Image.Image]:
+    text = f"{name}\n{step.told}" if told and step.told else name
+    if not step.pictures:
+        from PIL import Image
+
+        # A step without a picture is a narrow empty tile with its name.
+        return [captioned(Image.new("RGB", (150, 4), "white"), text)]
+    return [
+        captioned(marked(picture, step.marks, factor, flip), text if k == 0 else f"{name} {k + 1}" if name else "")
+        for k, picture in enumerate(step.pictures)
+    ]
+
+
+def marked(picture: np.ndarray, marks: Marks, factor: float = 1.0, flip: bool = False) -> Image.Image:
+    """picture (h, w, 3) uint8, scaled by factor, with masks, heat, boxes, names and keypoints drawn over it."""
+    from PIL import Image, ImageDraw
+
+    if flip:
+        picture = np.ascontiguousarray(picture[..., ::-1])
+    h, w = picture.shape[:2]
+    size = max(1, round(w * factor)), max(1, round(h * factor))
+    if max(size) > LARGEST:
+        raise BadInput(f"--rescale-factor {factor:g}: a picture of {size[0]} x {size[1]} is too large")
+    image = Image.fromarray(picture)
+    if size != (w, h):
+        image = image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+    for k, mask in enumerate(_layers(marks.masks)):
+        veil = Image.fromarray((mask > 0).astype(np.uint8) * 110).resize(size, Image.Resampling.NEAREST)
+        image.paste(COLOURS[k % len(COLOURS)], (0, 0), veil)
+    if marks.heat is not None and marks.heat.max() > 0:
+        heat = (marks.heat / marks.heat.max() * 190).clip(0, 190).astype(np.uint8)
+        image.paste((255, 40, 40), (0, 0), Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
+    pen = ImageDraw.Draw(image)
+    width = max(1, round(min(size) / 150))
+    for k, box in enumerate(marks.boxes if marks.boxes is not None else ()):
+        x0, y0, x1, y1 = (float(v) * factor for v in box)
+        if x1 >= x0 and y1 >= y0:
+            colour = COLOURS[k % len(COLOURS)]
+            pen.rectangle((x0, y0, x1, y1), outline=colour, width=width)
+            if k < len(marks.names) and marks.names[k]:
+                _tag(pen, (x0, y0), marks.names[k], colour)
+    for k, person in enumerate(marks.keypoints if marks.keypoints is not None else ()):
+        radius = max(2, width + 1)
+        for x, y, seen in person:
+            if seen > 0:
+                spot = (x * factor - radius, y * factor - radius, x * factor + radius, y * factor + radius)
+                pen.ellipse(spot, fill=COLOURS[k % len(COLOURS)], outline="white")
+    return image
+
+
+def _layers(masks: np.ndarray | None) -> list[np.ndarray]:
+    """Masks one by one: a stack as it is, a label map label by label (0 and 255 are background and ignored)."""
+    if masks is None:
+        return []
+    if masks.ndim == 3:
+        return list(masks)
+    return [masks == label for label in np.unique(masks) if label not in (0, 255)]
+
+
+def _tag(pen: Any, at: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
+    place = (max(at[0], 0), max(at[1] - FONT_SIZE - 3, 0))
+    left, top, right, bottom = pen.textbbox(place, text, font=_font())
+    pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
+    pen.text(place, text, font=_font(), fill="white")
+
+
+def _font() -> Any:
+    from matplotlib.font_manager import findfont
+    from PIL import ImageFont
+
+    return ImageFont.truetype(findfont("DejaVu Sans"), FONT_SIZE)
+
+
+def captioned(image: Image.Image, text: str) -> Image.Image:
+    """A picture with lines of text above it, broken to its width; unchanged for no text."""
+    if not text:
+        return image
+    from PIL import Image, ImageDraw
+
+    font, width = _font(), max(image.width, 110)
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split(" "):
+            for piece in _pieces(word, width, font):
+                longer = f"{line} {piece}".strip()
+                if line and font.getlength(longer) > width:
+                    lines.append(line)
+                    line = piece
+                else:
+                    line = longer
+        lines.append(line)
+    lines = lines if len(lines) <= 6 else [*lines[:5], lines[5] + " ..."]
+    step = FONT_SIZE + 4
+    page = Image.new("RGB", (width, image.height + step * len(lines) + 3), "white")
+    pen = ImageDraw.Draw(page)
+    for k, line in enumerate(lines):
+        pen.text((0, k * step), line, font=font, fill=(20, 20, 20) if k == 0 else (110, 110, 110))
+    page.paste(image, (0, step * len(lines) + 3))
+    return page
+
+
+def _pieces(word: str, width: int, font: Any) -> list[str]:
+    """A word that is wider than the picture, cut to pieces that are not."""
+    pieces, piece = [], ""
+    for letter in word:
+        if piece and font.getlength(piece + letter) > width:
+            pieces.append(piece)
+            piece = ""
+        piece += letter
+    return [*pieces, piece]
+
+
+def joined(tiles: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Tiles in rows, each row as high as its highest tile, aligned at the top; about as wide as high by default."""
+    from PIL import Image
+
+    if len(tiles) == 1:
+        return tiles[0]
+    if columns is None:
+        columns = len(tiles) if len(tiles) <= 4 else math.ceil(math.sqrt(1.6 * len(tiles)))
+    rows = [list(tiles[k : k + columns]) for k in range(0, len(tiles), columns)]
+    widths = [max(row[c].width for row in rows if c < len(row)) for c in range(len(rows[0]))]
+    heights = [max(tile.height for tile in row) for row in rows]
+    size = sum(widths) + GAP * (len(widths) - 1), sum(heights) + GAP * (len(heights) - 1)
+    page = Image.new("RGB", size, "white")
+    for r, row in enumerate(rows):
+        for c, tile in enumerate(row):
+            page.paste(tile, (sum(widths[:c]) + GAP * c, sum(heights[:r]) + GAP * r))
+    return page
+
+
+def save_image(image: Image.Image, path: Path) -> Path:
+    """The picture as PNG, whole or not at all."""
+    with store.aside(path) as (draft,):
+        image.save(draft)
+    return path
+
+
+def table(name: str, summary: dict[str, Any]) -> list[str]:
+    """Lines to print about the samples seen."""
+    lines = [f"{name}: {summary['samples']} samples"]
+
+    def row(key: str, text: str) -> None:
+        lines.append(f"  {key:<18}{text}")
+
+    if summary["samples"]:
+        for key in ("width", "height", "aspect"):
+            low, middle, high = (f"{summary[key][part]:.4g}" for part in ("min", "median", "max"))
+            row("aspect (w/h)" if key == "aspect" else key, f"{low} to {high}, median {middle}")
+        outputs = summary["output sizes"]
+        row("after", ", ".join(f"{size} ({count})" for size, count in list(outputs.items())[:4])
+            + (f", {len(outputs) - 4} other sizes" if len(outputs) > 4 else ""))  # fmt: skip
+        for key in ("mean", "std", "transformed mean", "transformed std"):
+            row(key, "R {:.2f}  G {:.2f}  B {:.2f}".format(*summary[key]))
+        classes = summary["classes"]
+        if classes:
+            row("classes", f"{len(classes)}: " + ", ".join(f"{key} {count}" for key, count in list(classes.items())[:8])
+                + (" ..." if len(classes) > 8 else ""))  # fmt: skip
+    for bad in summary["broken"][:20]:
+        row("broken", f"sample {bad['index']} ({bad['name']}): {bad['step']}: {bad['message']}")
+    if len(summary["broken"]) > 20:
+        row("broken", f"{len(summary['broken']) - 20} more")
+    for group in summary["duplicates"][:20]:
+        row("look the same", ", ".join(group[:6]) + (f" and {len(group) - 6} more" if len(group) > 6 else ""))
+    if len(summary["duplicates"]) > 20:
+        row("look the same", f"{len(summary['duplicates']) - 20} more groups")
+    return lines
+
+
+def plots(name: str, census: Census) -> Figure:
+    """Sizes, aspect ratios, class counts and the mean and spread of the colours of the samples seen."""
+    from matplotlib.figure import Figure
+
+    summary = census.summary()
+    sizes = np.array(census.sizes).reshape(-1, 2)
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    (a, b), (c, d) = figure.subplots(2, 2)
+    a.scatter(sizes[:, 0], sizes[:, 1], s=18, alpha=0.5)
+    a.set(xlabel="width", ylabel="height", title="sizes before the pipeline", xlim=(0, None), ylim=(0, None))
+    b.hist(sizes[:, 0] / sizes[:, 1], bins=min(30, max(5, len(sizes))))
+    b.set(xlabel="width / height", ylabel="pictures", title="aspect ratios")
+    classes = list(summary["classes"].items())[:30]
+    c.barh([label for label, _ in classes][::-1], [count for _, count in classes][::-1])
+    more = len(summary["classes"]) - len(classes)
+    c.set(xlabel="pictures", title="classes" + (f" (the first 30, {more} more)" if more else ""))
+    c.tick_params(axis="y", labelsize=8)
+    for k, (key, shift) in enumerate((("", -0.18), ("transformed ", 0.18))):
+        d.bar(np.arange(3) + shift, summary[f"{key}mean"], 0.34, yerr=summary[f"{key}std"], capsize=4,
+              color=["tab:red", "tab:green", "tab:blue"], alpha=0.85 - 0.4 * k, label=key.strip() or "original")  # fmt: skip
+    d.set_xticks(range(3), ["R", "G", "B"])
+    d.set(ylim=(0, 255), title="mean ± std: original (dark), transformed (pale)")
+    figure.suptitle(f"{name}: {summary['samples']} samples")
+    return figure
+
+
+def page(name: str, files: Sequence[tuple[Path, str]], lines: Sequence[str], folder: Path, interval: float) -> Path:
+    """index.html in the folder: the pictures that lie there, one after the other or all at once, and the table."""
+    names = [(file.relative_to(folder).as_posix(), caption) for file, caption in files]
+    figures = "\n".join(
+        f'<figure><img loading="lazy" src="{html.escape(file)}" alt="{html.escape(caption)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for file, caption in names
+    )
+    text = (Path(__file__).parent / "browse.html").read_text(encoding="utf-8")
+    for key, value in (
+        ("{{title}}", html.escape(name)),
+        ("{{table}}", html.escape("\n".join(lines))),
+        ("{{interval}}", repr(float(interval))),
+        ("{{figures}}", figures),
+    ):
+        text = text.replace(key, value)
+    goal = folder / "index.html"
+    with store.aside(goal) as (draft,):
+        draft.write_text(text, encoding="utf-8")
+    return goal
+
+
+class Window:
+    """A window that shows one picture after the other, each for a while."""
+
+    def __init__(self, title: str, interval: float) -> None:
+        import matplotlib.pyplot as plt
+
+        self.plt, self.interval = plt, interval
+        self.figure = plt.figure(num=title)
+
+    def show(self, image: Image.Image, caption: str) -> bool:
+        """Shows a picture for the interval; False once the window has been closed."""
+        if not self.plt.fignum_exists(self.figure.number):
+            return False
+        self.figure.clear()
+        axes = self.figure.add_axes((0, 0, 1, 0.94))
+        axes.imshow(np.asarray(image))
+        axes.set_axis_off()
+        self.figure.suptitle(caption, fontsize=10)
+        self.plt.pause(max(self.interval, 0.001))
+        return bool(self.plt.fignum_exists(self.figure.number))

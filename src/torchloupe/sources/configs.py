@@ -1,0 +1,186 @@
+"""Reading other people's configs: OpenMMLab Python files (which run as code), OpenGait and HRNet YAML, `a:b?c=d` specs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from torchloupe.errors import BadInput, LoupeError, MissingPackage, nearest, need
+from torchloupe.sources import openmmlab
+
+CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one short line: its kind and the first lines of what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+
+
+def literal(text: str) -> Any:
+    """The Python value that the text spells ('1e-3', '[1, 2]', 'true', 'None'), else the text itself."""
+    lowered = text.strip().lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text
+
+
+def options(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words as a dict of values; `a,b` without brackets is a list. Errors: BadInput without `=`."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise BadInput(f"--cfg-options {word}: expected key=value, for example train_dataloader.batch_size=64")
+        value = literal(text)
+        if isinstance(value, str) and "," in value and not value.startswith(("[", "(", "{", "'", '"')):
+            value = [literal(part) for part in value.split(",")]
+        found[key.strip()] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def spec(text: str) -> tuple[str, str, dict[str, Any]]:
+    """'timm:cosine?epochs=9' -> ('timm', 'cosine', {'epochs': 9})."""
+    head, _, query = text.partition("?")
+    kind, _, rest = head.partition(":")
+    return kind, rest, {key: literal(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+
+
+def expand(source: str) -> list[str]:
+    """A folder of configs as the sorted paths of its configs (sub-folders too, `_base_` not); else the source itself."""
+    path = Path(source)
+    if not path.is_dir():
+        return [source]
+    found = sorted(
+        str(file)
+        for file in path.rglob("*")
+        if file.suffix in (".py", ".yaml", ".yml")
+        and not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
+        and file.stem not in ("metafile", "model-index", "default")
+    )
+    if not found:
+        raise BadInput(
+            f"{source}: no config (.py, .yaml) in this folder; for a folder of pictures write folder:{source}"
+        )
+    return found
+
+
+def imported(text: str, option: str) -> Any:
+    """The object that 'package.module:name' or 'path/to/file.py:name' names. The module runs as code.
+
+    Errors: BadInput for a word without a colon, a module that does not import, a name that the module lacks.
+    """
+    module_name, colon, name = text.rpartition(":")
+    if not colon or not module_name or not name:
+        raise BadInput(f"{option} {text}: expected package.module:name or path/to/file.py:name")
+    try:
+        if module_name.endswith(".py"):
+            if not Path(module_name).is_file():
+                raise BadInput(f"{option} {text}: no file {module_name}")
+            found = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+            assert found is not None
+            assert found.loader is not None
+            module = importlib.util.module_from_spec(found)
+            found.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+    except LoupeError:
+        raise
+    except Exception as error:
+        raise BadInput(f"{option} {text}: {module_name} does not import: {one_line(error)}") from error
+    value: Any = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise BadInput(f"{option} {text}: {module_name} has no {part}.{nearest(part, dir(value))}")
+        value = getattr(value, part)
+    return value
+
+
+def yaml_config(path: str | Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A YAML file as a dict, with `a.b=value` changes made. Errors: BadInput for a file that is no YAML mapping."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: cannot be read as YAML: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: expected a YAML mapping, found {type(content).__name__}")
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise BadInput(f"--cfg-options {key}: {parent} in {path} holds a value, not a block")
+        place[last] = value
+    return content
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `under`: mappings merge, everything else replaces."""
+    result = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
+    """An OpenMMLab config, `_base_` files merged in, changes made. The file is Python and runs as code.
+
+    Errors: MissingPackage without mmengine; BadInput for a file that is absent or does not load.
+    """
+    try:
+        from mmengine.config import Config
+    except ImportError as error:
+        raise need("mmengine", "mmpretrain") from error
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such config file")
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(dict(changes))
+    except ImportError as error:
+        raise MissingPackage(f"{path}: needs a package that is not installed: {one_line(error)}") from error
+    except Exception as error:
+        raise BadInput(f"{path}: does not load as an OpenMMLab config: {one_line(error)}") from error
+    return config
+
+
+@contextmanager
+def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
+    """Inside, names in the config are looked up in its own package (default_scope); outside nothing has changed.
+
+    Errors: MissingPackage where that package is not installed.
+    """
+    from mmengine.registry import DefaultScope
+
+    scope = config.get("default_scope") or "mmengine"
+    try:
+        if scope == "mmpretrain":
+            # Its own way in: a plain import fails beside transformers 5.
+            openmmlab._import()
+            if "mmpretrain.models" not in sys.modules:
+                # Somebody imported mmpretrain before us; its models are still to come.
+                vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
+        importlib.import_module(scope)
+    except ModuleNotFoundError as error:
+        if error.name != scope:
+            raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
+        raise MissingPackage(
+            f"{path}: needs {scope}, which is not installed; install it: pip install {scope}"
+        ) from error
+    except Exception as error:
+        raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
+    with DefaultScope.overwrite_default_scope(scope):
+        yield scope

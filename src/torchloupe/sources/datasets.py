@@ -1,0 +1,352 @@
+"""Data sets from the places where people keep them: folders, torch Dataset factories and OpenMMLab configs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchloupe.errors import BadInput, LoupeError
+from torchloupe.methods.browse import BadSample, Feed, Marks, Sample, Step
+from torchloupe.sources.configs import expand, imported, one_line, spec
+from torchloupe.sources.transforms import (
+    Flow,
+    Look,
+    Stage,
+    StepFailed,
+    model_transform,
+    named_transform,
+    run,
+    seeded,
+    stages,
+    unchanged,
+)
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+
+
+def feeds(
+    source: str,
+    *,
+    phase: str = "train",
+    transform: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> list[Feed]:
+    """The data sets that a source names, each with its pipeline; several for a folder of configs.
+
+    source: an OpenMMLab config or a folder of them, `folder:PATH` (a class per sub-folder), `torch:module:factory`.
+    transform, model: steps to take after the source's own. data: a folder of pictures in the place of a config's own.
+    Errors: BadInput, MissingPackage, each in one line.
+    """
+    from torchloupe.sources.pipelines import PipelineFeed, config_stages
+
+    steps: list[Stage] = []
+    if transform:
+        steps += named_transform(transform)
+    if model:
+        steps += config_stages(model, changes or {}) if model.endswith(".py") else model_transform(model)
+    kind, rest, query = spec(source)
+    if kind == "folder":
+        return [FolderFeed(rest, steps)]
+    if kind == "torch":
+        return [TorchFeed(source, rest, query, steps)]
+    if not Path(source).exists():
+        raise BadInput(f"{source}: neither a config file, a folder of configs, nor folder:PATH or torch:module:factory")
+    if steps:
+        raise BadInput("--transform and --model are for folder: and torch: sources; a config has its own pipeline")
+    paths, found = expand(source), []
+    last: LoupeError | None = None
+    for path in paths:
+        if not path.endswith(".py"):
+            last = BadInput(f"{path}: only OpenMMLab configs (.py) say how pictures are prepared")
+        else:
+            try:
+                found.append(PipelineFeed(path, phase, changes or {}, data))
+                continue
+            except LoupeError as error:
+                last = error
+        if len(paths) == 1 and last is not None:
+            raise last
+    if not found and last is not None:
+        raise last
+    # Configs of one folder differ in the model more often than in the data.
+    distinct: dict[str, Feed] = {}
+    for feed in found:
+        distinct.setdefault(feed.key, feed)
+    return list(distinct.values())
+
+
+def open_picture(path: str | Path) -> Any:
+    """A picture file as an RGB PIL image, turned as its camera says. Raises what PIL raises."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        return ImageOps.exif_transpose(file).convert("RGB")
+
+
+class FolderFeed:
+    """`folder:PATH`: pictures anywhere below PATH; the first folder below it is the class."""
+
+    def __init__(self, root: str, steps: Sequence[Stage]) -> None:
+        self.root, self.steps, self.name = Path(root), list(steps), Path(root).resolve().name
+        if not self.root.is_dir():
+            raise BadInput(f"folder:{root}: no such folder")
+        self.paths = sorted(p for p in self.root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        if not self.paths:
+            raise BadInput(f"folder:{root}: no picture in it (looked for {', '.join(PICTURE_SUFFIXES)})")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
+        """Raises BadSample for a file that is no picture and for a step that fails."""
+        path = self.paths[index]
+        inside = path.relative_to(self.root)
+        label = inside.parts[0] if len(inside.parts) > 1 else ""
+        try:
+            image = open_picture(path)
+        except Exception as error:
+            raise BadSample(index, str(inside), "load", one_line(error)) from error
+        log = [Step("load", Look().pictures(image))]
+        if whole:
+            with seeded(seed):
+                try:
+                    run(self.steps, Flow(image), Look(), log)
+                except StepFailed as error:
+                    raise BadSample(index, str(inside), f"step {error.step}", error.message) from error
+        return Sample(index, str(inside), label, tuple(log))
+
+
+class TorchFeed:
+    """`torch:module:factory?...`: any torch Dataset. Its own `transform` is watched step by step while it runs."""
+
+    def __init__(self, source: str, rest: str, query: Mapping[str, Any], steps: Sequence[Stage]) -> None:
+        made = imported(rest, "torch:")
+        if not callable(made) and not hasattr(made, "__getitem__"):
+            raise BadInput(f"{source}: expected a data set or a factory of one, found {type(made).__name__}")
+        try:
+            self.dataset = made(**query) if inspect.isclass(made) or not hasattr(made, "__getitem__") else made
+        except LoupeError:
+            raise
+        except Exception as error:
+            raise BadInput(f"{source}: the factory failed: {one_line(error)}") from error
+        if not hasattr(self.dataset, "__getitem__") or not hasattr(self.dataset, "__len__"):
+            found = type(self.dataset).__name__
+            raise BadInput(f"{source}: expected a data set with a length and items, the factory gave {found}")
+        if len(self.dataset) == 0:
+            raise BadInput(f"{source}: the data set is empty")
+        self.name, self.steps = rest.rpartition(":")[2], list(steps)
+        self.classes = _attribute(self.dataset, "classes")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
+        """Raises BadSample where the data set or a step raises."""
+        name, log = _file_name(self.dataset, index), list[Step]()
+        with seeded(seed):
+            try:
+                with recording(self.dataset, log) as looks:
+                    item = self.dataset[index]
+            except StepFailed as error:
+                raise BadSample(index, name, f"step {error.step}", error.message) from error
+            except Exception as error:
+                raise BadSample(index, name, "load", one_line(error)) from error
+            image, target = _divided(item)
+            look = looks[-1] if looks else Look()
+            pictures = look.pictures(image)
+            if not pictures:
+                found = sorted(item) if isinstance(item, Mapping) else type(item).__name__
+                raise BadSample(index, name, "item", f"holds no picture: {found}")
+            marks, label = _truth(target, self.classes)
+            if not log:
+                log.append(Step("item", pictures, "", marks))
+            else:
+                last = log[-1]
+                same = bool(unchanged(last.pictures, pictures, ""))
+                # The data set's own target belongs to what its pipeline gave.
+                log.append(Step("item", pictures, "", marks)) if not same else log.__setitem__(
+                    -1, Step(last.name, last.pictures, last.told, marks)
+                )
+            if whole:
+                try:
+                    run(self.steps, Flow(image, marks), look, log)
+                except StepFailed as error:
+                    raise BadSample(index, name, f"step {error.step}", error.message) from error
+        return Sample(index, name, label, tuple(log if whole else log[:1]))
+
+
+@contextmanager
+def recording(dataset: Any, log: list[Step]) -> Iterator[list[Look]]:
+    """Inside, the transforms that a data set holds leave a picture of every step in the log; then all is as before."""
+    looks: list[Look] = []
+    with ExitStack() as stack:
+        for home in _homes(dataset):
+            own = getattr(home, "transform", None)
+            if callable(own):
+                taken = Recorder(own, log, looks)
+                _swap(home, "transform", taken, stack)
+                both = getattr(home, "transforms", None)
+                # torchvision's VisionDataset holds its transform a second time, inside `transforms`.
+                if getattr(both, "transform", None) is own:
+                    _swap(both, "transform", taken, stack)
+            elif callable(getattr(home, "transforms", None)):
+                _swap(home, "transforms", Recorder(home.transforms, log, looks), stack)
+        yield looks
+
+
+def _swap(home: Any, name: str, value: Any, stack: ExitStack) -> None:
+    before = getattr(home, name)
+    setattr(home, name, value)
+    stack.callback(setattr, home, name, before)
+
+
+def _homes(dataset: Any) -> list[Any]:
+    """The data set and those inside it (Subset, ConcatDataset): who may hold a transform."""
+    inner = [dataset.dataset] if hasattr(dataset, "dataset") else list(getattr(dataset, "datasets", ()))
+    return [dataset, *(home for one in inner for home in _homes(one))]
+
+
+class Recorder:
+    """Called in the place of a transform: takes its steps one by one, as the transform does, and logs the pictures."""
+
+    def __init__(self, transform: Any, log: list[Step], looks: list[Look]) -> None:
+        self.transform, self.log, self.looks = transform, log, looks
+
+    def __call__(self, *values: Any, **words: Any) -> Any:
+        start = words.get("image", values[0] if values else None)
+        self.log.append(
+            Step("load", Look().pictures(start), "", _truth(values[1] if len(values) > 1 else words, None)[0])
+        )
+        look = Look()
+        plain = len(values) == 1 and not words
+        if plain or set(words) == {"image"}:
+            parts = stages(self.transform)
+            flow = run(parts, Flow(start), look, self.log)
+            for part in parts:
+                look = look.after(part.owner)
+            self.looks.append(look)
+            return flow.image if plain else {"image": flow.image}
+        inner = getattr(self.transform, "transforms", None)
+        if words or not isinstance(inner, (list, tuple)):
+            parts_called, result = [self.transform], None
+        else:
+            parts_called, result = list(inner), None
+        for part in parts_called:
+            name = type(part).__name__
+            try:
+                result = part(*values, **words)
+            except Exception as error:
+                raise StepFailed(name, error) from error
+            if not words:
+                values = result if isinstance(result, tuple) else (result,)
+            look = look.after(part)
+            image, target = _divided(result)
+            self.log.append(Step(name, look.pictures(image), "", _truth(target, None)[0]))
+        self.looks.append(look)
+        return result
+
+
+# --- what a sample holds ---------------------------------------------------------------------------------------------
+
+IMAGE_KEYS = ("image", "img", "pixel_values", "inputs", "input", "x")
+LABEL_KEYS = ("label", "labels", "target", "class", "gt_label", "y")
+
+
+def _divided(item: Any) -> tuple[Any, Any]:
+    """(picture, the rest) of what a data set gives: a tuple, a mapping, or the picture alone."""
+    if isinstance(item, Mapping):
+        key = next((key for key in IMAGE_KEYS if key in item), None)
+        return (None if key is None else item[key]), {k: v for k, v in item.items() if k != key}
+    if isinstance(item, (tuple, list)) and item:
+        return item[0], item[1] if len(item) == 2 else item[1:]
+    return item, None
+
+
+def _truth(target: Any, classes: Any) -> tuple[Marks, str]:
+    """Marks and label of a target: a number, a name, a mapping of boxes, keypoints and masks, COCO annotations."""
+    if isinstance(target, (list, tuple)) and target and isinstance(target[0], Mapping) and "bbox" in target[0]:
+        corners = np.array([one["bbox"] for one in target], dtype=float).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        names = tuple(_name(one.get("category_id", ""), classes) for one in target)
+        points = [one["keypoints"] for one in target if one.get("keypoints")]
+        keypoints = np.array(points, dtype=float).reshape(len(points), -1, 3) if points else None
+        return Marks(corners, names, keypoints), ""
+    if isinstance(target, (tuple, list)) and target and not isinstance(target[0], (int, float)):
+        target = target[0]
+    if not isinstance(target, Mapping):
+        return Marks(), "" if target is None else _name(target, classes)
+    boxes = _xyxy(next((target[key] for key in ("boxes", "bboxes", "gt_bboxes") if target.get(key) is not None), None))
+    labels = next((target[key] for key in LABEL_KEYS if target.get(key) is not None), None)
+    many = boxes is not None and labels is not None and np.ndim(_plain(labels)) == 1 and len(labels) == len(boxes)
+    names = tuple(_name(one, classes) for one in _plain(labels)) if many and labels is not None else ()
+    keypoints = _plain(target.get("keypoints"))
+    if keypoints is not None:
+        keypoints = np.asarray(keypoints, float)
+        keypoints = keypoints[None] if keypoints.ndim == 2 else keypoints
+        if keypoints.shape[-1] == 2:
+            keypoints = np.concatenate([keypoints, np.ones_like(keypoints[..., :1])], -1)
+    masks = _plain(next((target[key] for key in ("masks", "mask") if target.get(key) is not None), None))
+    heat = _plain(target.get("heatmaps", target.get("heatmap")))
+    heat = None if heat is None else np.asarray(heat, float).reshape(-1, *np.shape(heat)[-2:]).max(0)
+    label = "" if many or labels is None else _name(labels, classes)
+    return Marks(boxes, names, keypoints, None if masks is None else np.asarray(masks), heat), label
+
+
+def _xyxy(boxes: Any) -> np.ndarray | None:
+    """Boxes as corners; torchvision's BoundingBoxes say in which format they are."""
+    if boxes is None:
+        return None
+    form = str(getattr(getattr(boxes, "format", None), "value", getattr(boxes, "format", "XYXY"))).upper()
+    found = np.asarray(_plain(boxes), dtype=float).reshape(-1, 4).copy()
+    if form == "XYWH":
+        found[:, 2:] += found[:, :2]
+    elif form == "CXCYWH":
+        found[:, :2] -= found[:, 2:] / 2
+        found[:, 2:] += found[:, :2]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+
+
+def _name(label: Any, classes: Any) -> str:
+    """A label as text; the name of its class where the data set tells names. A mixed label shows its shares."""
+    label = _plain(label)
+    if isinstance(label, np.ndarray):
+        if label.ndim == 0 or label.size == 1:
+            label = label.reshape(-1)[0].item()
+        elif label.ndim == 1 and label.dtype.kind == "f":
+            shares = [k for k in np.argsort(-label)[:3].tolist() if label[k] > 0.005]
+            return " + ".join(f"{_name(k, classes)} {label[k]:.2f}" for k in shares)
+        else:
+            return ", ".join(_name(one, classes) for one in label.tolist()[:4])
+    if isinstance(label, (int, np.integer)) and not isinstance(label, bool) and classes is not None:
+        if isinstance(classes, Mapping):
+            return str(classes.get(int(label), label))
+        return str(classes[int(label)]) if 0 <= int(label) < len(classes) else str(label)
+    return str(label) if isinstance(label, (int, float, str, np.number)) else ""
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    return next((getattr(home, name) for home in _homes(dataset) if getattr(home, name, None) is not None), None)
+
+
+def _file_name(dataset: Any, index: int) -> str:
+    """The file of a sample where the data set keeps a list of them (torchvision's folders), else its number."""
+    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        return _file_name(dataset.dataset, int(dataset.indices[index]))
+    for key in ("samples", "imgs", "paths", "files"):
+        known = getattr(dataset, key, None)
+        if isinstance(known, (list, tuple)) and index < len(known):
+            entry = known[index][0] if isinstance(known[index], (list, tuple)) else known[index]
+            if isinstance(entry, (str, Path)):
+                return Path(entry).name
+    return str(index)

@@ -1,0 +1,652 @@
+"""Schedules from the places where people write them: each becomes the real optimizer and the real schedulers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
+from torchloupe.methods.schedule import Mark, Plan, Ticker, Unit
+from torchloupe.sources.configs import (
+    expand,
+    imported,
+    merged,
+    one_line,
+    openmmlab_config,
+    openmmlab_scope,
+    spec,
+    yaml_config,
+)
+
+MOST_MARKS = 24
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the caller says of the training: pictures, GPUs, the wanted axis and changes to configs."""
+
+    dataset_size: int | None = None
+    ngpus: int | None = None
+    by: Unit | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for option, value in (("--dataset-size", self.dataset_size), ("--ngpus", self.ngpus)):
+            if value is not None and value < 1:
+                raise BadInput(f"{option} {value}: expected a positive number")
+
+    def per_epoch(self, batch_size: int, size: int | None = None) -> int | None:
+        """Iterations an epoch: ceil(pictures / (batch size x GPUs)); None where no data set size is known."""
+        size = size or self.dataset_size
+        if batch_size < 1:
+            raise BadInput(f"batch size {batch_size}: expected a positive number")
+        return None if size is None else math.ceil(size / (batch_size * (self.ngpus or 1)))
+
+
+def schedules(source: str, training: Training = Training()) -> list[Plan]:
+    """The plan of a config or spec, or the plans of a folder of configs, in order.
+
+    `config.py` (OpenMMLab), `config.yaml` (OpenGait, HRNet), `torch:module:factory`, `torch:CosineAnnealingLR?...`,
+    `timm:cosine?...`, `transformers:cosine?...`. Errors: BadInput, MissingPackage, each in one line.
+    """
+    kind, rest, query = spec(source)
+    makers: dict[str, Callable[[str, str, dict[str, Any], Training], Plan]] = {
+        "torch": _torch,
+        "timm": _timm,
+        "transformers": _transformers,
+    }
+    if kind in makers and ":" in source:
+        try:
+            return [makers[kind](source, rest, dict(query), training)]
+        except LoupeError:
+            raise
+        except ImportError as error:
+            raise MissingPackage(f"{source}: {one_line(error)}") from error
+        except Exception as error:
+            raise BadInput(f"{source}: {one_line(error)}") from error
+    if not Path(source).exists():
+        raise BadInput(f"{source}: neither a config file, a folder of configs nor a spec ({', '.join(makers)}:...)")
+    plans, paths = [], expand(source)
+    for path in paths:
+        try:
+            plans.append(_openmmlab(path, training) if path.endswith(".py") else _yaml(path, training))
+        except LoupeError as error:
+            if len(paths) == 1:
+                raise
+            # A folder holds configs that are for evaluation only.
+            warnings.warn(f"left out: {error}", LoupeWarning, stacklevel=2)
+    if not plans:
+        raise BadInput(f"{source}: none of its {len(paths)} configs has a schedule that can be drawn")
+    return plans
+
+
+# --- specs -----------------------------------------------------------------------------------------------------------
+
+
+def _length(name: str, query: dict[str, Any], training: Training) -> tuple[int, Unit, int | None, Unit]:
+    """Takes epochs, iters, batch_size and per out of the query: length, its unit, iterations an epoch, stepping."""
+    epochs, iters, per = query.pop("epochs", None), query.pop("iters", None), query.pop("per", None)
+    batch_size = query.pop("batch_size", None)
+    if per not in (None, "iter", "epoch"):
+        raise BadInput(f"{name}: per={per}: expected per=iter or per=epoch")
+    for key, value in (("epochs", epochs), ("iters", iters), ("batch_size", batch_size)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise BadInput(f"{name}: {key}={value}: expected a positive number")
+    if training.dataset_size and batch_size is None:
+        raise BadInput(f"{name}: --dataset-size needs the batch size; add batch_size=N to the spec")
+    per_epoch = training.per_epoch(batch_size) if batch_size else None
+    if iters is not None:
+        return iters, "iter", per_epoch, per or "iter"
+    if epochs is None:
+        raise BadInput(f"{name}: does not say how long the training is; add epochs=N or iters=N, for example {name}"
+                       f"{'&' if '?' in name else '?'}epochs=100")  # fmt: skip
+    if per_epoch is not None:
+        return epochs * per_epoch, "iter", per_epoch, per or "epoch"
+    return epochs, "epoch", None, per or "epoch"
+
+
+def _parameters(count: int = 1) -> list[Any]:
+    import torch
+
+    return [torch.nn.Parameter(torch.zeros(1)) for _ in range(count)]
+
+
+def _optimizer(name: str, query: dict[str, Any]) -> Any:
+    """A torch optimizer over one number, from opt, lr, momentum, weight_decay, betas in the query."""
+    import torch
+
+    wanted = str(query.pop("opt", "SGD"))
+    known: dict[str, Any] = {key.lower(): value for key, value in vars(torch.optim).items() if inspect.isclass(value)}
+    if wanted.lower() not in known or wanted.lower() == "optimizer":
+        raise BadInput(f"{name}: opt={wanted} is no torch optimizer.{nearest(wanted, known)}")
+    given = {key: query.pop(key) for key in ("lr", "momentum", "weight_decay", "betas") if key in query}
+    return known[wanted.lower()](_parameters(), **{"lr": 0.1, **given})
+
+
+def _torch(name: str, rest: str, query: dict[str, Any], training: Training) -> Plan:
+    """`torch:module:factory?...` (the factory gives (optimizer, scheduler or schedulers)) or `torch:StepLR?...`."""
+    import torch
+
+    length, unit, per_epoch, per = _length(name, query, training)
+    if ":" in rest:
+        made = imported(rest, "torch:")(**query)
+        if not isinstance(made, tuple) or len(made) != 2 or not hasattr(made[0], "param_groups"):
+            raise BadInput(f"{name}: the factory must return (optimizer, scheduler), found {type(made).__name__}")
+        optimizer, found = made
+        schedulers = list(found) if isinstance(found, (list, tuple)) else [found]
+    else:
+        known: dict[str, Any] = {
+            key: value for key, value in vars(torch.optim.lr_scheduler).items() if inspect.isclass(value)
+        }
+        if rest not in known:
+            raise BadInput(f"{name}: no torch.optim.lr_scheduler.{rest} and no module:factory.{nearest(rest, known)}")
+        optimizer = _optimizer(name, query)
+        schedulers = [known[rest](optimizer, **query)]
+    for scheduler in schedulers:
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise BadInput(f"{name}: ReduceLROnPlateau follows a metric, which is known only while training")
+        if not callable(getattr(scheduler, "step", None)):
+            raise BadInput(f"{name}: {type(scheduler).__name__} is no scheduler (it has no step())")
+    scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
+    marks = tuple(Mark(at * scale, "milestone") for scheduler in schedulers for at in _torch_milestones(scheduler))
+    tickers = tuple(Ticker(_stepper(scheduler), per) for scheduler in schedulers)
+    names = _group_names(optimizer.param_groups)
+    return Plan(name, optimizer, tickers, length, unit, per_epoch, names, _few(marks, length))
+
+
+def _stepper(scheduler: Any) -> Callable[[int], Any]:
+    """One step of a scheduler that counts for itself."""
+    return lambda _done: scheduler.step()
+
+
+def _torch_milestones(scheduler: Any) -> list[int]:
+    """Where a torch scheduler changes its ways: milestones, also of the schedulers that it holds."""
+    found = list(getattr(scheduler, "milestones", ())) + list(getattr(scheduler, "_milestones", ()))
+    offsets = [0, *getattr(scheduler, "_milestones", ())]
+    inner = getattr(scheduler, "_schedulers", ())
+    for k, child in enumerate(inner):
+        offset = offsets[k] if len(offsets) == len(inner) else 0
+        found += [offset + at for at in _torch_milestones(child)]
+    return found
+
+
+def _timm(name: str, rest: str, query: dict[str, Any], training: Training) -> Plan:
+    """`timm:cosine?epochs=300&warmup_epochs=5&lr=0.1`: timm's create_scheduler_v2 with the rest of the query."""
+    try:
+        from timm.scheduler import create_scheduler_v2
+    except ImportError as error:
+        raise need("timm", "timm") from error
+    query.setdefault("epochs", query.pop("num_epochs", 300))
+    epochs = query["epochs"]
+    _, unit, per_epoch, per = _length(name, query, training)
+    optimizer = _optimizer(name, query)
+    known = set(inspect.signature(create_scheduler_v2).parameters) - {"optimizer", "sched", "num_epochs"}
+    for key in query:
+        if key not in known:
+            raise BadInput(f"{name}: timm's create_scheduler_v2 has no {key}.{nearest(key, known)}")
+    if rest == "plateau":
+        raise BadInput(f"{name}: plateau follows a metric, which is known only while training")
+    by_update = per == "iter" or query.get("step_on_epochs") is False
+    if by_update and per_epoch is None:
+        raise BadInput(f"{name}: stepping by iteration needs --dataset-size and batch_size=N in the spec")
+    extra = {"step_on_epochs": not by_update, "updates_per_epoch": per_epoch or 0} if by_update else {}
+    scheduler, epochs = create_scheduler_v2(optimizer, sched=rest, num_epochs=epochs, **{**query, **extra})
+    tickers: tuple[Ticker, ...] = ()
+    if scheduler is not None:
+        tickers = (Ticker(lambda done: scheduler.step(done), "epoch"),)
+        if by_update:
+            tickers += (Ticker(lambda done: scheduler.step_update(done), "iter"),)
+    scale = per_epoch or 1 if unit == "iter" else 1
+    times = getattr(scheduler, "decay_t", ())
+    times = times if isinstance(times, (list, tuple)) else ()
+    marks = tuple(Mark(int(at) * (1 if by_update else scale), "milestone") for at in times)
+    return Plan(name, optimizer, tickers, epochs * scale, unit, per_epoch, marks=_few(marks, epochs * scale))
+
+
+def _transformers(name: str, rest: str, query: dict[str, Any], training: Training) -> Plan:
+    """`transformers:cosine?iters=10000&warmup_steps=500&lr=5e-5`: transformers.get_scheduler, stepped by iteration."""
+    try:
+        from transformers import get_scheduler
+        from transformers.trainer_utils import SchedulerType
+    except ImportError as error:
+        raise need("transformers", "transformers") from error
+    known = [str(kind.value) for kind in SchedulerType]
+    if rest not in known:
+        raise BadInput(f"{name}: transformers has no scheduler {rest}.{nearest(rest, known)} It has {', '.join(known)}")
+    if rest in ("reduce_lr_on_plateau", "greedy"):
+        raise BadInput(f"{name}: {rest} follows a metric, which is known only while training")
+    query.setdefault("per", "iter")
+    length, unit, per_epoch, per = _length(name, query, training)
+    if unit == "epoch":
+        raise BadInput(f"{name}: transformers steps by iteration; give iters=N, or batch_size=N and --dataset-size")
+    ratio = query.pop("warmup_ratio", 0)
+    steps = query.pop("warmup_steps", math.ceil(length * ratio))
+    query.setdefault("opt", "AdamW")
+    query.setdefault("lr", 5e-5)
+    optimizer = _optimizer(name, query)
+    scheduler = get_scheduler(rest, optimizer, steps, length, scheduler_specific_kwargs=query or None)
+    return Plan(name, optimizer, (Ticker(lambda done: scheduler.step(), per),), length, unit, per_epoch)
+
+
+# --- YAML ------------------------------------------------------------------------------------------------------------
+
+# OpenGait's configs/default.yaml, which every one of its configs is laid over.
+OPENGAIT_DEFAULTS: dict[str, Any] = {
+    "optimizer_cfg": {"solver": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005},
+    "scheduler_cfg": {"scheduler": "MultiStepLR", "milestones": [20000, 40000, 60000], "gamma": 0.1},
+    "trainer_cfg": {"total_iter": 80000, "sampler": {"batch_size": [8, 16]}},
+}
+# The TRAIN block of HRNet's lib/config/default.py.
+HRNET_DEFAULTS: dict[str, Any] = {
+    "LR": 0.001, "LR_FACTOR": 0.1, "LR_STEP": [90, 110], "OPTIMIZER": "adam", "MOMENTUM": 0.9, "WD": 0.0001,
+    "NESTEROV": False, "BEGIN_EPOCH": 0, "END_EPOCH": 140, "BATCH_SIZE_PER_GPU": 32,
+}  # fmt: skip
+
+
+def _yaml(path: str, training: Training) -> Plan:
+    config = yaml_config(path, training.changes)
+    try:
+        if "optimizer_cfg" in config or "scheduler_cfg" in config or "trainer_cfg" in config:
+            return _opengait(path, config, training)
+        if isinstance(config.get("TRAIN"), dict):
+            return _hrnet(path, config, training)
+    except LoupeError:
+        raise
+    except Exception as error:
+        raise BadInput(f"{path}: {one_line(error)}") from error
+    raise BadInput(f"{path}: neither an OpenGait config (optimizer_cfg, scheduler_cfg) nor an HRNet one (TRAIN: LR)")
+
+
+def _opengait(path: str, config: dict[str, Any], training: Training) -> Plan:
+    """torch.optim and torch.optim.lr_scheduler by name, stepped every iteration, total_iter times."""
+    import torch
+
+    base = next((place / "configs/default.yaml" for place in (*Path(path).resolve().parents, Path.cwd())
+                 if (place / "configs/default.yaml").is_file()), None)  # fmt: skip
+    under = merged(OPENGAIT_DEFAULTS, yaml_config(base, {}) if base else {})
+    config = merged(under, config)
+    blocks = {}
+    for block, key, home in (
+        ("optimizer_cfg", "solver", torch.optim),
+        ("scheduler_cfg", "scheduler", torch.optim.lr_scheduler),
+    ):
+        given = dict(config[block])
+        kind = given.pop(key)
+        found = getattr(home, str(kind), None)
+        if found is None:
+            raise BadInput(f"{path}: {block}.{key}: {home.__name__} has no {kind}.{nearest(str(kind), dir(home))}")
+        taken = inspect.signature(found).parameters
+        blocks[block] = (found, {name: value for name, value in given.items() if name in taken})
+    optimizer_type, given = blocks["optimizer_cfg"]
+    optimizer = optimizer_type(_parameters(), **given)
+    scheduler_type, given = blocks["scheduler_cfg"]
+    scheduler = scheduler_type(optimizer, **given)
+    length = int(config["trainer_cfg"]["total_iter"])
+    sizes = config["trainer_cfg"]["sampler"]["batch_size"]
+    # The two numbers are subjects and sequences of each, over all GPUs.
+    batch = math.prod(sizes) if isinstance(sizes, (list, tuple)) else int(sizes)
+    per_epoch = math.ceil(training.dataset_size / batch) if training.dataset_size else None
+    marks = tuple(Mark(at, "milestone") for at in _torch_milestones(scheduler))
+    ticker = Ticker(lambda done: scheduler.step(), "iter")
+    return Plan(_stem(path), optimizer, (ticker,), length, "iter", per_epoch, marks=_few(marks, length))
+
+
+def _hrnet(path: str, config: dict[str, Any], training: Training) -> Plan:
+    """SGD or Adam and MultiStepLR by epoch, from BEGIN_EPOCH to END_EPOCH.
+
+    Differs: HRNet's loop calls scheduler.step() before an epoch, which was right for torch 1.0; a later torch drops
+    the rate one epoch early there. What the config says, LR_STEP, is drawn.
+    """
+    import torch
+
+    train = merged(HRNET_DEFAULTS, config["TRAIN"])
+    kind = str(train["OPTIMIZER"]).lower()
+    if kind == "sgd":
+        optimizer: Any = torch.optim.SGD(
+            _parameters(),
+            lr=train["LR"],
+            momentum=train["MOMENTUM"],
+            weight_decay=train["WD"],
+            nesterov=train["NESTEROV"],
+        )
+    elif kind == "adam":
+        # HRNet gives Adam no weight decay, whatever WD says.
+        optimizer = torch.optim.Adam(_parameters(), lr=train["LR"])
+    else:
+        raise BadInput(f"{path}: TRAIN.OPTIMIZER {kind}: expected sgd or adam")
+    begin, end = int(train["BEGIN_EPOCH"]), int(train["END_EPOCH"])
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(train["LR_STEP"]), train["LR_FACTOR"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(begin):
+            scheduler.step()
+    gpus = training.ngpus or len(config.get("GPUS") or (0,))
+    batch = int(train["BATCH_SIZE_PER_GPU"]) * gpus
+    per_epoch = math.ceil(training.dataset_size / batch) if training.dataset_size else None
+    scale = per_epoch or 1
+    length = (end - begin) * scale
+    marks = tuple(Mark((at - begin) * scale, "milestone") for at in train["LR_STEP"])
+    ticker = Ticker(lambda done: scheduler.step(), "epoch")
+    unit: Unit = "iter" if per_epoch else "epoch"
+    return Plan(_stem(path), optimizer, (ticker,), length, unit, per_epoch, marks=_few(marks, length))
+
+
+# --- OpenMMLab -------------------------------------------------------------------------------------------------------
+
+
+class _Pictures:
+    """A data set that is only as long as a data set: what samplers need to know."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def _openmmlab(path: str, training: Training) -> Plan:
+    """The config's own optimizer wrapper and parameter schedulers (or lr_config, the style before 2022)."""
+    config = openmmlab_config(path, training.changes)
+    with openmmlab_scope(path, config):
+        try:
+            if "lr_config" in config and "param_scheduler" not in config:
+                return _old_style(path, config, training)
+            return _new_style(path, config, training)
+        except LoupeError:
+            raise
+        except ImportError as error:
+            raise MissingPackage(f"{path}: {one_line(error)}") from error
+        except Exception as error:
+            raise BadInput(f"{path}: the schedule cannot be built: {one_line(error)}") from error
+
+
+def _new_style(path: str, config: Any, training: Training) -> Plan:
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    loop, wrapper = config.get("train_cfg"), config.get("optim_wrapper")
+    if not loop or not wrapper:
+        raise BadInput(f"{path}: says nothing of training ({'train_cfg' if not loop else 'optim_wrapper'} is missing)")
+    max_epochs, max_iters = loop.get("max_epochs"), loop.get("max_iters")
+    if max_epochs is None and max_iters is None:
+        raise BadInput(f"{path}: train_cfg has neither max_epochs nor max_iters")
+    written = config.get("param_scheduler") or []
+    written = [dict(one) for one in ([written] if isinstance(written, dict) else written)]
+    by_epoch = max_epochs is not None
+    mixed = any(one.get("by_epoch", True) != by_epoch or one.get("convert_to_iter_based") for one in written)
+    per_epoch = _iters_per_epoch(path, config.get("train_dataloader") or {}, training, mixed, by_epoch)
+    unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
+    length = max_epochs * (per_epoch or 1) if by_epoch else max_iters
+    optimizer, names = _built_optimizer(path, config, training, per_epoch)
+    tickers: list[Ticker] = []
+    marks: list[Mark] = []
+    for one in written:
+        epochs = one.get("by_epoch", True)
+        if str(one.get("type", "")).startswith("ReduceOnPlateau"):
+            raise BadInput(f"{path}: {one['type']} follows a metric, which is known only while training")
+        end = (
+            (max_epochs if by_epoch else math.ceil(max_iters / per_epoch))
+            if epochs and (by_epoch or per_epoch)
+            else None
+        )
+        one.setdefault("end", end if epochs else (max_iters if not by_epoch else length))
+        scheduler = PARAM_SCHEDULERS.build(one, default_args={"optimizer": optimizer, "epoch_length": per_epoch or 1})
+        per: Unit = "epoch" if scheduler.by_epoch else "iter"
+        scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
+        tickers.append(Ticker(_stepper(scheduler), per, scheduler.end))
+        marks += [Mark((scheduler.begin + at) * scale, "milestone") for at in getattr(scheduler, "milestones", ())]
+        if scheduler.begin > 0:
+            marks.append(Mark(scheduler.begin * scale, type(scheduler).__name__))
+    return Plan(_stem(path), optimizer, tuple(tickers), length, unit, per_epoch, names, _few(marks, length))
+
+
+def _iters_per_epoch(path: str, loader: Any, training: Training, needed: bool, by_epoch: bool) -> int | None:
+    """ceil(samples a GPU / batch size), floor with drop_last; builds the data set only where nobody says its size."""
+    from mmengine.registry import DATA_SAMPLERS, DATASETS
+
+    wanted = "iter" if by_epoch else "epoch"
+    if training.dataset_size is None and not needed and training.by != wanted:
+        return None
+    batch = loader.get("batch_size", loader.get("samples_per_gpu"))
+    if batch is None:
+        raise BadInput(f"{path}: the training data loader has no batch_size")
+    if not isinstance(batch, int) or batch < 1:
+        raise BadInput(f"{path}: batch_size {batch}: expected a positive number")
+    size = training.dataset_size
+    if size is None:
+        try:
+            size = len(DATASETS.build(loader["dataset"]))
+        except Exception as error:
+            message = f"{path}: the training set cannot be built ({one_line(error)}); give --dataset-size N"
+            raise BadInput(message) from error
+        if size == 0:
+            raise BadInput(f"{path}: the training set is empty; give --dataset-size N")
+    sampler = loader.get("sampler")
+    if sampler:
+        built = DATA_SAMPLERS.build(dict(sampler), default_args={"dataset": _Pictures(size)})
+        size = len(built)
+    share = size / (training.ngpus or 1)
+    iters = int(share // batch) if loader.get("drop_last") else math.ceil(math.ceil(share) / batch)
+    if iters < 1:
+        raise BadInput(f"{path}: {size} pictures on {training.ngpus or 1} GPU(s) do not fill one batch of {batch}")
+    return iters
+
+
+def _built_optimizer(path: str, config: Any, training: Training, per_epoch: int | None) -> tuple[Any, tuple[str, ...]]:
+    """The config's optimizer; its equal parameter groups become one each, so that stepping costs little.
+
+    The model is built only where groups depend on it (paramwise_cfg, constructor).
+    """
+    import copy
+
+    import torch
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import OPTIMIZERS
+
+    wrapper = copy.deepcopy(dict(config.optim_wrapper))
+    kind = (wrapper.get("optimizer") or {}).get("type")
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        raise BadInput(f"{path}: no optimizer {kind}.{nearest(kind, OPTIMIZERS.module_dict)}")
+    if str(wrapper.get("type", "")).startswith(("Amp", "Apex")):
+        # Mixed precision does not change a schedule, and its wrapper asks for a GPU.
+        wrapper = {
+            key: wrapper[key] for key in ("optimizer", "paramwise_cfg", "constructor", "clip_grad") if key in wrapper
+        }
+        wrapper["type"] = "OptimWrapper"
+    module: Any = torch.nn.Linear(1, 1)
+    if wrapper.get("paramwise_cfg") or "constructor" in wrapper:
+        try:
+            module = _module(config.model)
+        except Exception as error:
+            message = f"{path}: parameter groups are left out, for the model cannot be built ({one_line(error)})"
+            warnings.warn(message, LoupeWarning, stacklevel=2)
+            wrapper.pop("paramwise_cfg", None)
+            wrapper.pop("constructor", None)
+    built = _quietly(build_optim_wrapper, module, wrapper)
+    optimizer = getattr(built, "optimizer", None)
+    if optimizer is None:
+        raise BadInput(f"{path}: several optimizers in one config are not supported")
+    scale = config.get("auto_scale_lr") or {}
+    if scale.get("enable"):
+        batch = config.train_dataloader.batch_size * (training.ngpus or 1)
+        for group in optimizer.param_groups:
+            group["lr"] *= batch / scale["base_batch_size"]
+    names = dict(_one_of_each(optimizer))
+    return optimizer, tuple(names.values())
+
+
+def _module(model: Any) -> Any:
+    """The model without memory for its weights where it can be built so (no value is asked while building)."""
+    import torch
+    from mmengine.registry import MODELS
+
+    # Found first: what the package does on import wants real tensors.
+    MODELS.get(model["type"])
+    try:
+        with torch.device("meta"):
+            return _quietly(MODELS.build, model)
+    except Exception:
+        return _quietly(MODELS.build, model)
+
+
+def _one_of_each(optimizer: Any) -> list[tuple[int, str]]:
+    """Keeps one parameter group of each setting (in place) and names them by what sets them apart."""
+    import torch
+
+    kept: dict[tuple[str, ...], Any] = {}
+    counts: dict[tuple[str, ...], int] = {}
+    for group in optimizer.param_groups:
+        key = tuple(repr(group.get(name)) for name in optimizer.defaults)
+        counts[key] = counts.get(key, 0) + len(group["params"])
+        kept.setdefault(key, group)
+    for group in kept.values():
+        group["params"] = [torch.nn.Parameter(torch.zeros(1))]
+    optimizer.param_groups[:] = list(kept.values())
+    names = _group_names(optimizer.param_groups)
+    return [
+        (k, f"{name} ({count} tensors)" if name else "")
+        for k, (name, count) in enumerate(zip(names, counts.values(), strict=True))
+    ]
+
+
+def _group_names(groups: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Each group's own name, else what sets it apart: 'decay 0.05', 'lr 0.001, decay 0'. One group needs no name."""
+    if len(groups) == 1:
+        return (str(groups[0].get("name", "")),)
+    names = []
+    short = {"weight_decay": "decay", "initial_lr": "lr"}
+    keys = [key for key in ("initial_lr", "lr", "weight_decay", "momentum") if all(key in group for group in groups)]
+    if "initial_lr" in keys:
+        keys.remove("lr")
+    telling = [key for key in keys if len({repr(group[key]) for group in groups}) > 1]
+    for g, group in enumerate(groups):
+        told = ", ".join(f"{short.get(key, key)} {float(group[key]):.4g}" for key in telling)
+        names.append(str(group.get("name", "")) or told or f"group {g}")
+    return tuple(name if names.count(name) == 1 else f"{name} #{k}" for k, name in enumerate(names))
+
+
+def _quietly(build: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls with mmengine's log raised to errors: it prints a line for every parameter group."""
+    import logging
+
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return build(*arguments)
+    finally:
+        logger.setLevel(level)
+
+
+# The policies of mmcv 1's LrUpdaterHook as mmengine schedulers of the same values, for `length` epochs or iterations.
+def _policy(path: str, config: Mapping[str, Any], length: int, base: float) -> dict[str, Any] | None:
+    policy = str(config.get("policy", "")).lower()
+    low = config.get("min_lr", 0) if config.get("min_lr_ratio") is None else config["min_lr_ratio"] * base
+    if policy == "fixed":
+        return None
+    if policy == "step":
+        step, gamma = config["step"], config.get("gamma", 0.1)
+        if isinstance(step, int):
+            return {"type": "StepLR", "step_size": step, "gamma": gamma}
+        return {"type": "MultiStepLR", "milestones": list(step), "gamma": gamma}
+    if policy == "exp":
+        return {"type": "ExponentialLR", "gamma": config["gamma"]}
+    if policy == "poly":
+        # mmengine's PolyLR reaches its end one step before `end`.
+        return {"type": "PolyLR", "power": config.get("power", 1.0), "eta_min": low, "end": length + 1}
+    if policy == "cosineannealing":
+        return {"type": "CosineAnnealingLR", "T_max": length, "eta_min": low}
+    if policy == "cosinerestart":
+        return {"type": "CosineRestartLR", "periods": list(config["periods"]), "eta_min": low,
+                "restart_weights": list(config.get("restart_weights", [1.0]))}  # fmt: skip
+    known = "fixed, step, exp, poly, CosineAnnealing, CosineRestart"
+    raise BadInput(f"{path}: lr_config policy {config.get('policy')} is not supported; expected one of {known}")
+
+
+def _old_style(path: str, config: Any, training: Training) -> Plan:
+    """lr_config of mmcv 1: the regular rate times a warm-up factor, each from its own stepped mmengine scheduler."""
+    from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
+
+    policy, runner = config.lr_config, config.get("runner") or {}
+    max_epochs, max_iters = runner.get("max_epochs", config.get("total_epochs")), runner.get("max_iters")
+    if max_epochs is None and max_iters is None:
+        raise BadInput(f"{path}: the config has lr_config but neither runner.max_epochs nor runner.max_iters")
+    by_epoch = max_epochs is not None and max_iters is None
+    stepwise = policy.get("by_epoch", True)
+    warm = policy.get("warmup")
+    data = dict(config.get("data") or {})
+    loader = {"batch_size": data.get("samples_per_gpu"), "dataset": data.get("train")}
+    mixed = bool(warm) or stepwise != by_epoch
+    per_epoch = _iters_per_epoch(path, loader, training, (mixed and by_epoch) or (stepwise and not by_epoch), by_epoch)
+    unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
+    length = int(max_epochs * (per_epoch or 1) if by_epoch else max_iters or 0)
+    steps = max_epochs if by_epoch and stepwise else math.ceil(length / (per_epoch or 1)) if stepwise else length
+
+    told = {key: value for key, value in config.optimizer.items() if key not in ("paramwise_cfg", "constructor")}
+    optimizer, regular = (OPTIMIZERS.build({**told, "params": _parameters()}) for _ in range(2))
+    base = float(regular.param_groups[0]["lr"])
+    factor = _sgd_of_one()
+    tickers: list[Ticker] = []
+    marks: list[Mark] = []
+    per: Unit = "epoch" if stepwise else "iter"
+    scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
+
+    def scheduled(target: Any, written: dict[str, Any], per: Unit, until: int) -> None:
+        scheduler = PARAM_SCHEDULERS.build(
+            {"end": until, **written, "by_epoch": per == "epoch"}, default_args={"optimizer": target}
+        )
+        tickers.append(Ticker(lambda done: scheduler.step(), per, until + 1))
+        marks.extend(Mark(at * scale, "milestone") for at in getattr(scheduler, "milestones", ()))
+
+    written = _policy(path, policy, steps, base)
+    if written:
+        scheduled(regular, written, per, steps)
+    if warm:
+        count, ratio = int(policy.get("warmup_iters", 0)), float(policy.get("warmup_ratio", 0.1))
+        if policy.get("warmup_by_epoch"):
+            count *= per_epoch or 1
+        kinds: dict[str, dict[str, Any]] = {
+            "linear": {"type": "LinearLR", "start_factor": ratio, "end_factor": 1.0},
+            "constant": {"type": "ConstantLR", "factor": ratio},
+            "exp": {"type": "ExponentialLR", "gamma": ratio ** (-1 / max(count, 1))},
+        }
+        if warm not in kinds:
+            raise BadInput(f"{path}: lr_config warmup {warm}: expected one of {', '.join(kinds)}")
+        if warm == "exp":
+            factor.param_groups[0]["lr"] = ratio
+        scheduled(factor, {**kinds[warm], "end": count + 1}, "iter", count + 1)
+
+    def combine(_done: int = 0) -> None:
+        for group, plain in zip(optimizer.param_groups, regular.param_groups, strict=True):
+            group["lr"] = plain["lr"] * factor.param_groups[0]["lr"]
+
+    combine()
+    # The product follows whatever moved; by iteration only while the warm-up moves.
+    last = max([ticker.until or 0 for ticker in tickers if ticker.per == "iter"], default=0)
+    if last:
+        tickers.append(Ticker(combine, "iter", last))
+    tickers.append(Ticker(combine, "epoch" if unit == "epoch" or per_epoch else "iter"))
+    names = _group_names(optimizer.param_groups)
+    return Plan(_stem(path), optimizer, tuple(tickers), length, unit, per_epoch, names, _few(marks, length))
+
+
+def _sgd_of_one() -> Any:
+    import torch
+
+    return torch.optim.SGD(_parameters(), lr=1.0)
+
+
+def _few(marks: Sequence[Mark], length: int) -> tuple[Mark, ...]:
+    """Distinct marks inside the training in order, none where there are too many to tell apart."""
+    inside = sorted({mark.at: mark for mark in marks if 0 < mark.at < length}.values(), key=lambda mark: mark.at)
+    return tuple(inside) if len(inside) <= MOST_MARKS else ()
+
+
+def _stem(path: str) -> str:
+    return Path(path).stem

@@ -1,0 +1,517 @@
+"""Transforms of torchvision (v1 and v2), albumentations, kornia, timm and transformers, taken one step at a time."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from torchloupe.errors import BadInput, need
+from torchloupe.methods.browse import Marks, Step, told
+from torchloupe.sources.configs import imported, one_line
+
+# What the drawing methods of transforms are called: torchvision v2 (new, old) and v1.
+DRAWING = ("make_params", "_get_params", "get_params")
+
+
+class StepFailed(Exception):
+    """A step raised: its name and what it said."""
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(step, one_line(error))
+        self.step, self.message = step, one_line(error)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How to turn what flows through a pipeline back into a picture: channel order and normalisations to undo."""
+
+    bgr: bool = False
+    undo: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+    def after(self, step: Any) -> Look:
+        """The look of what `step` gives."""
+        found = normalisation(step)
+        look = self if found is None else replace(self, undo=(*self.undo, found))
+        # mmcv's Normalize turns the channels round as well.
+        return replace(look, bgr=False) if self.bgr and found is not None and getattr(step, "to_rgb", False) else look
+
+    def pictures(self, value: Any) -> tuple[np.ndarray, ...]:
+        """Every picture in a value, as (h, w, 3) uint8 RGB; () where it holds none."""
+        if isinstance(value, (list, tuple)):
+            found = [self.pictures(part) for part in value]
+            return tuple(p for part in found for p in part) if all(found) else ()
+        if hasattr(value, "getbands"):
+            return (np.array(value.convert("RGB"), copy=True),)
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().numpy()
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "uifb" or not value.size:
+            return ()
+        if value.ndim == 4 and len(value) <= 64:
+            return self.pictures(list(value))
+        if value.ndim == 3 and value.shape[-1] not in (1, 3, 4) and value.shape[0] in (1, 3, 4):
+            value = value.transpose(1, 2, 0)
+        if value.ndim == 2:
+            value = value[..., None]
+        if value.ndim != 3 or value.shape[-1] not in (1, 3, 4) or min(value.shape[:2]) < 1:
+            return ()
+        return (self._shown(value),)
+
+    def _shown(self, value: np.ndarray) -> np.ndarray:
+        if value.dtype != np.uint8:
+            value = value.astype(np.float64)
+            for mean, std in reversed(self.undo):
+                value = value * std + mean
+            # Pixels are 0..1 or 0..255; normalised ones say which by their mean and std.
+            if not self.undo:
+                unit = value.max() <= 1.0 + 1e-6
+            else:
+                unit = all(np.max(std) <= 2.0 for _, std in self.undo)
+            value = (np.nan_to_num(value) * (255.0 if unit else 1.0)).round().clip(0, 255).astype(np.uint8)
+        if value.shape[-1] == 1:
+            return np.repeat(value, 3, -1)
+        value = value[..., :3]
+        # A copy: later steps may work in place on what they were given.
+        return np.array(value[..., ::-1] if self.bgr else value, order="C", copy=True)
+
+
+def normalisation(step: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """(mean, std) of a step called Normalize..., in the range of the values that it takes; None for other steps."""
+    if "normalize" not in type(step).__name__.lower():
+        return None
+    flags = getattr(step, "flags", {})
+    mean, std = getattr(step, "mean", flags.get("mean")), getattr(step, "std", flags.get("std"))
+    if mean is None or std is None:
+        return None
+    most = getattr(step, "max_pixel_value", None) or 1.0
+    return _numbers(mean) * most, _numbers(std) * most
+
+
+def _numbers(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64).reshape(-1)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """random, numpy and torch start from the seed inside; outside they go on as if nothing had been drawn."""
+    import torch
+
+    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.random.set_rng_state(before[2])
+
+
+@contextmanager
+def watched(step: Any, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What the named methods of a step, and of the steps that it holds, return inside; the methods are put back."""
+    drawn: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for part in _parts(step):
+            for name in names:
+                if callable(getattr(part, name, None)) and name not in vars(part):
+                    _watch(part, name, part is step, drawn, stack)
+        yield drawn
+
+
+def _parts(step: Any) -> list[Any]:
+    inner = getattr(step, "transforms", None)
+    held = list(inner) if isinstance(inner, (list, tuple)) else []
+    return [step, *(part for one in held for part in _parts(one) if hasattr(one, "__dict__"))]
+
+
+def _watch(part: Any, name: str, own: bool, drawn: dict[str, Any], stack: ExitStack) -> None:
+    method = getattr(part, name)
+
+    def seen(*arguments: Any, **words: Any) -> Any:
+        value = method(*arguments, **words)
+        key = ("" if own else type(part).__name__) if name in DRAWING else name
+        if value is not None and not (isinstance(value, Mapping) and not value):
+            drawn[key] = value
+        return value
+
+    object.__setattr__(part, name, seen)
+    stack.callback(lambda: object.__delattr__(part, name))
+
+
+def parameters(drawn: Mapping[str, Any]) -> str:
+    """Drawn values as text; mappings are opened, unnamed tuples stand alone."""
+    flat: dict[str, Any] = {}
+    for key, value in drawn.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key} {name}".strip(): part for name, part in value.items() if name != "shape"})
+        else:
+            flat[key] = value
+    return told(flat)
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Flow:
+    """What goes through a pipeline: the picture in whatever form, and what is known of it in pixels."""
+
+    image: Any
+    marks: Marks = field(default_factory=Marks)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step to take: run(flow) -> (flow, what it drew); `owner` is the transform, for its mean and std."""
+
+    name: str
+    run: Callable[[Flow], tuple[Flow, str]]
+    owner: Any = None
+
+
+def kind(transform: Any) -> str:
+    """'albumentations', 'kornia', 'v2' or 'plain': which conventions a transform follows."""
+    homes = [home.__module__ for home in type(transform).__mro__]
+    for name, start in (
+        ("albumentations", "albumentations"),
+        ("kornia", "kornia"),
+        ("v2", "torchvision.transforms.v2"),
+    ):
+        if any(home == start or home.startswith(start + ".") for home in homes):
+            return name
+    return "plain"
+
+
+def stages(transform: Any) -> list[Stage]:
+    """The steps of a transform: compositions are opened, random choices among steps stay one step."""
+    import torch
+
+    if isinstance(transform, (list, tuple)):
+        return [stage for part in transform for stage in stages(part)]
+    name, sort = type(transform).__name__, kind(transform)
+    if name == "Compose" and sort == "albumentations":
+        return [_albumentations(part, transform) for part in transform.transforms]
+    if name == "Compose" and hasattr(transform, "transforms"):
+        return stages(list(transform.transforms))
+    if isinstance(transform, torch.nn.Sequential):
+        # kornia's AugmentationSequential and ImageSequential are Sequentials too.
+        return stages(list(transform.children()))
+    if not callable(transform):
+        raise BadInput(f"--transform: {name} cannot be called")
+    makers = {"albumentations": _albumentations, "kornia": _kornia, "v2": _v2, "plain": _plain}
+    return [makers[sort](transform)]
+
+
+def _plain(transform: Any) -> Stage:
+    """Anything that takes a picture and gives one: torchvision v1, functions."""
+
+    def run(flow: Flow) -> tuple[Flow, str]:
+        with watched(transform, DRAWING) as drawn:
+            image = transform(flow.image)
+        return Flow(image, Marks()), parameters(drawn)
+
+    return Stage(getattr(transform, "__name__", type(transform).__name__), run, transform)
+
+
+def _v2(transform: Any) -> Stage:
+    """torchvision v2: boxes, keypoints and masks go along."""
+
+    def run(flow: Flow) -> tuple[Flow, str]:
+        import torch
+        from torchvision import tv_tensors
+
+        (w, h), marks = _size(flow.image), flow.marks
+        given: dict[str, Any] = {"image": flow.image}
+        if marks.boxes is not None:
+            boxes = torch.as_tensor(marks.boxes, dtype=torch.float32)
+            given["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(h, w))  # type: ignore[call-overload]
+            given["labels"] = torch.arange(len(boxes))
+        if marks.masks is not None:
+            given["masks"] = tv_tensors.Mask(torch.as_tensor(np.ascontiguousarray(marks.masks)))
+        points = getattr(tv_tensors, "KeyPoints", None)
+        if marks.keypoints is not None and points is not None:
+            xy = torch.as_tensor(marks.keypoints[..., :2], dtype=torch.float32)
+            given["keypoints"] = points(xy, canvas_size=(h, w))
+        with watched(transform, DRAWING) as drawn:
+            out = transform(given)
+        kept = out["labels"].tolist() if "labels" in out else []
+        keypoints = None
+        if "keypoints" in out and marks.keypoints is not None:
+            keypoints = np.concatenate([out["keypoints"].numpy(), marks.keypoints[..., 2:]], -1)
+        return Flow(
+            out["image"],
+            Marks(
+                out["boxes"].numpy() if "boxes" in out else None,
+                tuple(marks.names[k] for k in kept) if marks.names else (),
+                keypoints,
+                out["masks"].numpy() if "masks" in out else None,
+            ),
+        ), parameters(drawn)
+
+    return Stage(type(transform).__name__, run, transform)
+
+
+def _albumentations(transform: Any, whole: Any = None) -> Stage:
+    """albumentations: each step in a Compose of its own, which keeps what it drew and moves boxes, points and masks."""
+    import albumentations
+
+    def run(flow: Flow) -> tuple[Flow, str]:
+        marks = flow.marks
+        given: dict[str, Any] = {"image": _array(flow.image)}
+        settings: dict[str, Any] = {"save_applied_params": True, "seed": random.getrandbits(31)}
+        if marks.boxes is not None:
+            settings["bbox_params"] = albumentations.BboxParams("pascal_voc", label_fields=["kept"], clip=True)
+            given |= {"bboxes": np.asarray(marks.boxes, float), "kept": list(range(len(marks.boxes)))}
+        if marks.keypoints is not None:
+            settings["keypoint_params"] = albumentations.KeypointParams("xy", remove_invisible=False)
+            given["keypoints"] = np.asarray(marks.keypoints[..., :2], float).reshape(-1, 2)
+        if marks.masks is not None:
+            stack = marks.masks if marks.masks.ndim == 3 else marks.masks[None]
+            given["masks"] = [np.ascontiguousarray(mask).astype(np.uint8) for mask in stack]
+        out = albumentations.Compose([transform], **settings)(**given)
+        kept = [int(k) for k in out.get("kept", ())]
+        keypoints = None
+        if marks.keypoints is not None:
+            xy = np.asarray(out["keypoints"], float).reshape(*marks.keypoints.shape[:2], 2)
+            keypoints = np.concatenate([xy, marks.keypoints[..., 2:]], -1)
+        masks = None
+        if marks.masks is not None:
+            masks = np.stack([np.asarray(mask) for mask in out["masks"]]).astype(marks.masks.dtype)
+            masks = masks if marks.masks.ndim == 3 else masks[0]
+        boxes = np.asarray(out["bboxes"], float).reshape(-1, 4) if marks.boxes is not None else None
+        names = tuple(marks.names[k] for k in kept) if marks.names else ()
+        applied = {
+            name if len(out["applied_transforms"]) > 1 else "": values for name, values in out["applied_transforms"]
+        }
+        return Flow(out["image"], Marks(boxes, names, keypoints, masks)), parameters(
+            applied
+        ) if applied else "not applied"
+
+    return Stage(type(transform).__name__, run, transform)
+
+
+def _kornia(transform: Any) -> Stage:
+    """kornia: pictures as (1, 3, h, w) from 0 to 1; boxes, points and masks go along through augmentations."""
+
+    def run(flow: Flow) -> tuple[Flow, str]:
+        import kornia.augmentation
+        import torch
+
+        marks, image = flow.marks, _unit_tensor(flow.image)
+        known: dict[str, Any] = {"input": image}
+        if marks.boxes is not None and len(marks.boxes):
+            known["bbox_xyxy"] = torch.as_tensor(marks.boxes, dtype=torch.float32)[None]
+        if marks.keypoints is not None:
+            known["keypoints"] = torch.as_tensor(marks.keypoints[..., :2], dtype=torch.float32).reshape(1, -1, 2)
+        if marks.masks is not None:
+            stack = marks.masks if marks.masks.ndim == 3 else marks.masks[None]
+            known["mask"] = torch.as_tensor(np.ascontiguousarray(stack).astype(np.float32))[None]
+        if not isinstance(transform, kornia.augmentation.base._AugmentationBase):
+            return Flow(transform(image), marks if transform(image).shape == image.shape else Marks()), ""
+        around = kornia.augmentation.AugmentationSequential(transform, data_keys=list(known))
+        out = around(*known.values())
+        found = dict(zip(known, out if isinstance(out, (list, tuple)) else [out], strict=True))
+        keypoints = masks = None
+        if marks.keypoints is not None:
+            xy = found["keypoints"].numpy().reshape(*marks.keypoints.shape[:2], 2)
+            keypoints = np.concatenate([xy, marks.keypoints[..., 2:]], -1)
+        if marks.masks is not None:
+            masks = found["mask"][0].numpy().round().astype(marks.masks.dtype)
+            masks = masks if marks.masks.ndim == 3 else masks[0]
+        boxes = found["bbox_xyxy"][0].numpy() if "bbox_xyxy" in found else None
+        drawn = dict(getattr(transform, "_params", None) or {})
+        drawn.pop("forward_input_shape", None)
+        applied = drawn.pop("batch_prob", None)
+        text = "not applied" if applied is not None and not bool(applied.any()) else told(drawn)
+        return Flow(found["input"], Marks(boxes, marks.names, keypoints, masks)), text
+
+    return Stage(type(transform).__name__, run, transform)
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """(w, h) of a PIL picture, a (..., h, w) tensor or an (h, w, c) array."""
+    if hasattr(image, "getbands"):
+        return image.size
+    return (image.shape[-1], image.shape[-2]) if hasattr(image, "detach") else (image.shape[1], image.shape[0])
+
+
+def _array(image: Any) -> np.ndarray:
+    """The picture as albumentations takes it: (h, w, c), uint8 or float."""
+    if isinstance(image, np.ndarray):
+        return image
+    if hasattr(image, "getbands"):
+        return np.asarray(image.convert("RGB"))
+    return image.detach().cpu().numpy().transpose(1, 2, 0)
+
+
+def _unit_tensor(image: Any) -> Any:
+    """The picture as kornia takes it: (1, 3, h, w) float, 0..1 if it was uint8."""
+    import torch
+
+    if not hasattr(image, "detach"):
+        image = torch.as_tensor(np.array(image.convert("RGB") if hasattr(image, "getbands") else image)).movedim(-1, 0)
+    image = image[None] if image.ndim == 3 else image
+    return image.float() / 255 if image.dtype == torch.uint8 else image
+
+
+def run(steps: Sequence[Stage], flow: Flow, look: Look, log: list[Step]) -> Flow:
+    """Takes the steps and logs a picture after each one. Errors: StepFailed with the step's name."""
+    for stage in steps:
+        before = log[-1].pictures if log else ()
+        try:
+            flow, text = stage.run(flow)
+        except Exception as error:
+            raise StepFailed(stage.name, error) from error
+        look = look.after(stage.owner)
+        pictures = look.pictures(flow.image)
+        if not pictures:
+            text = f"{text} {described(flow.image)}".strip()
+        log.append(Step(stage.name, pictures, unchanged(before, pictures, text), flow.marks))
+    return flow
+
+
+def unchanged(before: Sequence[np.ndarray], after: Sequence[np.ndarray], text: str) -> str:
+    """The text, with 'unchanged' where a step left every pixel as it was."""
+    same = len(before) == len(after) > 0 and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    return (f"{text}, unchanged" if text else "unchanged") if same else text
+
+
+def described(value: Any) -> str:
+    """A value that is no picture, in a few words: its type and shape."""
+    shape = getattr(value, "shape", None)
+    return f"{type(value).__name__}{'' if shape is None else ' ' + 'x'.join(map(str, shape))}"
+
+
+# --- where transforms come from --------------------------------------------------------------------------------------
+
+
+def named_transform(text: str) -> list[Stage]:
+    """The steps of `package.module:name`: a transform, a list of them, or a function without arguments that makes one."""
+    found = imported(text, "--transform")
+    if inspect.isfunction(found) or inspect.isclass(found):
+        try:
+            inspect.signature(found).bind()
+        except TypeError:
+            if inspect.isclass(found):
+                raise BadInput(
+                    f"--transform {text}: a class that needs arguments; name an object or a function"
+                ) from None
+        else:
+            try:
+                found = found()
+            except Exception as error:
+                raise BadInput(f"--transform {text}: {one_line(error)}") from error
+    return stages(found)
+
+
+def model_transform(text: str) -> list[Stage]:
+    """The preprocessing of a model: `timm:NAME`, `transformers:FOLDER or NAME`, `torchvision:NAME`."""
+    framework, colon, name = text.partition(":")
+    makers = {"timm": _timm, "transformers": _transformers, "torchvision": _torchvision}
+    if not colon or framework not in makers:
+        raise BadInput(f"--model {text}: expected {', '.join(f'{key}:NAME' for key in makers)} or an OpenMMLab config")
+    try:
+        return makers[framework](name, text)
+    except ImportError as error:
+        raise need(framework, framework) from error
+
+
+def _timm(name: str, text: str) -> list[Stage]:
+    import timm
+    import timm.data
+    from timm.models import get_pretrained_cfg
+
+    from torchloupe.errors import nearest
+
+    if not timm.is_model(name.split(".")[0]):
+        raise BadInput(f"--model {text}: timm has no model {name}.{nearest(name, timm.list_models())}")
+    # The data settings hang on the name alone: no network is built, no weights are loaded.
+    settings = get_pretrained_cfg(name)
+    config = timm.data.resolve_data_config(pretrained_cfg=settings.to_dict() if settings else {})
+    return stages(timm.data.create_transform(**config, is_training=False))
+
+
+def _torchvision(name: str, text: str) -> list[Stage]:
+    import torchvision.models
+    from torchvision.transforms import functional
+
+    from torchloupe.errors import nearest
+
+    known = torchvision.models.list_models()
+    if name not in known:
+        raise BadInput(f"--model {text}: torchvision has no model {name}.{nearest(name, known)}")
+    preset = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+    if not all(
+        hasattr(preset, key) for key in ("resize_size", "crop_size", "mean", "std", "interpolation", "antialias")
+    ):
+        return stages(preset)
+
+    class Normalize:
+        mean, std = preset.mean, preset.std
+
+        def __call__(self, image: Any) -> Any:
+            return functional.normalize(image, mean=self.mean, std=self.std)
+
+    def resize(image: Any) -> Any:
+        return functional.resize(image, preset.resize_size, preset.interpolation, antialias=preset.antialias)
+
+    def center_crop(image: Any) -> Any:
+        return functional.center_crop(image, preset.crop_size)
+
+    def to_tensor(image: Any) -> Any:
+        return functional.convert_image_dtype(functional.pil_to_tensor(image))
+
+    return stages([resize, center_crop, to_tensor, Normalize()])
+
+
+def _transformers(name: str, text: str) -> list[Stage]:
+    """The image processor's own operations, switched on one after the other: each step runs all up to it."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(name)
+    except Exception as error:
+        raise BadInput(f"--model {text}: no image processor there: {one_line(error)}") from error
+    switches = [key for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
+                if getattr(processor, key, None)]  # fmt: skip
+    start: dict[str, Any] = {}
+
+    def stage(k: int, switch: str) -> Stage:
+        class Owner:
+            pass
+
+        owner = Owner()
+        if switch == "do_normalize":
+            scale = 1.0 if "do_rescale" in switches else 255.0
+            Owner.__name__ = "Normalize"
+            owner.mean = np.asarray(processor.image_mean) * scale  # type: ignore[attr-defined]
+            owner.std = np.asarray(processor.image_std) * scale  # type: ignore[attr-defined]
+
+        def take(flow: Flow) -> tuple[Flow, str]:
+            if k == 0:
+                start["image"] = flow.image
+            on = {key: place <= k for place, key in enumerate(switches)}
+            out = processor(start["image"], return_tensors="pt", **on)
+            sizes = {"do_resize": "size", "do_center_crop": "crop_size", "do_rescale": "rescale_factor"}
+            value = getattr(processor, sizes.get(switch, ""), None)
+            return Flow(next(iter(out.values()))[0]), "" if value is None else told(
+                {"": dict(value) if hasattr(value, "keys") else value}
+            )
+
+        return Stage(switch.removeprefix("do_"), take, owner)
+
+    if not switches:
+        return [
+            Stage(
+                type(processor).__name__,
+                lambda flow: (Flow(processor(flow.image, return_tensors="pt")["pixel_values"][0]), ""),
+            )
+        ]
+    return [stage(k, switch) for k, switch in enumerate(switches)]

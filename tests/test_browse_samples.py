@@ -1,0 +1,277 @@
+"""Data sets through their pipelines: folders, torch data sets, real mmpretrain configs, bad samples, the census."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchloupe.cli import main
+from torchloupe.errors import BadInput
+from torchloupe.methods.browse import BadSample, Census, Marks, Moments, alike, fingerprint, samples
+from torchloupe.render import samples as render
+from torchloupe.sources.datasets import feeds
+
+TRANSFORMS = """
+import albumentations as A, kornia.augmentation as K, torch
+from torchvision import transforms as T
+from torchvision.transforms import v2
+MEAN, STD = [.485, .456, .406], [.229, .224, .225]
+v1 = T.Compose([T.Resize((32, 48)), T.RandomHorizontalFlip(1.0), T.ToTensor(), T.Normalize(MEAN, STD)])
+v2_ = v2.Compose([v2.Resize((32, 48)), v2.RandomHorizontalFlip(1.0), v2.ToImage(),
+                  v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+alb = A.Compose([A.HorizontalFlip(p=1.0), A.Normalize(), A.ToTensorV2()])
+kor = K.AugmentationSequential(K.RandomHorizontalFlip(p=1.0), K.Normalize(torch.tensor(MEAN), torch.tensor(STD)))
+five = T.Compose([T.Resize(40), T.FiveCrop(16)])
+wild = T.Compose([T.RandomResizedCrop(24), T.ColorJitter(.4, .4, .4)])
+def bad(image):
+    raise ValueError("no luck\\ntoday")
+def make():
+    return v1
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Real bundled photographs in two classes, one of them twice, and a file that is no picture."""
+    from skimage import data
+
+    root = tmp_path_factory.mktemp("photos")
+    for label, names in {"alive": ("chelsea", "astronaut"), "things": ("coffee", "rocket")}.items():
+        (root / label).mkdir()
+        for name in names:
+            Image.fromarray(getattr(data, name)()).resize((90, 60)).save(root / label / f"{name}.png")
+    Image.fromarray(data.chelsea()).resize((60, 40)).save(root / "alive/chelsea_again.png")
+    (root / "things/torn.jpg").write_bytes(b"no picture")
+    (root / "tf.py").write_text(TRANSFORMS)
+    return root
+
+
+def configs() -> Path:
+    import mmpretrain
+
+    return Path(mmpretrain.__file__).parent / ".mim/configs"
+
+
+@pytest.mark.parametrize("name", ["v1", "v2_", "alb", "kor", "make"])
+def test_a_known_flip_is_undone_to_the_last_pixel(photos, name):
+    """Every framework flips for certain: the normalised end shows the mirrored picture again, within rounding."""
+    (feed,) = feeds(f"folder:{photos}", transform=f"{photos}/tf.py:{name}")
+    sample = feed.sample(0, 7)
+    names = [step.name for step in sample.steps]
+    assert names[0] == "load"
+    assert "Normalize" in names
+    resized = [step for step in sample.steps if step.pictures][1 if "Resize" in names else 0].pictures[0]
+    end = sample.transformed.pictures[0]
+    assert np.abs(end.astype(int) - resized[:, ::-1].astype(int)).max() <= 1
+    assert np.array_equal(sample.original.pictures[0], np.asarray(Image.open(photos / "alive/astronaut.png")))
+
+
+def test_several_pictures_of_one_step_are_all_shown(photos):
+    (feed,) = feeds(f"folder:{photos}", transform=f"{photos}/tf.py:five")
+    assert len(feed.sample(0, 0).transformed.pictures) == 5
+
+
+def test_seeds_repeat_and_nothing_is_left_behind(photos):
+    (feed,) = feeds(f"folder:{photos}", transform=f"{photos}/tf.py:wild")
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    one, two, other = feed.sample(0, 1), feed.sample(0, 1), feed.sample(0, 2)
+    assert np.array_equal(one.transformed.pictures[0], two.transformed.pictures[0])
+    assert not np.array_equal(one.transformed.pictures[0], other.transformed.pictures[0])
+    assert one.steps[1].told.startswith("(")
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert all("get_params" not in vars(stage.owner) for stage in feed.steps)
+
+
+class Boxes(torch.utils.data.Dataset):
+    """One real photograph with a box, a keypoint and a mask whose places are known."""
+
+    classes = ("cat", "dog")
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int):
+        from skimage import data
+
+        picture = np.asarray(Image.fromarray(data.chelsea()).resize((90, 60)))
+        mask = np.zeros((1, 60, 90), bool)
+        mask[0, 5:15, 10:30] = True
+        return {"image": picture, "boxes": np.array([[10.0, 5, 30, 15]]), "labels": [1],
+                "keypoints": np.array([[[10.0, 5, 1]]]), "masks": mask}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["alb", "kor"])
+def test_boxes_points_and_masks_are_flipped_along(photos, name):
+    (feed,) = feeds(f"torch:{__file__}:Boxes", transform=f"{photos}/tf.py:{name}")
+    step = feed.sample(0, 0).steps[1]
+    marks = step.marks
+    np.testing.assert_allclose(marks.boxes, [[60, 5, 80, 15]], atol=1.01)
+    np.testing.assert_allclose(marks.keypoints[0, 0, :2], [80, 5], atol=1.01)
+    assert marks.names == ("dog",)
+    assert np.array_equal(np.asarray(marks.masks)[0] > 0, Boxes()[0]["masks"][0][:, ::-1])
+
+
+def folder_dataset(root: str):
+    from torchvision import datasets, transforms
+
+    steps = transforms.Compose([transforms.CenterCrop(32), transforms.ToTensor()])
+    return datasets.ImageFolder(root, steps, is_valid_file=lambda path: path.endswith(".png"))
+
+
+def test_a_torch_data_set_is_watched_and_put_back(photos):
+    (feed,) = feeds(f"torch:{__file__}:folder_dataset?root={photos}")
+    own = feed.dataset.transform
+    sample = feed.sample(0, 0)
+    assert [step.name for step in sample.steps] == ["load", "CenterCrop", "ToTensor"]
+    assert (sample.label, sample.name) == ("alive", "astronaut.png")
+    assert sample.original.pictures[0].shape == (60, 90, 3)
+    assert feed.dataset.transform is own
+    assert feed.dataset.transforms.transform is own
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet/resnet50_8xb32_in1k.py", "swin_transformer/swin-tiny_16xb64_in1k.py",
+     "mobilenet_v3/mobilenet-v3-small_8xb128_in1k.py", "repvgg/repvgg-A0_8xb32_in1k.py"],
+)  # fmt: skip
+def test_real_configs(photos, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (feed,) = feeds(str(configs() / name), data=str(photos))
+        (test,) = feeds(str(configs() / name), phase="val", data=str(photos))
+    sample = feed.sample(0, 3)
+    assert sample.steps[0].name == "LoadImageFromFile"
+    assert sample.steps[-1].name == "PackInputs"
+    assert not sample.steps[-1].pictures
+    assert sample.transformed.pictures[0].shape == (224, 224, 3)
+    # mmcv loads BGR; the picture is shown in its own colours.
+    assert np.array_equal(sample.original.pictures[0], np.asarray(Image.open(photos / "alive/astronaut.png")))
+    crop = next(step for step in sample.steps if "Crop" in step.name)
+    assert "crop_params" in crop.told
+    assert [step.name for step in test.sample(0, 0).steps][-2:] == ["CenterCrop", "PackInputs"]
+    found = [one for one in samples(feed, range(len(feed))) if isinstance(one, BadSample)]
+    assert [(bad.name, bad.step) for bad in found] == [("torn.jpg", "step LoadImageFromFile")]
+
+
+@pytest.mark.parametrize("model", ["timm:resnet18", "torchvision:resnet18"])
+def test_what_a_model_would_see(photos, model):
+    (feed,) = feeds(f"folder:{photos}", model=model)
+    sample = feed.sample(0, 0)
+    assert sample.transformed.pictures[0].shape == (224, 224, 3)
+    assert sample.steps[-1].name.lower().startswith(("normalize", "maybe"))
+
+
+def test_what_a_transformers_model_would_see(photos, tmp_path):
+    from transformers import ViTImageProcessor
+
+    ViTImageProcessor(size={"height": 48, "width": 40}).save_pretrained(tmp_path)
+    (feed,) = feeds(f"folder:{photos}", model=f"transformers:{tmp_path}")
+    sample = feed.sample(0, 0)
+    assert [step.name for step in sample.steps] == ["load", "resize", "rescale", "normalize"]
+    first, last = sample.steps[1].pictures[0], sample.steps[-1].pictures[0]
+    assert first.shape == (48, 40, 3)
+    assert np.abs(first.astype(int) - last.astype(int)).max() <= 1
+
+
+def test_moments_against_plain_loops():
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((3, 4), (5, 2))]
+    moments = Moments()
+    for picture in pictures:
+        moments.add(picture)
+    for c in range(3):
+        values = [float(v) for picture in pictures for v in picture[..., c].ravel()]
+        mean = sum(values) / len(values)
+        assert moments.mean[c] == pytest.approx(mean, rel=1e-12)
+        assert moments.std[c] == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / len(values)), rel=1e-9)
+
+
+def test_census_finds_the_duplicate_and_the_broken(photos):
+    (feed,) = feeds(f"folder:{photos}")
+    census = Census()
+    for sample in samples(feed, range(len(feed))):
+        census.add(sample)
+    summary = census.summary()
+    assert summary["samples"] == 5
+    assert summary["classes"] == {"alive": 3, "things": 2}
+    assert summary["duplicates"] == [["alive/chelsea.png", "alive/chelsea_again.png"]]
+    assert [bad["name"] for bad in summary["broken"]] == ["things/torn.jpg"]
+    assert summary["width"] == {"min": 60.0, "median": 90.0, "max": 90.0}
+
+
+def test_flat_pictures_of_different_grey_are_not_alike():
+    flat = [fingerprint(np.full((20, 30, 3), grey, np.uint8)) for grey in (10, 200, 201)]
+    assert alike(flat) == [[1, 2]]
+
+
+def test_marks_are_drawn_where_they_are():
+    picture = np.zeros((20, 30, 3), np.uint8)
+    image = np.asarray(render.marked(picture, Marks(np.array([[5.0, 4, 20, 15]])), factor=2))
+    assert image.shape == (40, 60, 3)
+    lit = np.argwhere(image.any(-1))
+    assert lit.min(0).tolist() == [8, 10]
+    assert lit.max(0).tolist() == [30, 40]
+
+
+@pytest.mark.parametrize("mode", ["original", "transformed", "concat", "pipeline"])
+def test_command_line(photos, tmp_path, capsys, mode):
+    words = ["browse", f"folder:{photos}", "--transform", f"{photos}/tf.py:v1", "--mode", mode, "--show-number", "3"]
+    assert main([*words, "--output-dir", str(tmp_path), "--rescale-factor", "2", "--bgr2rgb", "--repeat", "2"]) == 0
+    assert "3 samples" in capsys.readouterr().out
+    pictures = sorted(tmp_path.glob("0*.png"))
+    assert len(pictures) == 3
+    for name in ("census.json", "census.npz", "census.png", "index.html"):
+        assert (tmp_path / name).is_file()
+    assert all(path.name in (tmp_path / "index.html").read_text() for path in pictures)
+
+
+def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
+    assert main(["browse", f"folder:{photos}", "--grid", "1x2", "--output-dir", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("sheet-*.png"))) == 3
+    assert "torn.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "neither a config file"),
+        (["folder:nowhere"], "no such folder"),
+        (["{resnet}", "--phase", "train"], "cannot be built"),
+        (["{phaseless}", "--phase", "val"], "has no data for --phase val (it has train)"),
+        (["{photos}", "--show-number", "0"], "--show-number 0"),
+        (["{photos}", "--repeat", "0"], "--repeat 0"),
+        (["{photos}", "--rescale-factor", "-1"], "--rescale-factor -1"),
+        (["{photos}", "--show-interval", "-1"], "--show-interval -1"),
+        (["{photos}", "--grid", "4"], "expected ROWSxCOLUMNS"),
+        (["{photos}", "--mode", "sideways"], "sideways"),
+        (["{photos}", "--transform", "{tf}:nothing"], "has no nothing"),
+        (["{photos}", "--transform", "{tf}:bad"], "step bad: ValueError: no luck today"),
+        (["{photos}", "--strict"], "torn.jpg"),
+        (["{photos}", "--model", "timm:resnet1888"], "timm has no model"),
+        (["{photos}", "--model", "nothing"], "expected timm:NAME"),
+        (["torch:math:pi"], "expected a data set or a factory"),
+    ],
+)
+def test_bad_words(photos, tmp_path, words, message, capsys):
+    (tmp_path / "phaseless.py").write_text("train_dataloader = dict(dataset=dict(type='X'))")
+    places = {"photos": f"folder:{photos}", "tf": f"{photos}/tf.py", "phaseless": str(tmp_path / "phaseless.py"),
+              "resnet": str(configs() / "resnet/resnet50_8xb32_in1k.py")}  # fmt: skip
+    full = ["browse", *(word.format(**places) for word in words), "--output-dir", str(tmp_path / "out")]
+    assert main(full) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("loupe: error: ")
+    assert message in last
+
+
+def test_a_config_takes_no_other_transform(photos):
+    with pytest.raises(BadInput, match="a config has its own pipeline"):
+        feeds(str(configs() / "resnet/resnet50_8xb32_in1k.py"), transform=f"{photos}/tf.py:v1")

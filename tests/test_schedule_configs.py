@@ -1,0 +1,279 @@
+"""Schedules of real OpenMMLab configs (mmpretrain's wheel), of OpenGait and HRNet YAML, and the command line."""
+
+from __future__ import annotations
+
+import csv
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchloupe.cli import main
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage
+from torchloupe.methods.schedule import record
+from torchloupe.sources.configs import openmmlab_config, options
+from torchloupe.sources.schedules import Training, schedules
+
+
+def configs() -> Path:
+    import mmpretrain
+
+    return Path(mmpretrain.__file__).parent / ".mim/configs"
+
+
+def curve(path, parameter: str = "lr", **training):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        (plan,) = schedules(str(path), Training(**training))
+        return record(plan, parameter)
+
+
+def test_resnet_multistep_needs_no_data_set():
+    found = curve(configs() / "resnet/resnet50_8xb32_in1k.py")
+    assert (found.unit, found.length) == ("epoch", 100)
+    assert found.at.tolist() == [0, 30, 60, 90]
+    np.testing.assert_allclose(found.values[:, 0], [0.1, 0.01, 0.001, 0.0001], rtol=1e-12)
+
+
+def test_swin_warm_up_by_iteration_then_cosine_by_epoch():
+    found = curve(configs() / "swin_transformer/swin-tiny_16xb64_in1k.py", dataset_size=64 * 16 * 10, ngpus=16)
+    assert (found.per_epoch, found.length) == (10, 3000)
+    assert len(found.groups) == 2
+    # LinearLR of 20 epochs turned into 200 iterations reaches its end one iteration early; cosine from epoch 20 on.
+    expected = []
+    for t in range(3000):
+        if t < 200:
+            expected.append(0.001 * (0.001 + (1 - 0.001) * t / 199))
+        else:
+            expected.append(1e-5 + (0.001 - 1e-5) * (1 + math.cos(math.pi * (t // 10 - 20) / 280)) / 2)
+    np.testing.assert_allclose(found.value(range(3000))[:, 0], expected, rtol=1e-6)
+    assert found.marks[0].end == 199
+    decay = curve(configs() / "swin_transformer/swin-tiny_16xb64_in1k.py", "wd", dataset_size=10240, ngpus=16)
+    assert sorted(decay.values[0].tolist()) == [0.0, 0.05]
+
+
+def test_mobilenet_steps_every_second_epoch():
+    found = curve(configs() / "mobilenet_v3/mobilenet-v3-small_8xb128_in1k.py")
+    expected = [0.064 * 0.973 ** (t // 2) for t in range(600)]
+    np.testing.assert_allclose(found.value(range(600))[:, 0], expected, rtol=1e-9)
+
+
+def test_repvgg_cosine_of_the_seeds_example():
+    found = curve(configs() / "repvgg/repvgg-B3g4_8xb32_in1k.py", dataset_size=3200, ngpus=4)
+    assert found.per_epoch == 25
+    total = found.length
+    expected = [0.1 * (1 + math.cos(math.pi * t / total)) / 2 for t in range(total)]
+    np.testing.assert_allclose(found.value(range(total))[:, 0], expected, rtol=1e-6, atol=1e-15)
+
+
+def test_layer_wise_decay_gives_a_curve_for_every_layer():
+    found = curve(configs() / "mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py", dataset_size=2048, ngpus=8)
+    peaks = sorted({round(row["peak"], 12) for row in found.summary()})
+    np.testing.assert_allclose(peaks, [0.002 * 0.65**k for k in range(13, -1, -1)], rtol=1e-6)
+
+
+def test_poly_and_changes(tmp_path):
+    config = tmp_path / "poly.py"
+    config.write_text(
+        "train_cfg = dict(by_epoch=False, max_iters=100)\n"
+        "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))\n"
+        "param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.001, by_epoch=False)]\n"
+    )
+    found = curve(config, changes=options(["optim_wrapper.optimizer.lr=0.2"]))
+    expected = [0.001 + (0.2 - 0.001) * (1 - t / 99) ** 0.9 for t in range(100)]
+    np.testing.assert_allclose(found.value(range(100))[:, 0], expected, rtol=1e-6)
+
+
+OLD = """
+optimizer = dict(type='SGD', lr=0.5, momentum=0.9, weight_decay=1e-4)
+runner = dict(type='EpochBasedRunner', max_epochs=10)
+data = dict(samples_per_gpu=8, train=dict(type='Nothing'))
+lr_config = dict({policy})
+"""
+
+
+@pytest.mark.parametrize("warmup", ["linear", "constant", "exp", None])
+@pytest.mark.parametrize("policy", ["step", "CosineAnnealing", "poly", "fixed"])
+def test_old_style(tmp_path, policy, warmup):
+    """lr_config as mmcv 1 computed it: the regular rate of the epoch times the warm-up factor of the iteration."""
+    words = {"step": "policy='step', step=[3, 7]", "CosineAnnealing": "policy='CosineAnnealing', min_lr=0.01",
+             "poly": "policy='poly', power=2, min_lr=0.01", "fixed": "policy='fixed'"}[policy]  # fmt: skip
+    words += f", warmup='{warmup}', warmup_iters=25, warmup_ratio=0.2" if warmup else ""
+    config = tmp_path / "old.py"
+    config.write_text(OLD.format(policy=words))
+    found = curve(config, dataset_size=80)
+    expected = []
+    for t in range(100):
+        epoch = t // 10
+        rate = {
+            "step": 0.5 * 0.1 ** sum(epoch >= m for m in (3, 7)),
+            "CosineAnnealing": 0.01 + 0.49 * (1 + math.cos(math.pi * epoch / 10)) / 2,
+            "poly": (0.5 - 0.01) * (1 - epoch / 10) ** 2 + 0.01,
+            "fixed": 0.5,
+        }[policy]
+        if warmup and t < 25:
+            rate *= {"linear": 1 - (1 - t / 25) * 0.8, "constant": 0.2, "exp": 0.2 ** (1 - t / 25)}[warmup]
+        expected.append(rate)
+    np.testing.assert_allclose(found.value(range(100))[:, 0], expected, rtol=1e-9)
+
+
+def test_old_style_by_epoch_needs_no_data_set(tmp_path):
+    config = tmp_path / "old.py"
+    config.write_text(OLD.format(policy="policy='step', step=4, gamma=0.5"))
+    found = curve(config)
+    assert (found.unit, found.at.tolist(), found.values[:, 0].tolist()) == ("epoch", [0, 4, 8], [0.5, 0.25, 0.125])
+    config.write_text(OLD.format(policy="policy='cyclic'"))
+    with pytest.raises(BadInput, match="policy cyclic is not supported"):
+        curve(config)
+
+
+def test_opengait_yaml(tmp_path):
+    config = tmp_path / "gaitset.yaml"
+    config.write_text(
+        "optimizer_cfg: {lr: 0.0001, solver: Adam, weight_decay: 0}\n"
+        "scheduler_cfg: {gamma: 0.1, milestones: [10, 30], scheduler: MultiStepLR, colour: blue}\n"
+        "trainer_cfg: {total_iter: 50, sampler: {batch_size: [2, 4]}}\n"
+    )
+    found = curve(config, dataset_size=80)
+    assert (found.unit, found.length, found.per_epoch, found.at.tolist()) == ("iter", 50, 10, [0, 10, 30])
+    np.testing.assert_allclose(found.values[:, 0], [1e-4, 1e-5, 1e-6], rtol=1e-12)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/default.yaml").write_text("optimizer_cfg: {solver: SGD, lr: 0.3}\n")
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("trainer_cfg: {total_iter: 30000}\n")
+    found = curve(bare)
+    assert (found.length, found.at.tolist()) == (30000, [0, 20000])
+    np.testing.assert_allclose(found.values[:, 0], [0.3, 0.03])
+
+
+def test_hrnet_yaml(tmp_path):
+    config = tmp_path / "w32.yaml"
+    config.write_text(
+        "GPUS: (0,)\nMODEL: {NAME: pose_hrnet}\n"
+        "TRAIN: {LR: 0.001, LR_STEP: [17, 20], LR_FACTOR: 0.1, OPTIMIZER: adam, END_EPOCH: 21, BATCH_SIZE_PER_GPU: 8}\n"
+    )
+    found = curve(config)
+    assert (found.unit, found.length, found.at.tolist()) == ("epoch", 21, [0, 17, 20])
+    np.testing.assert_allclose(found.values[:, 0], [1e-3, 1e-4, 1e-5], rtol=1e-12)
+    assert curve(config, "wd").values.tolist() == [[0.0]]
+    found = curve(config, dataset_size=80, ngpus=1, changes={"TRAIN.BEGIN_EPOCH": 18})
+    assert (found.length, found.per_epoch, found.at.tolist()) == (30, 10, [0, 20])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.py", "x = = 1", "does not load"),
+        ("a.py", "x = 1", "says nothing of training"),
+        (
+            "a.py",
+            "train_cfg = dict(by_epoch=True)\noptim_wrapper = dict(optimizer=dict(type='SGD', lr=1.0))",
+            "max_epochs",
+        ),
+        (
+            "a.py",
+            "train_cfg = dict(max_epochs=0)\noptim_wrapper = dict(optimizer=dict(type='SGD', lr=1.0))",
+            "nothing to",
+        ),
+        (
+            "a.py",
+            "train_cfg = dict(max_epochs=3)\noptim_wrapper = dict(optimizer=dict(type='SDG', lr=1.0))",
+            "no optimizer SDG. Did you mean",
+        ),
+        ("a.yaml", "[1, 2]", "expected a YAML mapping"),
+        ("a.yaml", "a: [1", "cannot be read as YAML"),
+        ("a.yaml", "a: 1", "neither an OpenGait config"),
+        ("a.yaml", "TRAIN: {OPTIMIZER: lion}", "expected sgd or adam"),
+        ("a.yaml", "optimizer_cfg: {solver: Adaam}", "Did you mean Adam"),
+    ],
+)
+def test_bad_configs_get_one_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=message) as caught:
+        curve(tmp_path / name)
+    assert Path(name).stem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_is_missing(tmp_path):
+    (tmp_path / "a.py").write_text("default_scope = 'mmnothing'")
+    with pytest.raises(MissingPackage, match="needs mmnothing, which is not installed"):
+        curve(tmp_path / "a.py")
+    (tmp_path / "a.py").write_text("custom_imports = dict(imports=['mmnothing'])")
+    with pytest.raises(MissingPackage, match="mmnothing"):
+        curve(tmp_path / "a.py")
+
+
+def test_a_data_set_that_is_absent_asks_for_its_size():
+    with pytest.raises(BadInput, match="give --dataset-size N"):
+        curve(configs() / "swin_transformer/swin-tiny_16xb64_in1k.py")
+
+
+def test_folder_leaves_out_what_trains_nothing(tmp_path):
+    (tmp_path / "b.py").write_text("model = 1")
+    (tmp_path / "a.py").write_text((tmp_path / "b.py").read_text() + "\ntrain_cfg = dict(max_epochs=3)\n"
+                                   "optim_wrapper = dict(optimizer=dict(type='SGD', lr=1.0))\n")  # fmt: skip
+    with pytest.warns(LoupeWarning, match=r"left out: .*b\.py"):
+        (plan,) = schedules(str(tmp_path))
+    assert plan.name == "a"
+    with pytest.raises(BadInput, match="no config"):
+        schedules(str(Path(configs()) / "resnet/__pycache__"))
+
+
+def test_the_scope_of_a_config_is_not_left_behind():
+    from mmengine.registry import DefaultScope
+
+    before = DefaultScope.get_current_instance()
+    curve(configs() / "resnet/resnet50_8xb32_in1k.py")
+    assert DefaultScope.get_current_instance() is before
+
+
+def test_options():
+    assert options(["a.b=1e-3", "c=[1, 2]", "d=x", "e=true", "f=1,2", "g=None"]) == {
+        "a.b": 0.001, "c": [1, 2], "d": "x", "e": True, "f": [1, 2], "g": None}  # fmt: skip
+    with pytest.raises(BadInput, match="expected key=value"):
+        options(["a"])
+    path = str(configs() / "resnet/resnet50_8xb32_in1k.py")
+    assert openmmlab_config(path, options(["train_cfg.max_epochs=3"])).train_cfg.max_epochs == 3
+
+
+def test_command_line(tmp_path, capsys):
+    resnet = str(configs() / "resnet/resnet18_8xb16_cifar10.py")
+    picture = tmp_path / "out/curve.png"
+    words = ["schedule", resnet, "timm:cosine?epochs=20&warmup_epochs=2", "--save-path", str(picture)]
+    words += ["--title", "Two", "--style", "ticks", "--window-size", "6*3", "--by", "epoch"]
+    assert main([*words, "--cfg-options", "train_cfg.max_epochs=20", "param_scheduler.milestones=[5,10]"]) == 0
+    assert "resnet18_8xb16_cifar10" in capsys.readouterr().out
+    from PIL import Image
+
+    assert Image.open(picture).size == (720, 360)
+    rows = list(csv.DictReader(picture.with_suffix(".csv").open()))
+    assert [(row["epoch"], float(row["value"])) for row in rows if row["schedule"] == "resnet18_8xb16_cifar10"] == [
+        ("0", 0.1), ("5", pytest.approx(0.01)), ("10", pytest.approx(0.001)), ("20", pytest.approx(0.001))]  # fmt: skip
+    assert [path.name for path in picture.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to draw"),
+        (["timm:cosine", "--style", "whitegird"], "Did you mean whitegrid"),
+        (["timm:cosine", "--window-size", "12"], "expected W*H"),
+        (["timm:cosine", "--window-size", "0*7"], "expected W*H"),
+        (["timm:cosine", "--window-size=-3*7"], "expected W*H"),
+        (["timm:cosine", "--dataset-size", "0"], "expected a positive number"),
+        (["timm:cosine", "--save-path", "a.xyz"], ".png"),
+        (["timm:cosine", "--by", "iter"], "give --dataset-size"),
+        (["timm:cosine", "--parameter", "beta"], "beta"),
+        (["timm:cosine", "--cfg-options", "a"], "key=value"),
+        (["timm:cosine", "transformers:linear?iters=10"], "cannot be drawn on one axis"),
+    ],
+)
+def test_bad_words_on_the_command_line(words, message, capsys):
+    assert main(["schedule", *words]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.startswith("loupe: error: ")
+    assert told.count("\n") == 1
