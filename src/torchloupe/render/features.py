@@ -312,9 +312,8 @@ def draw_difference(
     figures: dict[str, Any] = {}
     titles: dict[str, str] = {}
     for pair in pairs:
-        a, b, notes = matched(
-            *(torch.from_numpy(np.asarray(one, np.float32))[None] for one in (pair.a, pair.b)), reduce
-        )
+        one, other = (torch.from_numpy(np.asarray(side, np.float32))[None] for side in (pair.a, pair.b))
+        a, b, notes = matched(one, other, reduce)
         raw = measure(a, b)[0].numpy()
         figures[pair.label] = {"mean": float(raw.mean()), "max": float(raw.max()), "notes": list(notes)}
         one_channel = raw.shape[0] == 1
@@ -330,15 +329,15 @@ def draw_difference(
     few = all(len(part.maps) == 1 for _, _, part in sides.values())
     columns = 3 if few else min(look.arrangement[1], max(len(part.maps) for _, _, part in sides.values()))
     ratio = 0.0
-    for label, (a, b, part) in sides.items():
+    for label, (first, second, part) in sides.items():
         images = {
-            f"{label}-{name}": tile(one.mean(0), shared, look, style, under)
-            for name, one in zip(part.labels, part.maps, strict=True)
+            f"{label}-{name}": tile(each.mean(0), shared, look, style, under)
+            for name, each in zip(part.labels, part.maps, strict=True)
         }
         if few:
-            both = Scale.over(a.mean(0), b.mean(0))
-            own = [tile(one.mean(0), both, look, style, under) for one in (a, b)]
-            cells = [Cell(own[0]), Cell(own[1]), Cell(next(iter(images.values())), part.labels[0])]
+            both = Scale.over(first.mean(0), second.mean(0))
+            nets = [Cell(tile(side.mean(0), both, look, style, under)) for side in (first, second)]
+            cells = [*nets, Cell(next(iter(images.values())), part.labels[0])]
         else:
             cells = [Cell(image, name) for image, name in zip(images.values(), part.labels, strict=True)]
         tiles |= {name.removesuffix("-"): image for name, image in images.items()}
@@ -351,8 +350,7 @@ def draw_difference(
         mean = figures[label]["mean"]
         groups.append(Group(f"{titles[label]}: {how} difference, mean {mean:.3g}", rows))
     heads = [*names, f"{how} difference"] if few else [""] * columns
-    first = f"{id}: "
-    groups[0] = replace(groups[0], heading=first + groups[0].heading)
+    groups[0] = replace(groups[0], heading=f"{id}: {groups[0].heading}")
     bar = Bar(colour.palette(style.cmap), shared.ticks)
     note = "colours: one scale for all differences"
     note += "; both networks of a row from their least to their greatest value" if few else ""

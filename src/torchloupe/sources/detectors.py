@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.probe import Batch, Subject, restored
 from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
-from torchloupe.sources.openmmlab import FROM_A_FILE, forget_pretrained, import_mmpretrain, told
+from torchloupe.sources.openmmlab import FROM_A_FILE, forget_pretrained, _import, told
 from torchloupe.sources.preparation import Preparation
 from torchloupe.targets.boxes import Detections
 from torchloupe.trace import Trace, default_layers, tracing
@@ -190,7 +190,7 @@ def _lineage(module: nn.Module) -> str:
 def _library(repo: str) -> Any:
     if find_spec("mmpretrain") is not None:
         # mmdet takes backbones from mmpretrain where it is installed, and breaks where that one does.
-        import_mmpretrain()
+        _import()
     try:
         library = framework(repo, EXTRA)
         utils = framework(f"{repo}.utils", EXTRA)

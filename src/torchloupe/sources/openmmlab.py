@@ -28,7 +28,7 @@ def mmpretrain(rest: str, options: Options) -> Subject:
     through the config's own test pipeline and data preprocessor.
     Errors: BadInput for a config that is absent or broken, an unknown name, and overrides that do not fit.
     """
-    library = import_mmpretrain()
+    library = _import()
     config = _config(library, rest, options)
     try:
         config.merge_from_dict(dict(options.cfg_options))
@@ -60,7 +60,7 @@ def mmpretrain(rest: str, options: Options) -> Subject:
     )
 
 
-def import_mmpretrain() -> Any:
+def _import() -> Any:
     """mmpretrain, without its text-and-picture models where they would break its import.
 
     mmpretrain 1.2 imports them as soon as pycocotools and transformers are installed, which fails from transformers 5 on. It
