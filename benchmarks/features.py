@@ -13,7 +13,7 @@ import torch
 from torchloupe.points import capture
 from torchloupe.probe import Batch, Subject
 
-ROUNDS = 9
+ROUNDS = 15
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -23,7 +23,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Prints the median ratio of CPU time, and the bytes that are held beside the captured tensors."""
+    """Prints the ratios of CPU time, and the bytes that are held beside the captured tensors."""
     torch.manual_seed(0)
     module = timm.create_model("resnet50").eval()
     batch = Batch(torch.randn(2, 3, 224, 224))
@@ -39,11 +39,12 @@ def main() -> None:
         capture(subject, batch, points)
 
     bare(), captured()
-    ratios = []
+    seconds: dict[Callable[[], None], list[float]] = {bare: [], captured: []}
     for i in range(ROUNDS):
-        order = (bare, captured) if i % 2 else (captured, bare)
-        seconds = {work: cpu_seconds(work) for work in order}
-        ratios.append(seconds[captured] / seconds[bare])
+        for work in (bare, captured) if i % 2 else (captured, bare):
+            seconds[work].append(cpu_seconds(work))
+    least = min(seconds[captured]) / min(seconds[bare])
+    middle = statistics.median(seconds[captured]) / statistics.median(seconds[bare])
     tracemalloc.start()
     seen = capture(subject, batch, points)
     python = tracemalloc.get_traced_memory()[1]

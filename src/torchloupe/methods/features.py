@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,11 @@ from torchloupe.axes import C, H, T, W
 from torchloupe.errors import BadInput, nearest
 
 SPACE = (T, H, W)
+
+
+def from_array(value: np.ndarray) -> Tensor:
+    """Stored features of one sample (c, t, h, w) -> (1, c, t, h, w) in float32."""
+    return torch.from_numpy(np.ascontiguousarray(value, np.float32))[None]
 
 
 def pixel_wise_max(act: Tensor) -> Tensor:

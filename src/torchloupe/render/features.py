@@ -91,9 +91,7 @@ def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
     Errors: BadInput for topk -1 with other than 1 or 3 channels, for a map without extent, and for values that are not finite.
     Differs: MMRazor resizes all channels before it reduces them; the result is the same for the mean.
     """
-    import torch
-
-    from torchloupe.methods.features import REDUCTIONS, standardise, strongest
+    from torchloupe.methods.features import REDUCTIONS, from_array, standardise, strongest
 
     if value.ndim != 4 or not value.size:
         raise BadInput(f"point {label!r}: features of shape {value.shape}; expected (c, t, h, w)")
@@ -102,10 +100,9 @@ def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
             f"point {label!r}: a vector of {value.shape[0]} channels without image axes, which cannot be drawn as a map; its "
             "numbers are in the result, and CKA takes it"
         )
-    act = torch.from_numpy(np.ascontiguousarray(value, np.float32))[None]
-    if not torch.isfinite(act).all():
+    if not np.isfinite(value).all():
         raise BadInput(f"point {label!r}: not finite (NaN or infinite); check the weights and the input")
-    act = standardise(act) if look.use_norm else act
+    act = standardise(from_array(value)) if look.use_norm else from_array(value)
     if look.reduces:
         named = (f"channel {int(strongest(act, 1)[1])}",) if look.channel_reduction == "select_max" else ("",)
         return Shown(REDUCTIONS[look.channel_reduction](act)[0].numpy(), named)
@@ -301,10 +298,8 @@ def draw_difference(
     The two networks share one scale at each point; the differences share one, from 0, over all points, so that they can be
     compared. Without a reduction the strongest channels of the difference are drawn, and no networks beside them.
     """
-    import torch
-
     from torchloupe.methods.difference import difference, matched
-    from torchloupe.methods.features import REDUCTIONS, squeeze_mean
+    from torchloupe.methods.features import REDUCTIONS, from_array, squeeze_mean
 
     measure = difference(how)
     reduce = REDUCTIONS.get(look.channel_reduction)
@@ -312,8 +307,7 @@ def draw_difference(
     figures: dict[str, Any] = {}
     titles: dict[str, str] = {}
     for pair in pairs:
-        one, other = (torch.from_numpy(np.asarray(side, np.float32))[None] for side in (pair.a, pair.b))
-        a, b, notes = matched(one, other, reduce)
+        a, b, notes = matched(from_array(pair.a), from_array(pair.b), reduce)
         raw = measure(a, b)[0].numpy()
         figures[pair.label] = {"mean": float(raw.mean()), "max": float(raw.max()), "notes": list(notes)}
         one_channel = raw.shape[0] == 1

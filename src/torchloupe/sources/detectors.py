@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.probe import Batch, Subject, restored
 from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
-from torchloupe.sources.openmmlab import FROM_A_FILE, forget_pretrained, _import, told
+from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
 from torchloupe.targets.boxes import Detections
 from torchloupe.trace import Trace, default_layers, tracing
