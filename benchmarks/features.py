@@ -13,7 +13,7 @@ import torch
 from torchloupe.points import capture
 from torchloupe.probe import Batch, Subject
 
-ROUNDS = 15
+ROUNDS = 9
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
