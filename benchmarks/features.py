@@ -52,9 +52,7 @@ def main() -> None:
     held = sum(one.raw.untyped_storage().nbytes() for one in seen.values())
     tensors = sum(one.raw.numel() * one.raw.element_size() for one in seen.values())
     print(f"capturing {len(points)} points of resnet50, 2 pictures of 224 x 224, {ROUNDS} rounds")
-    print(
-        f"CPU time / bare forward: median {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})"
-    )
+    print(f"CPU time / bare forward: {least:.3f} by the least of each, {middle:.3f} by the median of each")
     print(
         f"held: {held / 1e6:.1f} MB for {tensors / 1e6:.1f} MB of tensors; Python objects at most {python / 1e6:.2f} MB"
     )
