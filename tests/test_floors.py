@@ -14,7 +14,7 @@ import torchloupe
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
     {"axes", "results", "errors"},
-    {"trace", "probe", "replay", "points"},
+    {"trace", "probe", "replay", "points", "sites"},
     {"methods", "targets", "networks"},
     {"sources"},
     {"store", "runner", "diagnosis", "gait", "sequence_maps", "arrange"},

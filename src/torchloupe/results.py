@@ -43,3 +43,20 @@ class Maps:
         """(layer, question, sample) of every map that is zero everywhere."""
         dark = {layer: (maps == 0).flatten(2).all(2) for layer, maps in self.maps.items()}
         return tuple((layer, k, n) for layer, mask in dark.items() for k, n in mask.nonzero().tolist())
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature maps as raw numbers.
+
+    values: label of a point -> (n, c, t, h, w). layouts: label -> the pattern with which it was read. ids: the n samples.
+    loose: labels of values whose rows and columns are not the picture's (parameters, attention between tokens).
+    """
+
+    values: Mapping[str, Tensor]
+    layouts: Mapping[str, str]
+    ids: tuple[str, ...]
+    loose: tuple[str, ...] = ()
+
+    def __getitem__(self, label: str) -> Tensor:
+        return self.values[label]

@@ -12,7 +12,9 @@ from typing import Any
 COMMANDS: dict[str, str] = {
     "browse": "torchloupe.cli.browse:browse",
     "cam": "torchloupe.cli.cam:cam",
+    "diff": "torchloupe.cli.features:diff",
     "draw": "torchloupe.cli.draw:draw",
+    "features": "torchloupe.cli.features:features",
     "layers": "torchloupe.cli.layers:layers",
     "embed": "torchloupe.cli.embed:embed",
     "project": "torchloupe.cli.embed:project",

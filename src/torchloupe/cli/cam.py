@@ -76,6 +76,7 @@ def cam(
     from torchloupe.probe import Probe, expand
     from torchloupe.render.colour import palette
     from torchloupe.sources.images import find
+    from torchloupe.targets.boxes import boxes
     from torchloupe.targets.words import target as words_to_target
 
     methods = [named(name).__name__ for name in method or ("gradcam",)]
@@ -110,7 +111,8 @@ def cam(
             say(f"weights: {report['loaded']} of {report['total']} from the file fit")
     if not layers:
         say(f"layer: {', '.join(wanted)} (default)")
-    question = words_to_target([] if each else target or [], subject.classes)
+    ask = boxes if subject.kind == "detector" else words_to_target
+    question = ask([] if each else target or [], subject.classes)
     probe = Probe(subject, tuple(wanted), question)
     names = unique_names(files)
     asked = {

@@ -12,6 +12,9 @@ from torchloupe.render.style import Style
 
 KINDS: dict[str, str] = {
     "maps": "torchloupe.render.pictures:redraw",
+    "feature maps": "torchloupe.render.features:redraw",
+    "difference": "torchloupe.render.features:redraw",
+    "cka": "torchloupe.render.features:redraw",
     "curves": "torchloupe.render.curves:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
 }

@@ -40,13 +40,13 @@ def mmpretrain(rest: str, options: Options) -> Subject:
         raise BadInput(f"{options.spec}: the config has no 'model'; expected a config of mmpretrain")
     if options.size is not None or options.mean or options.std:
         raise BadInput(f"{options.spec}: size, mean and std are the config's; change them with cfg_options")
-    _forget_pretrained(config.model)
+    forget_pretrained(config.model)
     config.model.pop("train_cfg", None)
-    with _scope(), _told(options):
+    with _scope(), told(options):
         config.model.setdefault("data_preprocessor", config.get("data_preprocessor", None))
         module = framework("mmpretrain.registry", "mmpretrain").MODELS.build(config.model)
     loaded = load_weights(module, options)
-    with _scope(), _told(options):
+    with _scope(), told(options):
         preparation, said = _preparation(module, config)
     classifies = getattr(module, "head", None) is not None and "Retriev" not in type(module).__name__
     return finish(
@@ -101,7 +101,7 @@ def _config(library: Any, rest: str, options: Options) -> Any:
             raise BadInput(f"{path}: no such config file")
         if path.suffix == ".py":
             warnings.warn(f"{path}: a Python config; its code was run", LoupeWarning, stacklevel=4)
-        with _told(options):
+        with told(options):
             return framework("mmengine", "mmpretrain").Config.fromfile(path)
     hub = framework("mmpretrain.apis", "mmpretrain").ModelHub
     try:
@@ -117,7 +117,7 @@ def _scope() -> Iterator[None]:
 
 
 @contextmanager
-def _told(options: Options) -> Iterator[None]:
+def told(options: Options) -> Iterator[None]:
     """What a config does wrong, in one line."""
     try:
         yield
@@ -128,7 +128,7 @@ def _told(options: Options) -> Iterator[None]:
         raise BadInput(f"{options.spec}: the config does not work: {type(error).__name__}: {said}") from error
 
 
-def _forget_pretrained(part: Any) -> None:
+def forget_pretrained(part: Any) -> None:
     """Take out of a config all that would fetch weights."""
     if isinstance(part, Mapping):
         for key, value in list(part.items()):
@@ -137,10 +137,10 @@ def _forget_pretrained(part: Any) -> None:
             elif key == "init_cfg" and "Pretrained" in str(value):
                 part[key] = None  # type: ignore[index]
             else:
-                _forget_pretrained(value)
+                forget_pretrained(value)
     elif isinstance(part, (list, tuple)):
         for value in part:
-            _forget_pretrained(value)
+            forget_pretrained(value)
 
 
 def _preparation(module: Any, config: Any) -> tuple[Preparation | None, str]:

@@ -38,6 +38,10 @@ def torchvision(rest: str, options: Options) -> Subject:
     entry = getattr(weights, "DEFAULT", None)
     preset = entry.transforms() if entry is not None else None
     classes = entry.meta.get("categories", ()) if entry is not None else ()
+    if kind == "detector":
+        from torchloupe.sources.detectors import torchvision_detector
+
+        return torchvision_detector(module, options, classes)
     preparation = _preset(preset, options) if _is_classification(preset) else _plain(module, options)
     return finish(
         module, options, preparation, classes=classes, kind=kind, notes={"preparation": " ".join(str(preset).split())}

@@ -95,11 +95,12 @@ def _build(
 
 
 def _class(library: Any, config: Any) -> Any:
-    """The class that the configuration names, else the image classifier of its type, else the bare model."""
+    """The class that the configuration names, else the classifier, detector or segmenter of its type, else the bare model."""
     for name in getattr(config, "architectures", None) or ():
         if hasattr(library, name):
             return getattr(library, name)
-    for auto in (library.AutoModelForImageClassification, library.AutoModel):
+    tasks = ("ImageClassification", "ObjectDetection", "SemanticSegmentation")
+    for auto in (*(getattr(library, f"AutoModelFor{task}") for task in tasks), library.AutoModel):
         if type(config) in auto._model_mapping:
             found = auto._model_mapping[type(config)]
             return found[0] if isinstance(found, (tuple, list)) else found
@@ -130,6 +131,11 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
     names = getattr(config, "id2label", None) or {}
     preparation, said = _preparation(module, source, options)
     classifies = "Classification" in type(module).__name__
+    if "ObjectDetection" in type(module).__name__ and preparation is not None:
+        from torchloupe.sources.detectors import transformers_detector
+
+        found = [str(names[i]) for i in sorted(names)]
+        return transformers_detector(module, options, preparation, found, {**notes, "preparation": said})
     plain = all(str(name) == f"LABEL_{i}" for i, name in names.items())
     return finish(
         module,
@@ -220,6 +226,6 @@ def _resize(processor: Any, hw: tuple[int, int]) -> None:
             else {"height": h, "width": w}
         )
     elif "shortest_edge" in edge and h == w:
-        processor.size = {"shortest_edge": h}
+        processor.size = {"shortest_edge": h, **({"longest_edge": h} if "longest_edge" in edge else {})}
     else:
         processor.size = {"height": h, "width": w}

@@ -1,0 +1,491 @@
+"""Feature maps and their differences as labelled grids. Reads raw numbers; never runs a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+from torchloupe import store
+from torchloupe.errors import BadInput, nearest
+from torchloupe.render import colour
+from torchloupe.render.plots import SMALL, Bar, Cell, Group, grid, raster, wrap
+from torchloupe.render.style import Style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRAMES = 10
+SHOWN = 192
+LABEL = 1.0
+Reduction = Literal["pixel_wise_max", "squeeze_mean", "select_max", "none"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How feature maps are drawn.
+
+    Attributes:
+        channel_reduction: One map out of all channels: their maximum or mean at each position, or the one channel with the
+            largest sum; none keeps them, for --topk.
+        topk: With no reduction: so many channels, those with the largest sum; -1 draws 1 or 3 channels as a picture.
+        arrangement: Rows and columns of the topk channels.
+        use_norm: Standardise each channel over batch and space before anything else.
+        overlaid: Lay the maps over the picture.
+        resize_shape: Height and width that maps (and the picture under them) are drawn at.
+        alpha: How much an overlaid map covers the picture, from 0 to 1.
+    """
+
+    channel_reduction: Reduction = "none"
+    topk: int = 20
+    arrangement: Annotated[tuple[int, int], Parameter(negative="")] = (4, 5)
+    use_norm: Annotated[bool, Parameter(negative="")] = False
+    overlaid: Annotated[bool, Parameter(negative="")] = False
+    resize_shape: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        known = ("pixel_wise_max", "squeeze_mean", "select_max", "none")
+        if self.channel_reduction not in known:
+            raise BadInput(
+                f"channel reduction {self.channel_reduction!r}: expected one of {', '.join(known)}."
+                + nearest(self.channel_reduction, known)
+            )
+        rows, columns = self.arrangement
+        if self.topk == 0 or self.topk < -1:
+            raise BadInput(f"topk {self.topk}: expected 1 or more, or -1 to draw 1 or 3 channels as a picture")
+        if rows < 1 or columns < 1 or (not self.reduces and rows * columns < self.topk):
+            raise BadInput(
+                f"arrangement {rows} {columns} has {max(rows, 0) * max(columns, 0)} places for topk {self.topk} channels; give "
+                f"--arrangement {max(rows, 1)} {math.ceil(max(self.topk, 1) / max(rows, 1))}, or a smaller --topk"
+            )
+        if not 0 <= self.alpha <= 1:
+            raise BadInput(f"alpha {self.alpha}: expected a number from 0 (picture only) to 1 (map only)")
+        if self.resize_shape is not None and not all(1 <= side <= 20_000 for side in self.resize_shape):
+            raise BadInput(f"resize shape {self.resize_shape}: expected a height and a width in pixels")
+
+    @property
+    def reduces(self) -> bool:
+        return self.channel_reduction != "none"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is drawn of one point: maps (m, t, h, w), one label each; or, where picture, one picture of 1 or 3 channels."""
+
+    maps: np.ndarray
+    labels: tuple[str, ...]
+    picture: bool = False
+
+
+def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
+    """The maps of one point that a look asks for.
+
+    value (c, t, h, w). The order: standardise, reduce or choose, and only then resize (when drawn).
+    Errors: BadInput for topk -1 with other than 1 or 3 channels, for a map without extent, and for values that are not finite.
+    Differs: MMRazor resizes all channels before it reduces them; the result is the same for the mean.
+    """
+    from torchloupe.methods.features import REDUCTIONS, from_array, standardise, strongest
+
+    if value.ndim != 4 or not value.size:
+        raise BadInput(f"point {label!r}: features of shape {value.shape}; expected (c, t, h, w)")
+    if value.shape[2:] == (1, 1):
+        raise BadInput(
+            f"point {label!r}: a vector of {value.shape[0]} channels without image axes, which cannot be drawn as a map; its "
+            "numbers are in the result, and CKA takes it"
+        )
+    if not np.isfinite(value).all():
+        raise BadInput(f"point {label!r}: not finite (NaN or infinite); check the weights and the input")
+    act = standardise(from_array(value)) if look.use_norm else from_array(value)
+    if look.reduces:
+        named = (f"channel {int(strongest(act, 1)[1])}",) if look.channel_reduction == "select_max" else ("",)
+        return Shown(REDUCTIONS[look.channel_reduction](act)[0].numpy(), named)
+    if look.topk == -1:
+        if act.shape[1] not in (1, 3):
+            raise BadInput(
+                f"point {label!r} has {act.shape[1]} channels, and topk -1 draws 1 or 3 channels as a picture; choose a "
+                "--channel-reduction, or --topk 1 or more"
+            )
+        return Shown(act[0].numpy(), ("",), picture=True)
+    maps, order = strongest(act, look.topk)
+    return Shown(maps[0].numpy(), tuple(f"channel {c}" for c in order[0].tolist()))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values of the first and the last colour."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, *maps: np.ndarray, zero: bool = False) -> Scale:
+        """From the least to the greatest of all values; from 0 where zero."""
+        low = 0.0 if zero else min(float(one.min()) for one in maps)
+        return cls(low, max(float(one.max()) for one in maps))
+
+    def unit(self, values: np.ndarray) -> np.ndarray:
+        """Values as 0..1; all 0 where the scale has no extent."""
+        extent = self.high - self.low
+        return np.clip((values.astype(np.float64) - self.low) / extent, 0, 1) if extent > 0 else np.zeros(values.shape)
+
+    @property
+    def ticks(self) -> tuple[str, str]:
+        return f"{self.low:.3g}", f"{self.high:.3g}"
+
+
+def tile(values: np.ndarray, scale: Scale, look: Look, style: Style, under: np.ndarray | None) -> np.ndarray:
+    """One map in colours, over the picture where there is one.
+
+    values (h, w); under (h', w', 3) uint8 or None -> (h'', w'', 3) uint8. Without a picture a small map is enlarged in whole
+    steps, so that its cells show.
+    """
+    table = colour.palette(style.cmap)
+    if under is not None:
+        size = look.resize_shape or under.shape[:2]
+        base = (
+            np.clip(np.round(colour.resize(under.transpose(2, 0, 1), size)), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        )
+        fine = scale.unit(colour.resize(values, size))
+        return colour.blend(base, fine, table, signed=False, opacity=look.alpha, fade=False)
+    unit = scale.unit(colour.resize(values, look.resize_shape) if look.resize_shape else values)
+    step = max(1, math.ceil(SHOWN / max(unit.shape))) if look.resize_shape is None else 1
+    unit = unit.repeat(step, 0).repeat(step, 1)
+    return (colour.colours(unit, table, False) * 255).round().astype(np.uint8)
+
+
+def as_picture(values: np.ndarray, look: Look) -> np.ndarray:
+    """1 or 3 channels (c, h, w) as a picture, from the least to the greatest value."""
+    values = colour.resize(values, look.resize_shape) if look.resize_shape else values
+    grey = (Scale.over(values).unit(values) * 255).round().astype(np.uint8)
+    return np.repeat(grey, 3 // len(grey), 0).transpose(1, 2, 0)
+
+
+def framed(image: np.ndarray, ratio: float) -> np.ndarray:
+    """A picture on white of the ratio height / width, so that pictures of other shapes stand beside it unstretched."""
+    h, w = image.shape[:2]
+    tall, wide = max(h, round(w * ratio)), max(w, round(h / ratio))
+    page = np.full((tall, wide, 3), 255, np.uint8)
+    top, left = (tall - h) // 2, (wide - w) // 2
+    page[top : top + h, left : left + w] = image
+    return page
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and the tiles in it, by name."""
+
+    figure: Figure
+    tiles: Mapping[str, np.ndarray]
+
+
+def times(count: int) -> list[int]:
+    """The frames that are shown of so many."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, FRAMES))})
+
+
+def draw_point(value: np.ndarray, label: str, picture: np.ndarray | None, look: Look, style: Style, id: str) -> Drawn:
+    """The strongest channels of one point, in the arrangement; each by its own least and greatest value.
+
+    value (c, t, h, w); of a sequence the mean over its frames is shown.
+    """
+    what = shown(value, look, label)
+    frames = value.shape[1]
+    under = picture[len(picture) // 2] if look.overlaid and picture is not None else None
+    flat = what.maps.mean(1)
+    if what.picture:
+        images = [as_picture(flat, look)]
+    else:
+        images = [tile(one, Scale.over(one), look, style, under) for one in flat]
+    columns = min(look.arrangement[1], len(images))
+    rows = [
+        ("", [Cell(images[i], what.labels[i]) if i < len(images) else None for i in range(start, start + columns)])
+        for start in range(0, len(images), columns)
+    ]
+    said = f"{id}: {label}, {value.shape[0]} channels of {value.shape[2]} x {value.shape[3]}"
+    said += f", mean over {frames} frames" if frames > 1 else ""
+    bar = Bar(colour.palette(style.cmap), ("min", "max"))
+    bars, note = ((), "") if what.picture else ((bar,), "colours: each channel from its least to its greatest value")
+    figure = grid([Group(said, rows)], [""] * columns, bars, note)
+    return Drawn(figure, {name or "picture": image for name, image in zip(what.labels, images, strict=True)})
+
+
+def draw_reduced(
+    values: Mapping[str, np.ndarray],
+    picture: np.ndarray | None,
+    look: Look,
+    style: Style,
+    id: str,
+    loose: Sequence[str] = (),
+) -> Drawn:
+    """One map a point, beside the picture; of a sequence one row a point, with its frames as columns."""
+    maps = {label: shown(value, look, label) for label, value in values.items()}
+    longest = max(what.maps.shape[1] for what in maps.values())
+    at = times(longest)
+    tiles: dict[str, np.ndarray] = {}
+    cells: dict[str, list[Cell]] = {}
+    for label, what in maps.items():
+        frames = what.maps[0]
+        scale = Scale.over(frames)
+        for t in at[: len(frames)] if len(frames) < longest else at:
+            over = look.overlaid and picture is not None and label not in loose
+            under = picture[min(t, len(picture) - 1)] if over and picture is not None else None
+            image = tile(frames[min(t, len(frames) - 1)], scale, look, style, under)
+            tiles[f"{label}-{t}" if longest > 1 else label] = image
+            cells.setdefault(label, []).append(Cell(image, what.labels[0]))
+    ratio = _ratio(picture, tiles)
+    lead = None if picture is None else Cell(framed(picture[0], ratio))
+    cells = {label: [Cell(framed(cell.image, ratio), cell.label) for cell in row] for label, row in cells.items()}
+    reduced = look.channel_reduction + (", standardised" if look.use_norm else "")
+    bar = Bar(colour.palette(style.cmap), ("min", "max"))
+    note = "colours: each point from its least to its greatest value"
+    if longest > 1:
+        groups = [Group(f"{id}: {reduced}", list(cells.items()))]
+        figure = grid(groups, [f"frame {t}" for t in at], (bar,), note)
+    else:
+        most = 4
+        labels = list(cells)
+        columns = min(most, len(labels))
+        if len(labels) <= most:
+            groups = [Group(f"{id}: {reduced}", [("", [cells[label][0] for label in labels])], lead)]
+            figure = grid(groups, labels, (bar,), note)
+        else:
+            groups = [
+                Group("", [("", [_titled(cells[label][0], label) for label in labels[start : start + columns]])])
+                for start in range(0, len(labels), columns)
+            ]
+            groups[0] = replace(groups[0], heading=f"{id}: {reduced}", lead=lead)
+            figure = grid(groups, [""] * columns, (bar,), note)
+    return Drawn(figure, tiles)
+
+
+def _titled(cell: Cell, label: str) -> Cell:
+    whole = f"{label}, {cell.label}" if cell.label else label
+    return Cell(cell.image, wrap(whole, LABEL, SMALL, 1)[0])
+
+
+def _ratio(picture: np.ndarray | None, tiles: Mapping[str, np.ndarray]) -> float:
+    h, w = (next(iter(tiles.values())) if picture is None else picture[0]).shape[:2]
+    return h / w
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One point of two networks: raw features (c, t, h, w) of each, and how they are named."""
+
+    label: str
+    a: np.ndarray
+    b: np.ndarray
+
+
+def draw_difference(
+    pairs: Sequence[Pair],
+    names: tuple[str, str],
+    how: str,
+    picture: np.ndarray | None,
+    look: Look,
+    style: Style,
+    id: str,
+) -> tuple[Drawn, dict[str, Any]]:
+    """Rows of points: the first network, the second, their difference; and figures about each difference.
+
+    The two networks share one scale at each point; the differences share one, from 0, over all points, so that they can be
+    compared. Without a reduction the strongest channels of the difference are drawn, and no networks beside them.
+    """
+    from torchloupe.methods.difference import difference, matched
+    from torchloupe.methods.features import REDUCTIONS, from_array, squeeze_mean
+
+    measure = difference(how)
+    reduce = REDUCTIONS.get(look.channel_reduction)
+    sides: dict[str, tuple[np.ndarray, np.ndarray, Shown]] = {}
+    figures: dict[str, Any] = {}
+    titles: dict[str, str] = {}
+    for pair in pairs:
+        a, b, notes = matched(from_array(pair.a), from_array(pair.b), reduce)
+        raw = measure(a, b)[0].numpy()
+        figures[pair.label] = {"mean": float(raw.mean()), "max": float(raw.max()), "notes": list(notes)}
+        one_channel = raw.shape[0] == 1
+        own = replace(look, channel_reduction="squeeze_mean") if one_channel else look
+        part = shown(raw, own, pair.label)
+        shorten = reduce or squeeze_mean
+        sides[pair.label] = (shorten(a)[0, 0].numpy(), shorten(b)[0, 0].numpy(), part)
+        titles[pair.label] = f"{pair.label} ({'; '.join(notes)})" if notes else pair.label
+    shared = Scale.over(*(part.maps for _, _, part in sides.values()), zero=not look.use_norm)
+    under = picture[len(picture) // 2] if look.overlaid and picture is not None else None
+    tiles: dict[str, np.ndarray] = {}
+    groups = []
+    few = all(len(part.maps) == 1 for _, _, part in sides.values())
+    columns = 3 if few else min(look.arrangement[1], max(len(part.maps) for _, _, part in sides.values()))
+    ratio = 0.0
+    for label, (first, second, part) in sides.items():
+        images = {
+            f"{label}-{name}": tile(each.mean(0), shared, look, style, under)
+            for name, each in zip(part.labels, part.maps, strict=True)
+        }
+        if few:
+            both = Scale.over(first.mean(0), second.mean(0))
+            nets = [Cell(tile(side.mean(0), both, look, style, under)) for side in (first, second)]
+            cells = [*nets, Cell(next(iter(images.values())), part.labels[0])]
+        else:
+            cells = [Cell(image, name) for image, name in zip(images.values(), part.labels, strict=True)]
+        tiles |= {name.removesuffix("-"): image for name, image in images.items()}
+        ratio = ratio or cells[0].image.shape[0] / cells[0].image.shape[1]
+        cells = [Cell(framed(cell.image, ratio), cell.label) for cell in cells]
+        rows = [
+            ("", [*cells[i : i + columns], *[None] * (columns - len(cells[i : i + columns]))])
+            for i in range(0, len(cells), columns)
+        ]
+        mean = figures[label]["mean"]
+        groups.append(Group(f"{titles[label]}: {how} difference, mean {mean:.3g}", rows))
+    heads = [*names, f"{how} difference"] if few else [""] * columns
+    groups[0] = replace(groups[0], heading=f"{id}: {groups[0].heading}")
+    bar = Bar(colour.palette(style.cmap), shared.ticks)
+    note = "colours: one scale for all differences"
+    note += "; both networks of a row from their least to their greatest value" if few else ""
+    return Drawn(grid(groups, heads, (bar,), note), tiles), figures
+
+
+def draw_cka(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], names: tuple[str, str], samples: int
+) -> Figure:
+    """A matrix of CKA values, 0 to 1, with its numbers where they fit; NaN is grey."""
+    from matplotlib.figure import Figure
+
+    cell = 0.5 if max(values.shape) <= 14 else 7.0 / max(values.shape)
+    figure = Figure((cell * len(columns) + 2.6, cell * len(rows) + 1.9), layout="constrained")
+    axes = figure.add_subplot()
+    import matplotlib
+
+    table = matplotlib.colormaps["viridis"].with_extremes(bad="0.8")
+    image = axes.imshow(np.ma.masked_invalid(values), vmin=0, vmax=1, cmap=table, aspect="equal")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_xlabel(names[1], fontsize=8)
+    axes.set_ylabel(names[0], fontsize=8)
+    axes.set_title(f"Linear CKA, {samples} pictures", fontsize=9)
+    if cell >= 0.35:
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                ink = "black" if value > 0.6 else "white"
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=ink)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def write(figure: Figure, path: Path, style: Style) -> Path:
+    """A figure as a picture file of the kind that its ending says, whole or not at all."""
+    from torchloupe.render.plots import vector
+
+    kind = path.suffix[1:].lower()
+    with store.aside(path) as (draft,):
+        if kind in ("pdf", "svg"):
+            draft.write_bytes(vector(figure, style.dpi, kind, {"Title": path.stem}))
+        else:
+            raster(figure, style.dpi).save(draft, {"jpg": "jpeg"}.get(kind, kind))
+    return path
+
+
+def write_tiles(tiles: Mapping[str, np.ndarray], folder: Path, stem: str) -> list[Path]:
+    """Every tile as a png of its own."""
+    from PIL import Image
+
+    paths = []
+    for name, image in tiles.items():
+        path = folder / f"{stem}-{store.safe_name(name)}.png"
+        with store.aside(path) as (draft,):
+            Image.fromarray(image).save(draft)
+        paths.append(path)
+    return paths
+
+
+def chosen(labels: Sequence[str], wanted: Sequence[str], who: str) -> list[str]:
+    """The labels that names or globs ask for; all where nothing is asked. Errors: BadInput that offers the nearest."""
+    if not wanted:
+        return list(labels)
+    hits = [label for label in labels if any(fnmatchcase(label, word) or label == word for word in wanted)]
+    for word in wanted:
+        if not any(fnmatchcase(label, word) or label == word for label in labels):
+            raise BadInput(f"{who}: no point {word!r} in it.{nearest(word, labels)} It has: {', '.join(labels)}.")
+    return hits
+
+
+def pictures_of(
+    artifact: store.Artifact,
+    folder: Path,
+    stem: str,
+    look: Look,
+    style: Style,
+    points: Sequence[str] = (),
+    tiles: bool = False,
+) -> list[Path]:
+    """Draws one result of `loupe features` or `loupe diff` into a folder and gives the paths."""
+    arrays, record = artifact
+    kind = record.get("kind")
+    if kind == "cka":
+        figure = draw_cka(arrays["cka"], record["rows"], record["columns"], tuple(record["names"]), record["samples"])
+        return [write(figure, folder / f"{stem}.{style.format}", style)]
+    picture = arrays.get("picture")
+    id = str(record.get("id", stem))
+    if kind == "difference":
+        labels = chosen(record["points"], points, stem)
+        pairs = [Pair(label, arrays[f"a/{label}"], arrays[f"b/{label}"]) for label in labels]
+        drawn, _ = draw_difference(pairs, tuple(record["names"]), record["difference"], picture, look, style, id)
+        paths = [write(drawn.figure, folder / f"{stem}.{style.format}", style)]
+        return paths + (write_tiles(drawn.tiles, folder, stem) if tiles else [])
+    labels = chosen(record["points"], points, stem)
+    loose = record.get("loose", ())
+    values = {label: arrays[f"value/{label}"] for label in labels}
+    if look.reduces:
+        jobs = [(stem, draw_reduced(values, picture, look, style, id, loose))]
+    else:
+        jobs = [
+            (
+                f"{stem}-{store.safe_name(label)}",
+                draw_point(value, label, None if label in loose else picture, look, style, id),
+            )
+            for label, value in values.items()
+        ]
+    paths = []
+    for name, drawn in jobs:
+        paths.append(write(drawn.figure, folder / f"{name}.{style.format}", style))
+        paths += write_tiles(drawn.tiles, folder, name) if tiles else []
+    return paths
+
+
+def redraw(
+    results: Sequence[Path],
+    save: str | None,
+    style: Style,
+    methods: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> list[Path]:
+    """Stored features and differences drawn again: as they were, but in the style's colours, format and opacity.
+
+    save: a folder; None = beside each result. layers: only these points.
+    """
+    paths: list[Path] = []
+    for path in results:
+        artifact = store.load(path)
+        look = look_of(artifact.record)
+        if style.opacity != Style.opacity:
+            look = replace(look, alpha=style.opacity)
+        folder = Path(save) if save is not None else path.parent
+        paths += pictures_of(artifact, folder, store.pair(path)[0].stem, look, style, layers)
+    return paths
+
+
+def look_of(record: Mapping[str, Any]) -> Look:
+    """The look that a record was drawn with."""
+    held = dict(record.get("look", {}))
+    for name in ("arrangement", "resize_shape"):
+        if held.get(name) is not None:
+            held[name] = tuple(held[name])
+    return Look(**held)

@@ -1,0 +1,133 @@
+"""Detectors of mmdet (its own config files), torchvision and transformers: features, differences, heatmaps of boxes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import mmcv_operators
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchloupe import store
+from torchloupe.cli import main
+from torchloupe.errors import BadInput
+from torchloupe.methods.cam import gradcam
+from torchloupe.probe import Probe, Subject
+from torchloupe.sites import capture, features
+from torchloupe.sources import subject
+from torchloupe.sources.images import pictures
+from torchloupe.targets.boxes import Boxes
+
+SMALL = {
+    "test_dataloader.dataset.pipeline.1.scale": (160, 128),
+    "model.test_cfg.nms_pre": 20,
+    "model.test_cfg.score_thr": 0.0,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> None:
+    mmcv_operators.install()
+    mmcv_operators.install_torchvision()
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("street") / "street.png"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((160, 128)).save(path)
+    return str(path)
+
+
+def load(spec: str, **options: object) -> Subject:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return subject(spec, device="cpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def retinanet(operators: None) -> Subject:
+    return load("mmdet:retinanet_r50_fpn_1x_coco", cfg_options=SMALL)
+
+
+def check(found: Subject, street: str) -> None:
+    """The heatmap of the best box is finite, not empty and the size of the layer; nothing is left behind."""
+    batch = pictures(street, found)
+    maps = gradcam(Probe(found, found.layers, Boxes(1, names=found.classes)), batch)
+    (values,) = maps.maps.values()
+    assert values.shape[:2] == (1, 1)
+    assert torch.isfinite(values).all()
+    assert 0 < maps.scores.value.item() <= 1
+    assert not any(part._forward_hooks for part in found.module.modules())
+
+
+def test_two_retinanets_of_mmdet_differ_at_every_level(street: str, tmp_path: Path) -> None:
+    config = tmp_path / "diff.py"
+    levels = ", ".join(f"p{i + 3}=dict(recorder='neck', data_idx={i})" for i in range(4))
+    config.write_text(
+        "".join(
+            f"recorders{i} = dict(neck=dict(_scope_='mmrazor', type='ModuleOutputs', source='neck'))\n"
+            f"mappings{i} = dict({levels})\n"
+            for i in (1, 2)
+        )
+    )
+    models = [f"--model={depth}" for depth in ("retinanet_r50_fpn_1x_coco", "retinanet_r101_fpn_1x_coco")]
+    overrides = [f"{key}={value}".replace(" ", "") for key, value in SMALL.items()]
+    words = ["--repo", "mmdet", "--vis-config", str(config), "--channel-reduction", "pixel_wise_max", "--overlaid"]
+    torch.manual_seed(0)
+    status = main(
+        ["diff", street, *models, *words, "--use-norm", "--dpi", "60", "-o", str(tmp_path), "--cfg-options", *overrides]
+    )
+    assert status == 0
+    arrays, record = store.load(tmp_path / "difference.npz")
+    assert record["points"] == ["p3", "p4", "p5", "p6"]
+    assert arrays["a/p3"].shape == arrays["b/p3"].shape == (256, 1, 16, 20)
+    assert all(row["mean"] > 0 for row in record["figures"].values())
+    assert (tmp_path / "difference.png").is_file()
+
+
+def test_mmdet_heatmaps_of_boxes(street: str, retinanet: Subject) -> None:
+    found = retinanet
+    assert found.kind == "detector"
+    assert found.layers == ("backbone.layer4",)
+    assert len(found.classes) == 80
+    import mmdet.models.dense_heads.base_dense_head as head
+
+    before = head.select_single_mlvl
+    check(found, street)
+    assert head.select_single_mlvl is before
+    function = "fn:mmdet.models.dense_heads.base_dense_head.select_single_mlvl#0@0"
+    seen = capture(found, pictures(street, found), ("neck", function))
+    assert [tuple(seen[f"neck@{i}"].value.shape[-2:]) for i in range(3)] == [(16, 20), (8, 10), (4, 5)]
+    assert seen[function].raw.shape == (720, 16, 20)
+
+
+def test_the_picture_is_what_the_network_saw_undone(street: str, retinanet: Subject) -> None:
+    seen = pictures(street, retinanet).pictures
+    assert seen is not None
+    want = np.asarray(Image.open(street).convert("RGB"))
+    assert np.abs(seen[0, 0, :128, :160].numpy().astype(int) - want).max() <= 1
+
+
+def test_torchvision(street: str) -> None:
+    found = load("torchvision:retinanet_resnet50_fpn?min_size=128&score_thresh=0.0&topk_candidates=20")
+    assert (found.kind, found.layers) == ("detector", ("backbone.body.layer4",))
+    check(found, street)
+    assert len(features(found, pictures(street, found), ("backbone",)).values) == 5
+
+
+def test_detr(street: str) -> None:
+    found = load("transformers:detr?num_queries=5&encoder_layers=1&decoder_layers=1&d_model=32", size=64)
+    assert found.kind == "detector"
+    check(found, street)
+
+
+def test_unknown_configs_and_repositories() -> None:
+    with pytest.raises(BadInput, match="Did you mean"):
+        load("mmdet:retinanet_r50_fpn_1x_cocoo")
+    with pytest.raises(ImportError, match="mmseg is not installed"):
+        load("mmseg:anything")
