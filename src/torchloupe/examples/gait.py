@@ -187,7 +187,9 @@ def cases(embeddings: Tensor, crowd: Crowd) -> list[Case]:
     # bags show best from the side
     side = np.isin(crowd.views[asked], ("072", "090", "108"))
     bag = np.char.startswith(crowd.conditions[asked], "bg")
-    wanted = {"right-bag": right & bag & side, "wrong-bag": ~right & bag, "wrong": ~right & ~bag}
+    mistaken = ~right & bag
+    shown = mistaken & side if (mistaken & side).any() else mistaken
+    wanted = {"right-bag": right & bag & side, "wrong-bag": shown, "wrong": ~right & ~bag}
     found = []
     for title, mask in wanted.items():
         if mask.any():
