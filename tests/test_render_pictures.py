@@ -97,10 +97,13 @@ def test_golden_overlay() -> None:
     np.testing.assert_array_equal(plain, [[[100, 100, 100], [176, 177, 132]]])
 
 
-def test_signed_maps_leave_the_picture_where_they_are_zero() -> None:
+def test_signed_maps_show_a_pale_grey_picture_where_they_are_zero() -> None:
+    """By hand: 0.55 * 255 + 0.45 * 100 = 185; with opacity 0 the picture is left alone."""
     picture = np.full((1, 3, 3), 100, np.uint8)
     found = overlay(picture, np.array([[-1.0, 0.0, 1.0]]), Style(), signed=True)
-    np.testing.assert_array_equal(found[0, 1], [100, 100, 100])
+    np.testing.assert_array_equal(found[0, 1], [185, 185, 185])
+    bare = overlay(picture, np.array([[-1.0, 0.0, 1.0]]), Style(opacity=0.0), signed=True)
+    np.testing.assert_array_equal(bare, picture)
     assert found[0, 0, 2] > found[0, 0, 0]
     assert found[0, 2, 0] > found[0, 2, 2]
 
