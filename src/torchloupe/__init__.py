@@ -35,8 +35,8 @@ _HOMES = {
     "sources": ("subject",),
     "sources.images": ("pictures",),
     "sources.sequences": ("Walk", "sequences"),
-    "targets.pose": ("Joints",),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
+    "targets.pose": ("Joints",),
     "targets.retrieval": ("Gallery", "Margin", "Match", "Nearest", "Pair", "Rival"),
 }
 _FROM = {name: home for home, names in _HOMES.items() for name in names}
