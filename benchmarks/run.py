@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TOPICS = ("cam",)
+TOPICS = ("cam", "gait")
 
 for topic in TOPICS:
     print(f"\n## {topic}\n", flush=True)

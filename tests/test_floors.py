@@ -17,7 +17,7 @@ FLOORS = [
     {"trace", "probe", "replay", "points"},
     {"methods", "targets", "networks"},
     {"sources"},
-    {"store", "runner"},
+    {"store", "runner", "gait", "sequence_maps"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

@@ -15,6 +15,8 @@ _HOMES = {
         *("cam", "cams", "eigencam", "eigengradcam", "gradcam", "gradcam_pp", "hirescam", "layercam", "rule"),
         *("smooth_gradcam_pp", "weights", "xgradcam"),
     ),
+    "gait": ("embed_gallery", "explain_walk"),
+    "methods.opengait": ("opengait",),
     "methods.path": ("gradient_x_input", "integrated_gradients", "smoothgrad", "straight"),
     "methods.perturb": ("ablationcam", "iscam", "occlusion", "scorecam", "sscam"),
     "methods.registry": ("METHODS",),
@@ -22,8 +24,11 @@ _HOMES = {
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
     "render.pictures": ("draw",),
     "results": ("Maps", "Scores"),
+    "sequence_maps": ("SequenceMaps",),
     "sources": ("subject",),
     "sources.images": ("pictures",),
+    "sources.sequences": ("Walk", "sequences"),
+    "targets.retrieval": ("Gallery", "Margin", "Match", "Nearest", "Pair", "Rival"),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
 }
 _FROM = {name: home for home, names in _HOMES.items() for name in names}

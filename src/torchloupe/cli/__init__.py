@@ -18,8 +18,21 @@ COMMANDS: dict[str, str] = {
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
-    "demo": ("See the tool at work, from data to pictures, without a download.", {"": "torchloupe.cli.demo:demo"}),
+    "demo": (
+        "See the tool at work, from data to pictures, without a download.",
+        {"": "torchloupe.cli.demo:demo", "gait": "torchloupe.cli.gait:demo"},
+    ),
+    "gait": (
+        "Why did this probe match that gallery sequence? OpenGait's models, configs and data.",
+        {
+            "cam": "torchloupe.cli.gait:cam",
+            "draw": "torchloupe.cli.gait:draw",
+            "layers": "torchloupe.cli.gait:layers",
+        },
+    ),
 }
+# `-h` is the opacity of heatmaps there, as people know it
+OWN_HELP = {"torchloupe.cli.gait:draw": ["--help"]}
 
 
 def build() -> Any:
@@ -36,7 +49,7 @@ def build() -> Any:
         group = App(name=name, help=text)
         for command, path in commands.items():
             if command:
-                group.command(_function(path), name=command)
+                group.command(_function(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
             else:
                 group.default(_function(path))
         app.command(group)

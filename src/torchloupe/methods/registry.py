@@ -41,6 +41,6 @@ def options_of(fn: Method) -> dict[str, Parameter]:
 
 def load_all() -> dict[str, Method]:
     """Imports every file of methods and gives METHODS, by name."""
-    for file in ("cam", "path", "backprop", "perturb"):
+    for file in ("cam", "path", "backprop", "perturb", "opengait"):
         import_module(f"torchloupe.methods.{file}")
     return METHODS

@@ -1,0 +1,393 @@
+"""`loupe gait`: why did this probe match that gallery sequence?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from torchloupe.probe import Subject
+    from torchloupe.targets.retrieval import Gallery, Retrieval
+
+ConfigOption = Annotated[Path, Parameter(name=["--config", "-c", "--config-path", "--config_path"])]
+WeightsOption = Annotated[Path | None, Parameter(name=["--weights", "-w"])]
+LayersOption = Annotated[tuple[str, ...], Parameter(name=["--layers", "-l"], consume_multiple=True, negative=())]
+DeviceOption = Annotated[str, Parameter(name=["--device"])]
+
+
+def cam(
+    *,
+    config: ConfigOption,
+    weights: WeightsOption = None,
+    probe: Annotated[Path, Parameter(name=["--probe", "-p", "--probe-dir", "--probe_dir"])] = Path("Probes"),
+    gallery: Annotated[Path, Parameter(name=["--gallery", "-g", "--gallery-dir", "--gallery_dir"])] = Path("Gallery"),
+    save: Annotated[Path, Parameter(name=["--save", "-s", "--save-dir", "--save_dir"])] = Path("gait-cam"),
+    layers: LayersOption = (),
+    method: str = "gradcam",
+    target: str = "nearest",
+    parts: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (),
+    metric: Literal["euc", "cos"] | None = None,
+    device: DeviceOption = "auto",
+    opengait: Path | None = None,
+    cache: Path | None = None,
+    signed: Annotated[bool, Parameter(negative=())] = False,
+    strict: Annotated[bool, Parameter(negative=())] = False,
+    unsafe_load: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Heatmaps of probe sequences: where each layer sees what makes the probe like, or unlike, a gallery sequence.
+
+    Writes <id>-<type>-<view>.npz (plain arrays) and .json (how it was made) for every probe; `loupe gait draw` draws
+    them. The same command again computes only what is missing.
+
+    Parameters
+    ----------
+    config
+        OpenGait's YAML. It is merged over the default.yaml of its tree, where there is one.
+    weights
+        Checkpoint (.pt or .safetensors). By default the one that restore_hint of the config means.
+    probe
+        Sequences to explain: a tree <id>/<type>/<view>/, a folder of silhouette pictures, or a video.
+    gallery
+        Sequences among which the answer is looked for.
+    save
+        Folder of the results.
+    layers
+        Names, globs, or numbers of `loupe gait layers`. Asked for on a terminal, else the model's default layers.
+    method
+        gradcam, layercam, hirescam, ... or opengait, the formula of OpenGait's own tool.
+    target
+        nearest (whoever it is), match (same identity), rival (another identity), margin (rival - match), or the
+        name of a gallery sequence.
+    parts
+        Body parts to ask about one by one; all together by default.
+    metric
+        Distance; by default the config's.
+    device
+        cpu, cuda, a GPU's number, or auto.
+    opengait
+        A checkout of OpenGait, for models that are not built in. Its code is imported, that is, run.
+    cache
+        Folder where embedded galleries are kept; by default the user's cache folder.
+    signed
+        Keep what makes them unlike as well, below 0 (blue); for methods that cut it off.
+    strict
+        Stop at the first bad sequence. By default it is told and left out.
+    unsafe_load
+        Let the checkpoint run code while it is read; only for files whose maker is trusted.
+    """
+    import warnings
+
+    from torchloupe.errors import BadInput, LoupeError, LoupeWarning
+    from torchloupe.gait import embed_gallery, explain_walk, question_key, record
+    from torchloupe.sources.opengait import pick_layers
+    from torchloupe.sources.sequences import sequences
+
+    options = _options(method, signed)
+    subject = _subject(config, weights, device, opengait, unsafe_load)
+    probes, items = sequences(probe), sequences(gallery)
+    chosen = pick_layers(subject, layers or _asked(subject))
+    held = embed_gallery(subject, items, metric=metric, cache=cache or _cache(), strict=strict, tell=_teller("gallery"))
+    asked = _target(target, held, parts)
+    failed: list[str] = []
+    tell = _teller("probes")
+    for number, walk in enumerate(probes, 1):
+        file = save / f"{walk.name}.npz"
+        try:
+            key = question_key(subject, walk, asked, chosen, method, options)
+            if _made(file, key):
+                print(f"{file} is there already")
+                continue
+            made = explain_walk(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
+            made.save(file, {**record(subject, made, held), "question": key})
+        except LoupeError as error:
+            if strict:
+                raise
+            failed.append(walk.name)
+            warnings.warn(f"left out: {error}", LoupeWarning, stacklevel=1)
+            continue
+        finally:
+            tell(number, len(probes))
+        answer = made.answers[0] if target != "margin" else made.questions[0]
+        right = "" if target != "nearest" else _verdict(made.identity, answer, held)
+        print(f"{file}  {target}: {answer}  score {made.scores[0]:.4g}{right}")
+    if failed:
+        told = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
+        if len(failed) == len(probes):
+            raise BadInput(f"none of {len(probes)} probes could be explained ({told}); the warnings say why")
+        print(f"{len(failed)} of {len(probes)} probes left out: {told}", file=sys.stderr)
+
+
+def draw(
+    npz: Path,
+    /,
+    *,
+    save: Annotated[Path | None, Parameter(name=["--save", "-s", "--save-dir", "--save_dir"])] = None,
+    heatmap_opacity: Annotated[float, Parameter(name=["--heatmap-opacity", "-h", "--heatmap_opacity"])] = 0.6,
+    draw_mode: Annotated[str, Parameter(name=["--draw-mode", "-d", "--draw_mode"])] = "merge",
+    resize_ratio: Annotated[float, Parameter(name=["--resize-ratio", "-r", "--resize_ratio"])] = 1.0,
+    font_scale: Annotated[float, Parameter(name=["--font-scale", "-f", "--font_scale"])] = 2.5,
+    scale: Literal["sequence", "frame", "run"] | None = None,
+    question: int = 0,
+    video: Literal["gif", "mp4"] | None = None,
+    fps: float = 12.0,
+    layers: LayersOption = (),
+) -> None:
+    """Pictures of the results of `loupe gait cam`, without the model.
+
+    Parameters
+    ----------
+    npz
+        One result, or a folder of them.
+    save
+        Folder of the pictures; by default one beside each result, with its name.
+    heatmap_opacity
+        Of the heatmap over the picture, 0 to 1.
+    draw_mode
+        merge: a folder for each layer. compare: one grid of frames and layers beside the input. both.
+    resize_ratio
+        Size of pictures over the model's.
+    font_scale
+        Size of the labels of `compare` and of videos.
+    scale
+        What is brought to one scale: a sequence (its frames are comparable), each frame, or the run (all results of
+        this command). By default a sequence; each frame for results of the method opengait.
+    question
+        Which question, where the result has several (`--parts`).
+    video
+        Also the sequence as a GIF or MP4: input, maps, and the gallery sequence that answered.
+    fps
+        Frames a second of the video.
+    layers
+        Names or globs of the layers to draw; all by default.
+    """
+    from torchloupe.errors import BadInput
+    from torchloupe.render.sequences import Painter, Style, limits_of, strip
+    from torchloupe.render.sequences import draw as draw_result
+    from torchloupe.render.video import write_video
+    from torchloupe.sequence_maps import SequenceMaps
+
+    if not npz.exists():
+        raise BadInput(f"{npz}: no such file; expected a result of loupe gait cam (.npz) or a folder of them")
+    files = sorted(npz.glob("*.npz")) if npz.is_dir() else [npz]
+    if not files:
+        raise BadInput(f"{npz}: no .npz in this folder; expected results of loupe gait cam")
+    run = limits_of(SequenceMaps.load(file) for file in files) if scale == "run" else None
+    for file in files:
+        made = SequenceMaps.load(file).at(layers)
+        how = scale or ("frame" if made.method == "opengait" else "sequence")
+        style = Style(heatmap_opacity, resize_ratio, font_scale, how)
+        folder = (save / file.stem if len(files) > 1 else save) if save else file.with_suffix("")
+        written = draw_result(made, folder, draw_mode, style, question=question, run=run)
+        if video:
+            painter = Painter(made, style, question, run)
+            frames = [strip(painter, made.layers, number) for number in range(made.frames)]
+            written.append(write_video(frames, folder / f"{made.name}.{video}", fps))
+        print(f"{folder}: {len(written)} pictures")
+
+
+def layers(
+    *,
+    config: ConfigOption,
+    opengait: Path | None = None,
+    probe: Annotated[Path | None, Parameter(name=["--probe", "-p"])] = None,
+    every: Annotated[bool, Parameter(name=["--all", "-a"], negative=())] = False,
+) -> None:
+    """The layers of a model: number, name, type, and where each lies in time and space. A star marks the default ones.
+
+    Parameters
+    ----------
+    config
+        OpenGait's YAML.
+    opengait
+        A checkout of OpenGait, for models that are not built in. Its code is imported, that is, run.
+    probe
+        A sequence to run the model on; needed for models that are not built in.
+    every
+        All layers. By default those of the numbered convolutions, and the default ones.
+    """
+    from torchloupe.errors import BadInput
+    from torchloupe.sources.opengait import example, gait, layer_facts
+    from torchloupe.sources.sequences import sequences
+
+    subject = gait(config, checkout=opengait)
+    if probe is not None and subject.prepare is not None:
+        batch = subject.prepare(sequences(probe)[0])
+    elif opengait is not None:
+        raise BadInput("--opengait: give a sequence with --probe, so that the model can run once")
+    else:
+        batch = example(subject.notes["config"])
+    facts = layer_facts(subject, batch)
+    default = {name.partition("#")[0] for name in subject.layers}
+    kept = [fact for fact in facts if every or fact.name in default or (fact.number and "Conv" in fact.kind)]
+    rows = [("", "number", "name", "type", "time", "space")]
+    rows += [
+        ("*" if fact.name in default else "", str(fact.number or ""), fact.name, fact.kind, fact.time, fact.space)
+        for fact in kept
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _subject(config: Path, weights: Path | None, device: str, checkout: Path | None, unsafe: bool) -> Subject:
+    from torchloupe.errors import BadInput
+    from torchloupe.sources.opengait import gait, read_config
+
+    found = weights or read_config(config).checkpoint
+    if found is None:
+        raise BadInput(f"--weights: give a checkpoint; restore_hint of {config} names none")
+    if weights is None and not found.is_file():
+        raise BadInput(f"--weights: give a checkpoint; restore_hint of {config} means {found}, which is not there")
+    return gait(config, found, checkout=checkout, device=device, unsafe=unsafe)
+
+
+def _options(method: str, signed: bool) -> dict[str, object]:
+    from torchloupe.errors import BadInput
+    from torchloupe.methods.registry import named, options_of
+
+    known = options_of(named(method))
+    if signed and "relu" not in known:
+        raise BadInput(f"--signed: {method} does not cut negative evidence off, or has none; leave the option out")
+    return {"relu": False} if signed else {}
+
+
+def _asked(subject: Subject) -> tuple[str, ...]:
+    """Layers picked at a prompt, on a terminal; else none, that is, the default ones."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return ()
+    from torchloupe.networks.gait import leaves
+
+    for number, name in leaves(subject.module).items():
+        if "Conv" in type(subject.module.get_submodule(name)).__name__:
+            print(f"{number:>4}  {name}")
+    print(f"default: {' '.join(subject.layers)}")
+    return tuple(input("layers (numbers, names or globs; Enter for the default ones): ").replace(",", " ").split())
+
+
+def _target(name: str, gallery: Gallery, parts: tuple[int, ...]) -> Retrieval:
+    from torchloupe.errors import BadInput, nearest
+    from torchloupe.targets.retrieval import TARGETS, Pair
+
+    if name in TARGETS:
+        return TARGETS[name](gallery, parts)
+    if name in gallery.names:
+        return Pair(gallery, parts, name)
+    known = [*TARGETS, *gallery.names]
+    raise BadInput(
+        f"--target {name!r}: expected {', '.join(TARGETS)} or the name of a gallery sequence.{nearest(name, known)}"
+    )
+
+
+def _verdict(identity: str, answer: str, gallery: Gallery) -> str:
+    if identity not in gallery.identities:
+        return ""
+    return "  right" if gallery.identities[gallery.names.index(answer)] == identity else "  wrong"
+
+
+def _made(file: Path, key: str) -> bool:
+    import json
+
+    note = file.with_suffix(".json")
+    try:
+        return file.is_file() and json.loads(note.read_text()).get("question") == key
+    except (OSError, ValueError):
+        return False
+
+
+def _cache() -> Path:
+    import os
+
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "torchloupe" / "galleries"
+
+
+def _teller(what: str) -> Callable[[int, int], None]:
+    """Progress on a terminal: how many, how fast, how long still."""
+    import time
+
+    start = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            spent = max(time.monotonic() - start, 1e-9)
+            left = spent / done * (total - done)
+            end = "\n" if done == total else ""
+            print(f"\r{what} {done}/{total}  {done / spent:.1f}/s  {left:.0f} s left ", end=end, file=sys.stderr)
+
+    return tell
+
+
+def demo(
+    *,
+    save: Annotated[Path, Parameter(name=["--save", "-s", "-o"])] = Path("gait-demo"),
+    steps: int = 180,
+    seconds: float = 240.0,
+    people: int = 24,
+    strangers: int = 20,
+    frames: int = 20,
+    seed: int = 0,
+) -> None:
+    """Train a GaitSet on synthetic walkers, measure it, and explain right and wrong matches.
+
+    Walkers are drawn, not filmed: articulated bodies with their own proportions and gait, 11 views, three conditions.
+    Leaves a config and a checkpoint for `loupe gait cam`, OpenGait trees, results, pictures and a GIF.
+
+    Parameters
+    ----------
+    save
+        Folder to write to.
+    steps
+        Steps of the training.
+    seconds
+        The training stops after so long, whatever the steps.
+    people
+        Walkers to train on.
+    strangers
+        Other walkers to test on, at least 2.
+    frames
+        Frames of a walk, at least 8.
+    seed
+        Of bodies, walks and training.
+    """
+    import torch
+
+    from torchloupe.errors import BadInput
+    from torchloupe.examples import gait as example
+    from torchloupe.render.sequences import Painter, Style, strip
+    from torchloupe.render.sequences import draw as draw_result
+    from torchloupe.render.video import write_video
+
+    for name, value, least in (
+        ("people", people, 8),
+        ("strangers", strangers, 2),
+        ("frames", frames, 8),
+        ("steps", steps, 1),
+    ):
+        if value < least:
+            raise BadInput(f"--{name} {value}: expected {least} or more")
+    print(f"{people} walkers to train on, {strangers} others to test on (synthetic: drawn, not filmed)")
+    known = example.Crowd.of(range(100, 100 + people), example.TRAINED_ON, frames=frames, seed=seed)
+    module = example.train(known, steps=steps, seconds=seconds, seed=seed)
+    config, weights = save / "gaitset.yaml", save / "gaitset.pt"
+    save.mkdir(parents=True, exist_ok=True)
+    config.write_text(example.CONFIG, encoding="utf-8")
+    torch.save({"model": module.state_dict()}, weights)
+    conditions = (*example.GALLERY, *(one for pair in example.PROBES.values() for one in pair))
+    crowd = example.Crowd.of(range(1, 1 + strangers), conditions, frames=frames, seed=seed)
+    embeddings = example.embedded(module, crowd)
+    print(example.table_text(example.rank1(embeddings, crowd), strangers))
+    for case in example.cases(embeddings, crowd):
+        made = example.explained(case, config, weights, save, frames=frames, seed=seed, strangers=strangers)
+        folder = save / case.title
+        draw_result(made, folder, "compare", Style(ratio=1.5))
+        painter = Painter(made, Style(ratio=3))
+        write_video([strip(painter, made.layers, i) for i in range(made.frames)], folder / "walk.gif")
+        print(f"{case.title}: {made.name} is nearest to {made.answers[0]}, distance {-made.scores[0]:.3f}: {folder}")
+        for line in example.on_the_bag(made, case, frames=frames, seed=seed):
+            print(f"  {line}")
+    trees = f"-p {save / 'Probe'} -g {save / 'Gallery'}"
+    print(f"explain more: loupe gait cam -c {config} -w {weights} {trees} -s {save / 'out'}")

@@ -1,0 +1,274 @@
+"""Gait retrieval from end to end: embed a gallery, ask why a probe is near an item of it, keep the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchloupe import store
+from torchloupe.errors import BadInput, LoupeError, LoupeWarning
+from torchloupe.methods.registry import named
+from torchloupe.networks.gait.layers import windows
+from torchloupe.networks.gait.skeletons import skeleton
+from torchloupe.probe import Batch, Probe, Subject, restored
+from torchloupe.results import Maps, Scores
+from torchloupe.sequence_maps import SequenceMaps
+from torchloupe.sources.opengait import Config, model_digest, place_of, prepare
+from torchloupe.sources.sequences import Walk
+from torchloupe.targets.retrieval import Gallery, Retrieval
+from torchloupe.trace import default_layers, tracing
+
+RUNNERS_UP = 5
+
+
+def embed_gallery(
+    subject: Subject,
+    walks: Sequence[Walk],
+    *,
+    metric: str | None = None,
+    cache: str | Path | None = None,
+    strict: bool = False,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Gallery:
+    """The gallery of these walks, embedded one by one without gradients.
+
+    metric: 'euc' or 'cos'; by default what the config says. cache: a folder; what was embedded once by the same model
+    from the same data is read from there. strict: a bad walk stops; otherwise it is told and left out.
+    Errors: BadInput where nothing is left, or walks differ in the shape of their embedding.
+    """
+    config: Config = subject.notes["config"]
+    digests = {walk.name: walk.digest() for walk in walks}
+    key = _key(model_digest(subject), digests)
+    file = Path(cache) / f"gallery-{key[:16]}.npz" if cache is not None else None
+    if file is not None and file.exists():
+        return replace(_cached(file), metric=metric or config.metric)
+    rows, kept = [], []
+    with restored(subject.module), torch.no_grad():
+        for done, walk in enumerate(walks, 1):
+            try:
+                rows.append(subject.output(prepare(walk, config, subject.module))[0].float().cpu())
+                kept.append(walk)
+            except LoupeError as error:
+                if strict:
+                    raise
+                warnings.warn(f"left out of the gallery: {error}", LoupeWarning, stacklevel=2)
+            tell(done, len(walks))
+    if not rows:
+        raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded")
+    made = Gallery(
+        torch.stack(rows),
+        tuple(walk.name for walk in kept),
+        tuple(walk.identity for walk in kept),
+        metric or config.metric,
+        key,
+        tuple(digests[walk.name] for walk in kept),
+    )
+    if file is not None:
+        _write(file, made)
+    return made
+
+
+def _key(model: str, digests: Mapping[str, str]) -> str:
+    text = model + "".join(f"{name} {value}\n" for name, value in digests.items())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cached(file: Path) -> Gallery:
+    held = store.load_arrays(file)
+    names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "digests"))
+    return Gallery(
+        torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"].reshape(-1)[0]), digests
+    )
+
+
+def _write(file: Path, gallery: Gallery) -> None:
+    arrays = {
+        "embeddings": gallery.embeddings.numpy(),
+        "names": np.array(gallery.names),
+        "identities": np.array(gallery.identities),
+        "digests": np.array(gallery.digests),
+        "digest": np.array(gallery.digest),
+    }
+    store.save(file.parent, file.stem, arrays, {"kind": "gait gallery", "items": len(gallery.names)})
+
+
+class _Heard:
+    """A target that remembers the first output that it was asked about, and the item that was chosen for it."""
+
+    def __init__(self, target: Retrieval) -> None:
+        self.target = target
+        self.output: Tensor | None = None
+        self.item: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.target)
+
+    def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        return self.target.choose(output, batch)
+
+    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+        asked = batch.asked or self.target.choose(output, batch)
+        if self.output is None:
+            self.output, self.item = output.detach(), asked["item"]
+        return self.target(output, replace(batch, asked=asked))
+
+
+def explain_walk(
+    subject: Subject,
+    walk: Walk,
+    target: Retrieval,
+    layers: Sequence[str] = (),
+    *,
+    method: str = "gradcam",
+    options: Mapping[str, Any] | None = None,
+    gallery_walks: Iterable[Walk] = (),
+) -> SequenceMaps:
+    """Why this probe is as far from the gallery item as the target asks.
+
+    layers: dotted names; by default the model's own. method: a published name; options go to it.
+    gallery_walks: where the pictures of the answer are found.
+    Errors: BadInput for a walk or a layer that does not fit; LoupeWarning where the probe is itself in the gallery.
+    """
+    gallery = target.gallery
+    batch = subject.prepare(walk) if subject.prepare is not None else None
+    if batch is None:
+        raise BadInput(f"{subject.spec}: cannot read walks")
+    own = walk.digest()
+    same = [name == walk.name or other == own for name, other in zip(gallery.names, gallery.digests, strict=True)]
+    if any(same):
+        twins = [name for name, is_twin in zip(gallery.names, same, strict=True) if is_twin and name != walk.name]
+        told = f" (as {', '.join(twins)})" if twins else ""
+        warnings.warn(f"{walk.name} is itself in the gallery{told}; left out there", LoupeWarning, stacklevel=2)
+    batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
+    heard = _Heard(target)
+    probe = Probe(subject, tuple(layers) or subject.layers or _last_stage(subject, batch), heard)
+    found = named(method)(probe, batch, **(options or {}))
+    if heard.output is None or heard.item is None:
+        raise BadInput(f"method {method} asked no question")
+    if found.empty:
+        dark = ", ".join(dict.fromkeys(layer for layer, _, _ in found.empty))
+        text = f"{walk.name}: the map is zero everywhere at {dark}; try --signed, or --method layercam"
+        warnings.warn(text, LoupeWarning, stacklevel=2)
+    answers = tuple(gallery.names[i] for i in heard.item[0].tolist())
+    ranked = gallery.distances(heard.output)[0].cpu().masked_fill(torch.tensor(same), float("inf"))
+    order = [i for i in ranked.argsort(stable=True).tolist() if not same[i]][: RUNNERS_UP + 1]
+    others = {other.name: other for other in gallery_walks}
+    return SequenceMaps(
+        name=walk.name,
+        identity=walk.identity,
+        condition=walk.condition,
+        view=walk.view,
+        model=subject.notes["config"].model,
+        method=method,
+        options=json.dumps(dict(options or {}), sort_keys=True),
+        target=repr(target),
+        questions=tuple(label[0] for label in found.scores.labels),
+        scores=tuple(float(value) for value in found.scores.value[:, 0]),
+        answers=answers,
+        gallery=tuple(gallery.names[i] for i in order),
+        distances=tuple(float(ranked[i]) for i in order),
+        signed=found.signed,
+        answer_imgs=_pictures(subject, others.get(answers[0])),
+        **_laid_out(subject, found, batch),
+        **_shown(subject, batch),
+    )
+
+
+def _last_stage(subject: Subject, batch: Batch) -> tuple[str, ...]:
+    """The layer to look at in a network that no table describes."""
+    with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
+        subject.output(batch)
+    found = next(default_layers(trace, batch.n, batch.size), None)
+    if found is None:
+        raise BadInput(f"{subject.spec}: no layer with image axes was found; name one with --layers")
+    return (found,)
+
+
+def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
+    """Maps (k, t', h', w') by layer, the frames of their time steps, and what to know about them."""
+    maps, frames, words = {}, {}, {}
+    for layer, value in found.maps.items():
+        array = value[:, 0].float().cpu().numpy()
+        place = place_of(subject, layer)
+        length, whole = array.shape[1], batch.size[0]
+        words[layer] = place.word if place is not None else ""
+        if place is not None and place.band is not None:
+            number, count = place.band
+            wide = np.zeros((*array.shape[:2], count, array.shape[3]), np.float32)
+            wide[:, :, number] = array[:, :, 0]
+            array = wide
+        if length == 1 and whole > 1 and not words[layer]:
+            words[layer] = "one map for all frames"
+        maps[layer] = array
+        frames[layer] = np.array(windows(length, whole, place.step if place is not None else None))
+    return {"maps": maps, "windows": frames, "words": words}
+
+
+def _shown(subject: Subject, batch: Batch) -> dict[str, Any]:
+    pose = batch.truth.get("pose")
+    if pose is not None:
+        model = subject.notes["config"].blocks["model_cfg"]
+        shape = skeleton(str(model.get("joint_format", "coco")))
+        return {"poses": pose[0].numpy(), "joints": shape.joints, "limbs": np.array(shape.edges)}
+    return {} if batch.pictures is None else {"imgs": batch.pictures[0, ..., 0].numpy()}
+
+
+def _pictures(subject: Subject, walk: Walk | None) -> np.ndarray:
+    none = np.zeros((0, 0, 0), np.uint8)
+    if walk is None or subject.prepare is None:
+        return none
+    batch = subject.prepare(walk)
+    return none if batch.pictures is None else batch.pictures[0, ..., 0].numpy()
+
+
+def question_key(
+    subject: Subject,
+    walk: Walk,
+    target: Retrieval,
+    layers: Sequence[str],
+    method: str,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """sha256 of all that decides a result: model, data, gallery, question, layers, method and its options."""
+    asked = (target.gallery.digest, repr(target), method, json.dumps(dict(options or {}), sort_keys=True), *layers)
+    parts = (model_digest(subject), walk.name, walk.digest(), *asked)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, Any]:
+    """How a result was made, for JSON."""
+    from torchloupe import __version__
+
+    config: Config = subject.notes["config"]
+    return {
+        "probe": made.name,
+        "model": made.model,
+        "config": str(config.path),
+        "default config": str(config.merged) if config.merged else None,
+        "weights": subject.notes.get("weights"),
+        "model and evaluation sha256": model_digest(subject),
+        "method": {"name": made.method, **json.loads(made.options)},
+        "target": made.target,
+        "metric": gallery.metric,
+        "gallery": {"items": len(gallery.names), "sha256": gallery.digest},
+        "questions": list(made.questions),
+        "scores": list(made.scores),
+        "answers": list(made.answers),
+        "nearest items": dict(zip(made.gallery, made.distances, strict=True)),
+        "layers": {
+            layer: {"shape": list(made.maps[layer].shape), "note": made.words.get(layer, "")} for layer in made.layers
+        },
+        "frames": made.frames,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "versions": {"torchloupe": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }

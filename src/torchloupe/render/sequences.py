@@ -1,0 +1,367 @@
+"""Pictures of sequences: one folder a layer, one grid of frames and layers, skeletons, and strips for videos."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+
+from torchloupe.errors import BadInput
+from torchloupe.sequence_maps import SequenceMaps
+
+MODES = ("merge", "compare", "both")
+SCALES = ("sequence", "frame", "run")
+UNSIGNED, SIGNED = "jet", "RdBu_r"
+SKELETON_SIZE = (96, 72)
+MARGIN = 4
+PAPER, INK, GREY = (255, 255, 255), (20, 20, 20), (150, 150, 150)
+Limits = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How maps are drawn.
+
+    opacity 0..1 of the heatmap over the picture; ratio: pictures' size over the model's; font: size of labels over 4
+    pixels, as in the seed tool; scale: 'sequence' (frames comparable), 'frame', or 'run' (all results of this drawing).
+    """
+
+    opacity: float = 0.6
+    ratio: float = 1.0
+    font: float = 2.5
+    scale: str = "sequence"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.opacity <= 1:
+            raise BadInput(f"--heatmap-opacity {self.opacity}: expected 0 to 1")
+        if not 0 < self.ratio <= 32:
+            raise BadInput(f"--resize-ratio {self.ratio}: expected more than 0, at most 32")
+        if not 0 < self.font <= 50:
+            raise BadInput(f"--font-scale {self.font}: expected more than 0, at most 50")
+        if self.scale not in SCALES:
+            raise BadInput(f"--scale {self.scale!r}: expected one of {', '.join(SCALES)}")
+
+
+def draw(
+    made: SequenceMaps,
+    folder: str | Path,
+    mode: str = "merge",
+    style: Style | None = None,
+    *,
+    question: int = 0,
+    run: Mapping[str, Limits] | None = None,
+) -> list[Path]:
+    """Writes the pictures of one result below a folder. Gives their paths.
+
+    mode: 'merge' (a folder for each layer), 'compare' (one grid), 'both'. run: limits over a run, for scale 'run'.
+    Errors: BadInput for a mode or a question that is not there.
+    """
+    style = style or Style()
+    if mode not in MODES:
+        raise BadInput(f"--draw-mode {mode!r}: expected one of {', '.join(MODES)}")
+    if not 0 <= question < max(1, len(made.questions)):
+        raise BadInput(f"--question {question}: this result has {len(made.questions)}, 0 to {len(made.questions) - 1}")
+    painter = Painter(made, style, question, run)
+    top, written = Path(folder), []
+    if mode in ("merge", "both"):
+        for layer in made.layers:
+            place = top / safe(layer)
+            pictures = {place / f"{step:03d}.png": painter.step(layer, step) for step in range(painter.steps(layer))}
+            if painter.pooled(layer):
+                inputs = top / f"{safe(layer)}_input"
+                pictures |= {inputs / f"{s:03d}.png": painter.window(layer, s) for s in range(painter.steps(layer))}
+            written += [_save(picture, file) for file, picture in pictures.items()]
+            if made.joints:
+                written.append(_save(painter.plane(layer), top / f"{safe(layer)}_joints.png"))
+    if mode in ("compare", "both"):
+        written.append(_save(compare(painter), top / "compare.png"))
+    return written
+
+
+def limits_of(results: Iterable[SequenceMaps]) -> dict[str, Limits]:
+    """Layer -> smallest and largest value over several results, for one scale over a run."""
+    found: dict[str, Limits] = {}
+    for made in results:
+        for layer, maps in made.maps.items():
+            low, high = found.get(layer, (np.inf, -np.inf))
+            found[layer] = (min(low, float(maps.min())), max(high, float(maps.max())))
+    return found
+
+
+def safe(layer: str) -> str:
+    """A layer's name as a file name: set_block1.forward_block.0.conv -> set_block1-forward_block-0-conv."""
+    return re.sub(r"[^\w+-]+", "-", layer).strip("-")
+
+
+class Painter:
+    """Cells of one result: a frame, or a frame with one layer's map on it."""
+
+    def __init__(
+        self, made: SequenceMaps, style: Style, question: int = 0, run: Mapping[str, Limits] | None = None
+    ) -> None:
+        self.made, self.style, self.question, self.run = made, style, question, run or {}
+        size = made.imgs.shape[1:] if made.frames == len(made.imgs) and len(made.imgs) else SKELETON_SIZE
+        self.size = max(1, round(size[0] * style.ratio)), max(1, round(size[1] * style.ratio))
+        self.colours = colormaps[SIGNED if made.signed else UNSIGNED]
+
+    def maps(self, layer: str) -> np.ndarray:
+        """(t', h', w') raw numbers of the question that is drawn."""
+        return self.made.maps[layer][self.question]
+
+    def steps(self, layer: str) -> int:
+        """Pictures of a layer: its time steps, or all frames where it has one map for all of them."""
+        windows = self.made.windows[layer]
+        return self.made.frames if len(windows) == 1 else len(windows)
+
+    def pooled(self, layer: str) -> bool:
+        """Whether a time step of the layer stands for several frames, but not for all."""
+        windows = self.made.windows[layer]
+        return len(windows) > 1 and bool((windows[:, 1] - windows[:, 0] > 1).any())
+
+    def unseen(self, layer: str) -> np.ndarray:
+        """(t,) bool: frames that are in no window of the layer."""
+        hidden = np.ones(self.made.frames, bool)
+        for start, stop in self.made.windows[layer]:
+            hidden[start:stop] = False
+        return hidden
+
+    def step_of(self, layer: str, frame: int) -> int | None:
+        """The time step whose window holds a frame; the picture's own number where there is one map for all."""
+        windows = self.made.windows[layer]
+        if len(windows) == 1:
+            return frame
+        inside = [i for i, (start, stop) in enumerate(windows) if start <= frame < stop]
+        return inside[0] if inside else None
+
+    def frame(self, number: int) -> np.ndarray:
+        """One frame of the input, (h, w, 3) uint8."""
+        return self._input(slice(number, number + 1))
+
+    def window(self, layer: str, step: int) -> np.ndarray:
+        """What is drawn under a time step: the mean of its frames; the frame itself for a map of all frames."""
+        windows = self.made.windows[layer]
+        return self.frame(step) if len(windows) == 1 else self._input(slice(*windows[step]))
+
+    def step(self, layer: str, step: int) -> np.ndarray:
+        """The map of one time step over its frames, (h, w, 3) uint8."""
+        maps = self.maps(layer)
+        values = self._scaled(layer)[step if len(maps) > 1 else 0]
+        if self.made.joints:
+            start, stop = self.made.windows[layer][step if len(maps) > 1 else 0]
+            at = step if len(maps) == 1 else (start + stop) // 2 if stop - start > 1 else start
+            return self._skeleton(at, self._per_joint(values))
+        heat = (self.colours(_resized(values, self.size))[..., :3] * 255).round()
+        below = self.window(layer, step).astype(np.float64)
+        return ((1 - self.style.opacity) * below + self.style.opacity * heat).round().astype(np.uint8)
+
+    def plane(self, layer: str) -> np.ndarray:
+        """Joints by frames, with the joints' names."""
+        cell = max(6, round(6 * self.style.ratio))
+        values = np.stack([self._per_joint(row) for row in self._scaled(layer)])
+        heat = (self.colours(values.T)[..., :3] * 255).round().astype(np.uint8)
+        windows = self.made.windows[layer]
+        across = heat if len(windows) > 1 else heat.repeat(self.made.frames, 1)
+        widths = [stop - start for start, stop in windows] if len(windows) > 1 else [1] * self.made.frames
+        across = np.concatenate([across[:, i : i + 1].repeat(w * cell, 1) for i, w in enumerate(widths)], 1)
+        font = _font(max(9.0, cell * 0.9 * 2))
+        row = max(cell * 2, round(font.size) + 4)
+        picture = across.repeat(row, 0)
+        left = max(_width(font, name) for name in self.made.joints) + 2 * MARGIN
+        sheet = _sheet(left + picture.shape[1] + MARGIN, row + picture.shape[0] + row)
+        sheet.paste(Image.fromarray(picture), (left, row))
+        pen = ImageDraw.Draw(sheet)
+        pen.text((left, 2), f"{layer}  {self.made.words.get(layer, '')}".rstrip(), INK, font)
+        for i, name in enumerate(self.made.joints):
+            pen.text((left - MARGIN, row + i * row + row // 2), name, INK, font, anchor="rm")
+        for t in range(0, self.made.frames, max(1, -(-_width(font, "000 ") // cell))):
+            pen.text((left + t * cell, row + picture.shape[0] + 1), str(t), GREY, font)
+        return np.asarray(sheet)
+
+    def _per_joint(self, values: np.ndarray) -> np.ndarray:
+        """(h', w') -> one number a joint; a layer without joints colours all alike."""
+        column = values.mean(-1)
+        return column if len(column) == len(self.made.joints) else np.full(len(self.made.joints), column.mean())
+
+    def _scaled(self, layer: str) -> np.ndarray:
+        """(t', h', w') in 0..1 by the style's scale."""
+        maps = self.maps(layer).astype(np.float64)
+        if self.style.scale == "run":
+            low, high = self.run.get(layer, (float(maps.min()), float(maps.max())))
+            lows, highs = np.full(len(maps), low), np.full(len(maps), high)
+        elif self.style.scale == "frame":
+            lows, highs = maps.min((1, 2)), maps.max((1, 2))
+        else:
+            lows, highs = np.full(len(maps), maps.min()), np.full(len(maps), maps.max())
+        if self.made.signed:
+            highs = np.maximum(abs(lows), abs(highs))
+            lows = -highs
+        elif self.style.scale != "frame":
+            lows = np.minimum(lows, 0)
+        span = (highs - lows)[:, None, None]
+        middle = 0.5 if self.made.signed else 0.0
+        return np.where(span > 0, (maps - lows[:, None, None]) / np.where(span > 0, span, 1), middle)
+
+    def _input(self, part: slice) -> np.ndarray:
+        if self.made.joints:
+            start, stop = part.start, part.stop
+            return self._skeleton((start + stop) // 2 if stop - start > 1 else start, None)
+        grey = Image.fromarray(self.made.imgs[part].mean(0).round().astype(np.uint8))
+        grown = grey.resize(
+            self.size[::-1], Image.Resampling.BILINEAR if self.style.ratio > 1 else Image.Resampling.BOX
+        )
+        return np.asarray(grown)[..., None].repeat(3, -1)
+
+    def _skeleton(self, frame: int, values: np.ndarray | None) -> np.ndarray:
+        poses = self.made.poses[..., :2]
+        known = poses[self.made.poses[..., 2] > 0] if (self.made.poses[..., 2] > 0).any() else poses.reshape(-1, 2)
+        # people walk through the picture: each frame is centred, all at one scale
+        tall = max(float(np.ptp(frame_[:, 1])) for frame_ in poses) or float(np.ptp(known)) or 1.0
+        over = 4
+        rows, columns = self.size[0] * over, self.size[1] * over
+        scale = 0.84 * min(rows / tall, columns / max(tall * 0.7, 1e-6))
+        middle = (poses[frame].min(0) + poses[frame].max(0)) / 2
+        places = (poses[frame] - middle) * scale + (columns / 2, rows / 2)
+        sheet = Image.new("RGB", (columns, rows), (24, 24, 24))
+        pen = ImageDraw.Draw(sheet)
+        thick = max(2, rows // 45)
+        colour = [(190, 190, 190)] * len(places) if values is None else [self._colour(value) for value in values]
+        for a, b in self.made.limbs:
+            tint = (110, 110, 110) if values is None else self._colour((values[a] + values[b]) / 2)
+            pen.line([tuple(places[a]), tuple(places[b])], tint, thick)
+        for place, tint in zip(places, colour, strict=True):
+            x, y = place
+            pen.ellipse([x - thick * 1.4, y - thick * 1.4, x + thick * 1.4, y + thick * 1.4], tint)
+        return np.asarray(sheet.resize(self.size[::-1], Image.Resampling.BOX))
+
+    def _colour(self, value: float) -> tuple[int, int, int]:
+        red, green, blue, _ = self.colours(float(value))
+        return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def compare(painter: Painter) -> np.ndarray:
+    """One grid: a row for each frame, the input beside every layer, labelled. Frames that a layer did not see are grey."""
+    made, (rows, columns) = painter.made, painter.size
+    font = _font(4 * painter.style.font)
+    line = round(font.size) + 3
+    gap = MARGIN
+    titles = [("input", "")] + [
+        (layer, made.words.get(layer, "") or _step_word(painter, layer)) for layer in made.layers
+    ]
+    wrapped = [_wrapped(f"{name}", columns, font) + _wrapped(word, columns, font) for name, word in titles]
+    head = [f"{made.name}   {made.model}, {made.method}"]
+    if made.questions:
+        head.append(f"asked: {made.questions[painter.question]}   score {made.scores[painter.question]:.4g}")
+    left = _width(font, str(made.frames)) + 2 * gap
+    width = left + len(titles) * (columns + gap) + gap
+    lines = [part for text in head for part in _wrapped(text, width - 2 * gap, font)]
+    top = len(lines) * line + max(len(text) for text in wrapped) * line + 2 * gap
+    sheet = _sheet(width, top + made.frames * (rows + gap) + gap)
+    pen = ImageDraw.Draw(sheet)
+    for i, text in enumerate(lines):
+        pen.text((gap, gap + i * line), text, INK, font)
+    for column, texts in enumerate(wrapped):
+        for i, text in enumerate(texts):
+            x, y = left + column * (columns + gap), top - gap - (len(texts) - i) * line
+            pen.text((x, y), text, INK if i < len(_wrapped(titles[column][0], columns, font)) else GREY, font)
+    for frame in range(made.frames):
+        y = top + frame * (rows + gap)
+        pen.text((left - gap, y + rows // 2), str(frame), GREY, font, anchor="rm")
+        cells = [painter.frame(frame)]
+        for layer in made.layers:
+            step = painter.step_of(layer, frame)
+            cells.append(_unseen(painter.size) if step is None else painter.step(layer, step))
+        for column, cell in enumerate(cells):
+            sheet.paste(Image.fromarray(cell), (left + column * (columns + gap), y))
+    return np.asarray(sheet)
+
+
+def strip(painter: Painter, layers: Sequence[str], frame: int) -> np.ndarray:
+    """One frame of a video: the input, its maps, and the gallery sequence that answered (in its own time)."""
+    made, (rows, columns) = painter.made, painter.size
+    font = _font(4 * painter.style.font)
+    cells = [("input", painter.frame(frame))]
+    for layer in layers:
+        step = painter.step_of(layer, frame)
+        cells.append((layer, _unseen(painter.size) if step is None else painter.step(layer, step)))
+    if len(made.answer_imgs):
+        other = Image.fromarray(made.answer_imgs[frame % len(made.answer_imgs)])
+        grown = np.asarray(other.resize((columns, rows), Image.Resampling.BILINEAR))
+        cells.append((made.answers[0], grown[..., None].repeat(3, -1)))
+    wrapped = [_wrapped(name, columns, font) for name, _ in cells]
+    line = round(font.size) + 3
+    top = max(len(text) for text in wrapped) * line + 2 * MARGIN
+    sheet = _sheet(len(cells) * (columns + MARGIN) + MARGIN, top + rows + MARGIN)
+    pen = ImageDraw.Draw(sheet)
+    for i, (_, cell) in enumerate(cells):
+        x = MARGIN + i * (columns + MARGIN)
+        for j, text in enumerate(wrapped[i]):
+            pen.text((x, MARGIN + j * line), text, INK, font)
+        sheet.paste(Image.fromarray(cell), (x, top))
+    return np.asarray(sheet)
+
+
+def _step_word(painter: Painter, layer: str) -> str:
+    if not painter.pooled(layer):
+        return ""
+    start, stop = painter.made.windows[layer][0]
+    hidden = int(painter.unseen(layer).sum())
+    return f"{stop - start} frames a map" + (f", last {hidden} unseen" if hidden else "")
+
+
+def _unseen(size: tuple[int, int]) -> np.ndarray:
+    sheet = Image.new("RGB", size[::-1], (225, 225, 225))
+    pen = ImageDraw.Draw(sheet)
+    pen.line([(0, 0), (size[1], size[0])], GREY)
+    pen.line([(0, size[0]), (size[1], 0)], GREY)
+    return np.asarray(sheet)
+
+
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Linear, except over an axis where strips stand: those keep their edges."""
+    rows, columns = values.shape
+    if columns == 1:
+        index = np.arange(size[0]) * rows // size[0]
+        return values[index].repeat(size[1], 1)
+    image = Image.fromarray(values.astype(np.float32))
+    return np.clip(np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR)), 0, 1)
+
+
+def _save(picture: np.ndarray, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}")
+    Image.fromarray(picture).save(aside, format="png")
+    aside.replace(file)
+    return file
+
+
+def _sheet(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), PAPER)
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(round(size))
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def _width(font: ImageFont.FreeTypeFont, text: str) -> int:
+    return int(np.ceil(font.getlength(text)))
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Lines of at most this width, broken behind '.', '_', '-', spaces, or anywhere if need be."""
+    lines: list[str] = []
+    for piece in re.findall(r"[^._\- ]*[._\- ]?", text):
+        while piece:
+            if lines and _width(font, lines[-1] + piece) <= width:
+                lines[-1] += piece
+                break
+            fits = next((i for i in range(len(piece), 1, -1) if _width(font, piece[:i]) <= width), 1)
+            lines.append(piece[:fits])
+            piece = piece[fits:]
+    return [one.strip() for one in lines if one.strip()]

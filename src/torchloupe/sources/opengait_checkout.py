@@ -1,0 +1,174 @@
+"""Real OpenGait classes from a checkout, in this process: no process group, TensorBoard run or CUDA. Runs its code."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, nearest
+from torchloupe.probe import Batch
+
+if TYPE_CHECKING:
+    from torchloupe.sources.opengait import Config
+
+# the names that OpenGait's packages take at the top level
+TOP = ("modeling", "data", "utils", "evaluation")
+
+
+def real_class(config: Config, checkout: Path) -> tuple[nn.Module, Callable[[nn.Module, Batch], Any]]:
+    """The config's model, built by the checkout's own code with random weights, and how to call it.
+
+    Only the file that defines the model, and what it imports, is imported: a package that another model needs may be
+    absent. Warns that the checkout's code runs.
+    Errors: BadInput for a folder that is no checkout, an unknown model, or code that fails; MissingPackage.
+    """
+    code = checkout / "opengait"
+    models = code / "modeling" / "models"
+    if not models.is_dir():
+        raise BadInput(f"{checkout}: not a checkout of OpenGait; expected opengait/modeling/models in it")
+    defined = _defined(models)
+    if config.model not in defined:
+        raise BadInput(f"{checkout}: defines no model {config.model}.{nearest(config.model, defined)}")
+    warnings.warn(f"{checkout}: the code of this checkout is imported and run", LoupeWarning, stacklevel=3)
+    with _importable(code):
+        try:
+            found = getattr(import_module(f"modeling.models.{defined[config.model]}"), config.model)
+        except ModuleNotFoundError as error:
+            raise MissingPackage(
+                f"{error.name} is not installed; OpenGait's {config.model} needs it (pip install {error.name})"
+            ) from None
+        except Exception as error:
+            raise BadInput(f"{checkout}: importing {config.model} failed ({_said(error)})") from error
+    return _built(found, config), _call
+
+
+def _defined(models: Path) -> dict[str, str]:
+    """Class name -> name of the file that defines it."""
+    found: dict[str, str] = {}
+    # a model in a file of its own comes before a part of another model that has the same name
+    for file in sorted(models.rglob("*.py"), key=lambda file: (len(file.parts), file)):
+        place = ".".join(file.relative_to(models).with_suffix("").parts)
+        for name in re.findall(r"^class (\w+)\s*[(:]", file.read_text(encoding="utf-8"), re.MULTILINE):
+            found.setdefault(name, place)
+    return found
+
+
+@contextmanager
+def _importable(code: Path) -> Iterator[None]:
+    """Imports from the checkout, while it lasts. What was imported stays, as functions there import more when they run."""
+    for name in TOP:
+        loaded = sys.modules.get(name)
+        home = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", [])), "")
+        if loaded is not None and not Path(str(home)).resolve().is_relative_to(code.resolve()):
+            raise BadInput(f"{code}: needs the module name {name!r}, but {home or 'another module'} is loaded under it")
+    # the package's own __init__ would import every model, and fail where one of them lacks a package
+    models = types.ModuleType("modeling.models")
+    models.__path__ = [str(code / "modeling" / "models")]
+    sys.modules.setdefault("modeling.models", models)
+    sys.path.insert(0, str(code))
+    try:
+        with _without_tensorboard(), _operators():
+            yield
+    finally:
+        sys.path.remove(str(code))
+
+
+@contextmanager
+def _without_tensorboard() -> Iterator[None]:
+    """An empty SummaryWriter where TensorBoard is absent: nothing is logged here."""
+    try:
+        import_module("torch.utils.tensorboard")
+    except ImportError:
+        stand_in = types.ModuleType("torch.utils.tensorboard")
+        stand_in.SummaryWriter = type("SummaryWriter", (), {})  # type: ignore[attr-defined]
+        sys.modules["torch.utils.tensorboard"] = stand_in
+        try:
+            yield
+        finally:
+            sys.modules.pop("torch.utils.tensorboard", None)
+    else:
+        yield
+
+
+@contextmanager
+def _operators() -> Iterator[None]:
+    """The schemas that torchvision's import asks for, where its build for another torch left them undefined."""
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            # a schema lasts as long as its library object
+            _SCHEMAS.append(library)
+    yield
+
+
+_SCHEMAS: list[torch.library.Library] = []
+
+
+def _built(found: Any, config: Config) -> nn.Module:
+    module: Any = found.__new__(found)
+    nn.Module.__init__(module)
+    held: dict[str, Any] = {
+        "cfgs": dict(config.blocks),
+        "engine_cfg": config.blocks["evaluator_cfg"],
+        "iteration": 0,
+        "device": torch.device("cpu"),
+    }
+    for name, value in held.items():
+        object.__setattr__(module, name, value)
+    try:
+        with _on_cpu():
+            module.build_network(config.blocks["model_cfg"])
+            if hasattr(module, "init_parameters"):
+                module.init_parameters()
+    except KeyError as error:
+        raise BadInput(f"{config.path}: model_cfg of {config.model} lacks {error.args[0]!r}") from error
+    except Exception as error:
+        raise BadInput(f"{config.path}: OpenGait's code could not build {config.model} ({_said(error)})") from error
+    return module
+
+
+def _call(module: nn.Module, batch: Batch) -> Any:
+    """OpenGait's forward: a list of inputs, labels, types, views, and the length of the one sequence."""
+    parts = {int(key.removeprefix("input")): value for key, value in batch.extra.items() if key.startswith("input")}
+    own = next(i for i in range(len(parts) + 1) if i not in parts)
+    inputs = [batch.x if i == own else parts[i].to(batch.x.dtype) for i in range(len(parts) + 1)]
+    n = batch.x.shape[0]
+    fixed = str(getattr(module, "engine_cfg", {}).get("sampler", {}).get("sample_type", "")).startswith("fixed")
+    lengths = None if fixed or n > 1 else torch.tensor([[batch.size[0]]], dtype=torch.int32, device=batch.x.device)
+    labels = torch.zeros(n, dtype=torch.long, device=batch.x.device)
+    module_device = batch.x.device
+    object.__setattr__(module, "device", module_device)
+    with _on_cpu() if module_device.type == "cpu" else _as_it_is():
+        return module((inputs, labels, ["nm"] * n, ["000"] * n, lengths))
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _on_cpu() -> Iterator[None]:
+    """`.cuda()` gives what it is called on: some models move constants to a GPU whatever they run on."""
+
+    def stay(self: Any, *_: Any, **__: Any) -> Any:
+        return self
+
+    with patch.object(Tensor, "cuda", stay), patch.object(nn.Module, "cuda", stay):
+        yield
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,163 @@
+"""Sequences of people walking: data trees, pickles of plain arrays, folders of silhouettes, videos."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from torchloupe.errors import BadInput, LoupeWarning, need
+from torchloupe.sources.safe import load_pickle_arrays
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".gif")
+FAINT = 10_000
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One sequence, not yet read: who, under which condition, from which view, and its files, one a modality."""
+
+    identity: str
+    condition: str
+    view: str
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """id-type-view, or the bare name of a sequence outside a tree."""
+        return "-".join(part for part in (self.identity, self.condition, self.view) if part)
+
+    def read(self, size: int = 64) -> tuple[np.ndarray, ...]:
+        """The arrays, time first; pictures and videos as one of silhouettes (t, size, size) uint8."""
+        kind = self.files[0].suffix.lower()
+        if kind == ".pkl":
+            return tuple(read_pickle(file) for file in self.files)
+        frames = _video(self.files[0]) if kind in VIDEOS else [_grey(Image.open(file)) for file in self.files]
+        return (_silhouettes(frames, size, self.files[0]),)
+
+    def digest(self) -> str:
+        """sha256 over the names and bytes of the files."""
+        state = hashlib.sha256()
+        for file in self.files:
+            state.update(file.name.encode() + b"\0" + file.read_bytes())
+        return state.hexdigest()
+
+
+def sequences(root: str | Path) -> tuple[Walk, ...]:
+    """All walks of `<root>/<id>/<type>/<view>/`, each of pickles, silhouette pictures or one video; sorted.
+
+    root may also be one folder of pictures or one video: a single walk. Nothing is read.
+    Errors: BadInput where nothing is there.
+    """
+    top = Path(root)
+    if not top.exists():
+        raise BadInput(f"{top}: no such folder; expected <id>/<type>/<view>/*.pkl, a folder of pictures, or a video")
+    if top.is_file():
+        if top.suffix.lower() not in VIDEOS:
+            raise BadInput(f"{top}: expected a folder or one of {', '.join(VIDEOS)}")
+        return (Walk(top.stem, "", "", (top,)),)
+    if files := _files(top):
+        return (Walk(top.resolve().name, "", "", files),)
+    found = []
+    for leaf in sorted(path for path in top.glob("*/*/*") if path.is_dir()):
+        files = _files(leaf)
+        if files:
+            found.append(Walk(leaf.parts[-3], leaf.parts[-2], leaf.parts[-1], files))
+        else:
+            warnings.warn(f"{leaf}: no .pkl, pictures or video here; left out", LoupeWarning, stacklevel=2)
+    if not found:
+        raise BadInput(f"{top}: no sequence found; expected <id>/<type>/<view>/*.pkl below it")
+    return tuple(found)
+
+
+def _files(leaf: Path) -> tuple[Path, ...]:
+    files = sorted(path for path in leaf.iterdir() if path.is_file() and not path.name.startswith("."))
+    for kinds in ((".pkl",), PICTURES):
+        if chosen := tuple(path for path in files if path.suffix.lower() in kinds):
+            return chosen
+    return tuple(path for path in files if path.suffix.lower() in VIDEOS)[:1]
+
+
+def digest(walks: Iterable[Walk]) -> str:
+    """sha256 over the names and contents of walks, in their order."""
+    state = hashlib.sha256()
+    for walk in walks:
+        state.update(f"{walk.name} {walk.digest()}\n".encode())
+    return state.hexdigest()
+
+
+def read_pickle(file: str | Path) -> np.ndarray:
+    """A pickled numpy array (or list of arrays), read so that nothing in the file can run.
+
+    Errors: UnsafeFile for a pickle that asks for anything but arrays; BadInput for a damaged file or another content.
+    """
+    path = Path(file)
+    found = load_pickle_arrays(path)
+    if isinstance(found, (list, tuple)) and all(isinstance(part, np.ndarray) for part in found):
+        shapes = {part.shape for part in found}
+        if len(shapes) > 1:
+            raise BadInput(
+                f"{path}: a list of arrays of {len(shapes)} different shapes; expected one array, time first"
+            )
+        found = np.stack(found) if found else np.zeros((0,))
+    if not isinstance(found, np.ndarray) or found.ndim == 0:
+        raise BadInput(f"{path}: holds {type(found).__name__}; expected a numpy array, time first")
+    if found.dtype.kind not in "buif":
+        raise BadInput(f"{path}: dtype {found.dtype}; expected numbers (uint8 silhouettes, float poses)")
+    return found
+
+
+def _grey(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("L"))
+
+
+def _video(file: Path) -> list[np.ndarray]:
+    if file.suffix.lower() == ".gif":
+        with Image.open(file) as picture:
+            return [_grey(frame) for frame in ImageSequence.Iterator(picture)]
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        raise need("imageio-ffmpeg", "video") from None
+    reader = imageio_ffmpeg.read_frames(str(file), pix_fmt="gray", bits_per_pixel=8)
+    try:
+        columns, rows = next(reader)["size"]
+        frames = [np.frombuffer(frame, np.uint8).reshape(rows, columns) for frame in reader]
+    except (RuntimeError, OSError, StopIteration) as error:
+        raise BadInput(f"{file}: cannot be read as a video ({str(error).splitlines()[0] or error})") from None
+    # compression smears the edge of a silhouette
+    return [np.where(frame > 127, 255, 0).astype(np.uint8) for frame in frames]
+
+
+def _silhouettes(frames: list[np.ndarray], size: int, file: Path) -> np.ndarray:
+    if all(frame.shape in ((size, size), (size, size * 44 // 64)) for frame in frames):
+        if len({frame.shape for frame in frames}) > 1:
+            raise BadInput(f"{file.parent}: frames of different widths; expected {size} x {size}")
+        return np.stack(frames)
+    kept = [centred(frame, size) for frame in frames if frame.sum(dtype=np.int64) > FAINT]
+    if not kept:
+        raise BadInput(f"{file}: no frame shows a person; expected white silhouettes on black")
+    if len(kept) < len(frames):
+        lost = len(frames) - len(kept)
+        warnings.warn(
+            f"{file.parent}: {lost} of {len(frames)} frames show nobody; left out", LoupeWarning, stacklevel=2
+        )
+    return np.stack(kept)
+
+
+def centred(frame: np.ndarray, size: int = 64) -> np.ndarray:
+    """A silhouette (h, w) uint8 as OpenGait stores it: (size, size), height filled, median of mass in the middle."""
+    rows = np.flatnonzero(frame.sum(1, dtype=np.int64))
+    person = frame[rows[0] : rows[-1] + 1]
+    width = max(1, round(person.shape[1] * size / person.shape[0]))
+    scaled = np.asarray(Image.fromarray(person).resize((width, size), Image.Resampling.BICUBIC))
+    mass = scaled.sum(0, dtype=np.int64).cumsum()
+    middle = int(np.searchsorted(mass, mass[-1] / 2))
+    padded = np.pad(scaled, ((0, 0), (size, size)))
+    return padded[:, middle + size - size // 2 : middle + size + size // 2]

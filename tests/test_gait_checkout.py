@@ -1,0 +1,140 @@
+"""Real classes from a checkout: a small stand-in that has the same traps as OpenGait's code."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from gait_fixtures import SMALL, write_walkers
+
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage
+from torchloupe.gait import embed_gallery, explain_walk
+from torchloupe.sources.opengait import gait
+from torchloupe.sources.sequences import sequences
+from torchloupe.targets.retrieval import Nearest
+
+BASE = """
+import torch.distributed as dist
+import torch.nn as nn
+from utils import get_msg_mgr
+
+
+class BaseModel(nn.Module):
+    def __init__(self, cfgs, training):
+        super().__init__()
+        self.msg_mgr = get_msg_mgr()
+        self.rank = dist.get_rank()
+
+    def init_parameters(self):
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.constant_(part.weight, 0.1)
+"""
+EDGE = """
+import torch
+import torch.nn as nn
+from ..base_model import BaseModel
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Inner(BaseModel):
+    def build_network(self, model_cfg):
+        self.conv = nn.Conv2d(1, model_cfg["width"], 3, padding=1)
+
+
+class GaitEdgy(Inner):
+    def build_network(self, model_cfg):
+        super().build_network(model_cfg)
+        self.dataset = self.cfgs["data_cfg"]["dataset_name"]
+
+    def forward(self, inputs):
+        from utils import scale
+        ipts, labs, typs, vies, seqL = inputs
+        ratios, sils = ipts
+        assert labs.dtype == torch.int64 and seqL.tolist() == [[sils.shape[1]]] and typs and vies
+        n, s, h, w = sils.shape
+        frames = self.conv(sils.reshape(n * s, 1, h, w)) * torch.tensor(scale()).cuda()
+        pooled = (frames.unflatten(0, (n, s)) * ratios[..., None, None, None]).amax(1).mean(-1)
+        return {"training_feat": {}, "visual_summary": {}, "inference_feat": {"embeddings": pooled}}
+"""
+BROKEN = "import a_package_that_nobody_has\nclass Lacking: pass\n"
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    code = tmp_path / "OpenGait" / "opengait"
+    files = {
+        "modeling/__init__.py": "",
+        "modeling/base_model.py": BASE,
+        "modeling/models/__init__.py": "raise ImportError('every model is imported here')",
+        "modeling/models/edgy.py": EDGE,
+        "modeling/models/broken.py": BROKEN,
+        "modeling/models/a_part/edgy.py": "class GaitEdgy: pass\n",
+        "utils/__init__.py": "def get_msg_mgr(): raise RuntimeError('no process group')\ndef scale(): return 2.0\n",
+    }
+    for name, text in files.items():
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text(text)
+    before = set(sys.modules)
+    yield code.parent
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("modeling", "utils", "data", "evaluation"):
+            del sys.modules[name]
+
+
+def config_of(folder: Path, model: dict, **blocks: dict) -> Path:
+    file = folder / "x.yaml"
+    file.write_text(yaml.safe_dump({"model_cfg": model, **blocks}))
+    return file
+
+
+TWO = {"evaluator_cfg": {"transform": [{"type": "NoOperation"}, {"type": "BaseSilCuttingTransform"}]}}
+
+
+def test_a_real_class_goes_through_the_same_probe(checkout, tmp_path):
+    file = config_of(tmp_path, {"model": "GaitEdgy", "width": 3}, **TWO)
+    shelf, probes = write_walkers(tmp_path, frames=5)
+    for leaf in (*shelf.glob("*/*/*"), *probes.glob("*/*/*")):
+        (leaf / "000-ratios.pkl").write_bytes(pickle.dumps(np.linspace(0.5, 1, 5)))
+    before = (torch.Tensor.cuda, torch.nn.Module.cuda, list(sys.path))
+    with pytest.warns(LoupeWarning, match="the code of this checkout is imported and run"):
+        made = gait(file, checkout=checkout, device="cpu")
+    assert made.module.dataset == "CASIA-B"
+    gallery = embed_gallery(made, sequences(shelf))
+    assert gallery.embeddings.shape == (6, 3, 64)
+    found = explain_walk(made, sequences(probes)[0], Nearest(gallery), ("conv",), method="opengait")
+    assert found.maps["conv"].shape == (1, 5, 64, 44)
+    assert found.imgs.shape == (5, 64, 44)
+    assert (torch.Tensor.cuda, torch.nn.Module.cuda, list(sys.path)) == before
+
+
+def test_what_is_wrong_with_a_checkout_is_said(checkout, tmp_path):
+    def built(model: str, **more: object) -> None:
+        gait(config_of(tmp_path, {"model": model, **more}), checkout=checkout, device="cpu")
+
+    with pytest.raises(BadInput, match=r"defines no model GaitEdgi. Did you mean GaitEdgy"):
+        built("GaitEdgi")
+    with (
+        pytest.warns(LoupeWarning),
+        pytest.raises(MissingPackage, match="a_package_that_nobody_has is not installed; OpenGait's Lacking needs it"),
+    ):
+        built("Lacking")
+    with pytest.warns(LoupeWarning), pytest.raises(BadInput, match="model_cfg of GaitEdgy lacks 'width'"):
+        built("GaitEdgy")
+    with pytest.raises(BadInput, match="not a checkout of OpenGait; expected opengait/modeling/models in it"):
+        gait(config_of(tmp_path, SMALL["gaitset"]), checkout=tmp_path)
+
+
+def test_a_module_of_the_same_name_is_not_mistaken_for_the_checkouts(checkout, tmp_path, monkeypatch):
+    import types
+
+    stranger = types.ModuleType("utils")
+    stranger.__file__ = str(tmp_path / "utils.py")
+    monkeypatch.setitem(sys.modules, "utils", stranger)
+    with pytest.warns(LoupeWarning), pytest.raises(BadInput, match="needs the module name 'utils'"):
+        gait(config_of(tmp_path, {"model": "GaitEdgy", "width": 3}), checkout=checkout, device="cpu")

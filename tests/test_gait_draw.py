@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from PIL import Image
+
+from torchloupe.errors import BadInput
+from torchloupe.networks.gait.skeletons import COCO
+from torchloupe.render.sequences import Painter, Style, draw, limits_of, safe, strip
+from torchloupe.render.video import write_video
+from torchloupe.sequence_maps import SequenceMaps
+
+
+def made(frames: int = 8, signed: bool = False, **changes: object) -> SequenceMaps:
+    """A result with a map a frame, one every 3 frames, one for all, and strips; values are known."""
+    rng = np.random.default_rng(0)
+    imgs = rng.integers(0, 256, (frames, 16, 12)).astype(np.uint8)
+    steps = frames // 3
+    maps = {
+        "each": rng.random((2, frames, 16, 12)).astype(np.float32),
+        "every3": rng.random((2, steps, 8, 6)).astype(np.float32),
+        "all.frames": rng.random((2, 1, 8, 6)).astype(np.float32),
+        "strips": np.arange(8, dtype=np.float32).reshape(2, 1, 4, 1),
+    }
+    windows = {
+        "each": np.array([(i, i + 1) for i in range(frames)]),
+        "every3": np.array([(3 * i, 3 * i + 3) for i in range(steps)]),
+        "all.frames": np.array([(0, frames)]),
+        "strips": np.array([(0, frames)]),
+    }
+    if signed:
+        maps = {layer: value - 0.7 for layer, value in maps.items()}
+    known = {
+        "name": "001-nm-05-090",
+        "identity": "001",
+        "condition": "nm-05",
+        "view": "090",
+        "model": "GaitSet",
+        "method": "gradcam",
+        "options": "{}",
+        "target": "Nearest",
+        "words": {"all.frames": "one map for all frames"},
+        "questions": ("002-nm-01-090", "part 3"),
+        "scores": (-1.0, -2.0),
+        "answers": ("002-nm-01-090",),
+        "imgs": imgs,
+        "answer_imgs": imgs[:5],
+    }
+    return SequenceMaps(**{**known, "maps": maps, "windows": windows, "signed": signed, **changes})
+
+
+def pixels(file) -> np.ndarray:
+    return np.asarray(Image.open(file))
+
+
+def test_merge_writes_a_folder_for_each_layer_whatever_its_length(tmp_path):
+    written = draw(made(), tmp_path, "merge")
+    names = {str(file.relative_to(tmp_path)) for file in written}
+    assert names == {
+        *(f"each/{i:03d}.png" for i in range(8)),
+        *(f"every3/{i:03d}.png" for i in range(2)),
+        *(f"every3_input/{i:03d}.png" for i in range(2)),
+        *(f"all-frames/{i:03d}.png" for i in range(8)),
+        *(f"strips/{i:03d}.png" for i in range(8)),
+    }
+    assert all(pixels(file).shape == (16, 12, 3) for file in written)
+
+
+def test_a_frame_is_the_blend_of_the_picture_and_its_colour(tmp_path):
+    result = made()
+    draw(result, tmp_path, "merge", Style(opacity=0.25, scale="frame"), question=1)
+    for t in (0, 5):
+        values = result.maps["each"][1, t].astype(float)
+        values = (values - values.min()) / (values.max() - values.min())
+        want = 0.75 * result.imgs[t][..., None] + 0.25 * (colormaps["jet"](values)[..., :3] * 255).round()
+        assert abs(pixels(tmp_path / "each" / f"{t:03d}.png") - want).max() <= 1
+
+
+def test_a_strided_layer_is_drawn_on_the_mean_of_exactly_its_frames(tmp_path):
+    result = made()
+    draw(result, tmp_path, "merge")
+    for step in range(2):
+        want = result.imgs[3 * step : 3 * step + 3].mean(0)
+        assert abs(pixels(tmp_path / "every3_input" / f"{step:03d}.png")[..., 0] - want).max() <= 1
+    painter = Painter(result, Style())
+    assert painter.unseen("every3").tolist() == [False] * 6 + [True] * 2
+    assert [painter.step_of("every3", t) for t in range(8)] == [0, 0, 0, 1, 1, 1, None, None]
+
+
+@pytest.mark.parametrize("scale", ["sequence", "frame", "run"])
+def test_scales_say_what_is_comparable(scale):
+    result = made()
+    other = made(maps={layer: 3 * value for layer, value in made().maps.items()})
+    run = limits_of([result, other])
+    scaled = Painter(result, Style(scale=scale), run=run)._scaled("each")
+    raw = result.maps["each"][0].astype(float)
+    tops = {"sequence": raw.max(), "frame": raw.max((1, 2), keepdims=True), "run": 3 * result.maps["each"].max()}
+    lows = {"sequence": 0, "frame": raw.min((1, 2), keepdims=True), "run": 0}
+    np.testing.assert_allclose(scaled, (raw - lows[scale]) / (tops[scale] - lows[scale]), rtol=1e-5)
+
+
+def test_signed_maps_keep_zero_in_the_middle():
+    scaled = Painter(made(signed=True), Style())._scaled("each")
+    raw = made(signed=True).maps["each"][0]
+    assert ((scaled > 0.5) == (raw > 0)).all()
+    assert scaled.min() == pytest.approx(0)
+    dark = made(maps={layer: 0 * value for layer, value in made().maps.items()})
+    assert (Painter(dark, Style())._scaled("each") == 0).all()
+
+
+def test_strips_keep_their_edges():
+    result = made()
+    picture = Painter(result, Style(opacity=1)).step("strips", 2)
+    rows = (colormaps["jet"](np.arange(4) / 3)[:, :3] * 255).round()
+    for i in range(4):
+        assert abs(picture[4 * i : 4 * i + 4].astype(float) - rows[i]).max() <= 1
+
+
+def test_compare_is_one_grid_of_frames_and_layers(tmp_path):
+    result = made()
+    small = pixels(draw(result, tmp_path / "a", "compare")[0])
+    large = pixels(draw(result, tmp_path / "b", "compare", Style(ratio=3))[0])
+    assert large.shape[0] > small.shape[0]
+    bigger = pixels(draw(result, tmp_path / "c", "compare", Style(ratio=3, font=5))[0])
+    assert bigger.shape[0] > large.shape[0]
+    # the last two frames of the strided layer are crossed out in grey: the cells hold no colour
+    painter = Painter(result, Style(ratio=3))
+    cell = painter.size[0] + 4
+    bottom = large[-2 * cell :].astype(int)
+    column = bottom[:, 2 * (painter.size[1] + 4) : 3 * (painter.size[1] + 4)]
+    tinted = (column.max(-1) - column.min(-1) > 30).any(0)
+    assert not tinted.all()
+    both = draw(result, tmp_path / "d", "both")
+    assert tmp_path / "d" / "compare.png" in both
+    assert len(both) == 29
+
+
+def test_skeletons_are_drawn_as_people_and_as_a_plane(tmp_path):
+    rng = np.random.default_rng(0)
+    poses = np.concatenate([100 * rng.random((6, 17, 2)), np.ones((6, 17, 1))], -1).astype(np.float32)
+    result = made(
+        6,
+        poses=poses,
+        imgs=np.zeros((0, 0, 0), np.uint8),
+        joints=COCO.joints,
+        limbs=np.array(COCO.edges),
+        maps={"a": rng.random((2, 6, 17, 1)), "half": rng.random((2, 3, 17, 1)), "one": rng.random((2, 1, 1, 1))},
+        windows={
+            "a": np.array([(i, i + 1) for i in range(6)]),
+            "half": np.array([(0, 2), (2, 4), (4, 6)]),
+            "one": np.array([(0, 6)]),
+        },
+    )
+    written = draw(result, tmp_path, "both", Style(ratio=1.5))
+    names = {str(file.relative_to(tmp_path)) for file in written}
+    assert {"a_joints.png", "half_joints.png", "one_joints.png", "compare.png", "half_input/002.png"} <= names
+    assert pixels(tmp_path / "a" / "000.png").shape == (144, 108, 3)
+    # the plane's colours are those of the joints' values
+    painter = Painter(result, Style())
+    plane = painter.plane("a")
+    hottest = (colormaps["jet"](painter._scaled("a").max())[:3] * np.array(255)).round()
+    assert (abs(plane.astype(float) - hottest).max(-1) <= 1).any()
+    # people who stand far from the origin are in the picture as well
+    moved = Painter(
+        made(
+            6,
+            poses=poses + np.array([500, 300, 0]),
+            imgs=result.imgs,
+            joints=COCO.joints,
+            limbs=result.limbs,
+            maps=result.maps,
+            windows=result.windows,
+        ),
+        Style(ratio=1.5),
+    )
+    np.testing.assert_array_equal(moved.frame(0), Painter(result, Style(ratio=1.5)).frame(0))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "mp4"])
+def test_videos_have_every_frame_beside_the_answer(tmp_path, suffix):
+    result = made()
+    painter = Painter(result, Style(ratio=4))
+    frames = [strip(painter, result.layers, t) for t in range(8)]
+    assert frames[0].shape == frames[7].shape
+    assert frames[0].shape[1] > 6 * painter.size[1]
+    file = write_video(frames, tmp_path / f"walk.{suffix}", fps=10)
+    if suffix == "gif":
+        with Image.open(file) as picture:
+            assert picture.n_frames == 8
+            assert picture.info["duration"] == 100
+    else:
+        import imageio_ffmpeg
+
+        reader = imageio_ffmpeg.read_frames(str(file))
+        facts = next(reader)
+        assert facts["fps"] == 10
+        assert sum(1 for _ in reader) == 8
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"opacity": 1.5}, "--heatmap-opacity 1.5: expected 0 to 1"),
+        ({"ratio": 0}, "--resize-ratio 0: expected more than 0"),
+        ({"font": -1}, "--font-scale -1: expected more than 0"),
+        ({"scale": "all"}, "--scale 'all': expected one of sequence, frame, run"),
+    ],
+)
+def test_styles_that_make_no_sense_are_said(change, message):
+    with pytest.raises(BadInput, match=message):
+        Style(**change)
+
+
+def test_other_bad_options_are_said(tmp_path):
+    with pytest.raises(BadInput, match="--draw-mode 'grid': expected one of merge, compare, both"):
+        draw(made(), tmp_path, "grid")
+    with pytest.raises(BadInput, match="--question 2: this result has 2, 0 to 1"):
+        draw(made(), tmp_path, question=2)
+    with pytest.raises(BadInput, match=r"expected \.gif or \.mp4"):
+        write_video([np.zeros((4, 4, 3), np.uint8)], tmp_path / "x.avi")
+    with pytest.raises(BadInput, match="--fps 0: expected more than 0"):
+        write_video([np.zeros((4, 4, 3), np.uint8)], tmp_path / "x.gif", 0)
+    with pytest.raises(BadInput, match=r"no layer 'eech' in 001-nm-05-090\. Did you mean each\? It has each, every3"):
+        made().at(["eech"])
+    assert made().at(["e*"]).layers == ("each", "every3")
+
+
+def test_layer_names_become_folder_names():
+    assert safe("set_block1.forward_block.0.conv") == "set_block1-forward_block-0-conv"
+    assert safe("relu#1") == "relu-1"

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from gait_fixtures import SMALL, write_config, write_walkers
+from gait_models import MODELS, gaitgraph, gaittr
+from test_gait_networks import SEED_TABLE
+
+from torchloupe import store
+from torchloupe.errors import BadInput, LoupeWarning, NoGradient
+from torchloupe.examples.walkers import write_tree
+from torchloupe.gait import embed_gallery, explain_walk, question_key, record
+from torchloupe.sequence_maps import SequenceMaps
+from torchloupe.sources.opengait import example, gait, pick_layers
+from torchloupe.sources.sequences import sequences
+from torchloupe.targets.retrieval import Gallery, Margin, Nearest, Pair
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory) -> tuple[Path, Path]:
+    return write_walkers(tmp_path_factory.mktemp("walkers"), frames=8)
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("configs")
+    return {name: write_config(folder, name) for name in SMALL}
+
+
+def subject_of(configs: dict[str, Path], name: str):
+    return gait(configs[name], configs[name].with_suffix(".pt"), device="cpu")
+
+
+@pytest.mark.parametrize("name", SEED_TABLE)
+def test_every_number_of_the_seeds_table_gives_a_map(tmp_path, name):
+    config, dataset = MODELS[name]
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump({"model_cfg": config, "data_cfg": {"dataset_name": dataset}}))
+    torch.manual_seed(0)
+    made = gait(file, device="cpu")
+    batch = example(made.notes["config"], frames=4 if config["model"] != "GLN" else 2)
+    with torch.no_grad():
+        item = made.output(batch)
+    gallery = Gallery(item + 0.1 * torch.randn_like(item), ("x-nm-01-000",), ("x",))
+    from torchloupe.methods.registry import named
+    from torchloupe.probe import Probe
+
+    layers = pick_layers(made, [str(number) for number in SEED_TABLE[name]])
+    assert len(layers) == len(SEED_TABLE[name])
+    maps = named("opengait")(Probe(made, layers, Nearest(gallery)), batch).maps
+    for layer in layers:
+        _, _, t, h, w = maps[layer].shape
+        assert h * batch.size[2] == w * batch.size[1], layer
+        assert t in (1, batch.size[0], batch.size[0] // 3)
+        assert maps[layer].max() > 0
+
+
+def test_the_formula_of_opengaits_tool_against_plain_hooks(configs, trees):
+    """The tool's own steps on the bare network: hooks, + distance, mean weights of a frame, |mean over channels|."""
+    made = subject_of(configs, "gaitpart")
+    shelf = sequences(trees[0])
+    gallery = embed_gallery(made, shelf)
+    walk = sequences(trees[1])[0]
+    layers = pick_layers(made, ["1", "6", "11"])
+    found = explain_walk(made, walk, Nearest(gallery), layers, method="opengait")
+
+    held: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}
+    handles = []
+    for layer in layers:
+        part = made.module.get_submodule(layer)
+        handles.append(part.register_forward_hook(lambda m, i, o, layer=layer: (held[layer].append(o), o.clone())[1]))
+    batch = made.prepare(walk)
+    embedding = made.module(batch.x)[0]
+    for handle in handles:
+        handle.remove()
+    distance = torch.stack([(embedding - item).norm(dim=0).mean() for item in gallery.embeddings]).min()
+    assert found.distances[0] == pytest.approx(float(distance), rel=1e-5)
+    for layer in layers:
+        grads = torch.cat(torch.autograd.grad(distance, held[layer], retain_graph=True), 2)
+        acts = torch.cat(held[layer], 2)
+        want = np.zeros((acts.shape[0], *acts.shape[2:]))
+        for t in range(len(acts)):
+            for c in range(acts.shape[1]):
+                want[t] += float(grads[t, c].mean()) * acts[t, c].detach().numpy()
+        want = abs(want / acts.shape[1])
+        np.testing.assert_allclose(found.maps[layer][0], want, rtol=1e-4, atol=1e-6 * want.max())
+
+
+def test_strided_time_names_its_frames_and_pooled_layers_say_so(configs, trees):
+    made = subject_of(configs, "gaitgl")
+    gallery = embed_gallery(made, sequences(trees[0]))
+    found = explain_walk(
+        made, sequences(trees[1])[0], Nearest(gallery), ("conv3d", "LTA", "GLConvB2", "HPP"), method="layercam"
+    )
+    assert {layer: maps.shape for layer, maps in found.maps.items()} == {
+        "conv3d": (1, 8, 64, 44),
+        "LTA": (1, 2, 64, 44),
+        "GLConvB2": (1, 2, 32, 22),
+        "HPP": (1, 1, 32, 1),
+    }
+    assert found.windows["LTA"].tolist() == [[0, 3], [3, 6]]
+    assert found.windows["HPP"].tolist() == [[0, 8]]
+    assert found.words["HPP"] == "one map for all frames"
+
+
+def test_one_strips_time_course_lies_on_its_strip(configs, trees):
+    made = subject_of(configs, "gaitpart")
+    gallery = embed_gallery(made, sequences(trees[0]))
+    layer = "TFA.pooling_func.conv1d3x1.5.0.conv"
+    found = explain_walk(made, sequences(trees[1])[0], Nearest(gallery), (layer,), method="opengait")
+    assert found.maps[layer].shape == (1, 8, 16, 1)
+    assert found.maps[layer][0, :, 5].max() > 0
+    assert not np.delete(found.maps[layer], 5, 2).any()
+    assert "time course of one strip" in found.words[layer]
+
+
+def test_what_cannot_be_drawn_is_a_clear_word(configs, trees):
+    made = subject_of(configs, "gaitgl")
+    gallery = embed_gallery(made, sequences(trees[0]))
+    with pytest.raises(BadInput, match="'Head1' did not run"):
+        explain_walk(made, sequences(trees[1])[0], Nearest(gallery), ("Head1",))
+    with pytest.raises((BadInput, NoGradient)):
+        explain_walk(made, sequences(trees[1])[0], Nearest(gallery), ("nothing",))
+
+
+def test_the_probe_itself_is_told_and_left_out(configs, trees):
+    made = subject_of(configs, "gaitset")
+    shelf = sequences(trees[0])
+    gallery = embed_gallery(made, shelf)
+    with pytest.warns(LoupeWarning, match="000-nm-01-000 is itself in the gallery; left out there"):
+        found = explain_walk(made, shelf[0], Nearest(gallery))
+    assert shelf[0].name not in (*found.answers, *found.gallery)
+    assert found.distances == tuple(sorted(found.distances))
+    assert len(found.gallery) == 5
+
+
+def test_a_copy_under_another_name_is_the_probe_itself(configs, tmp_path):
+    write_tree(tmp_path / "Gallery", [0, 1], ("nm-01",), ("090",), frames=5)
+    copy = tmp_path / "Probe" / "000" / "nm-09" / "090"
+    copy.mkdir(parents=True)
+    (copy / "090.pkl").write_bytes((tmp_path / "Gallery/000/nm-01/090/090.pkl").read_bytes())
+    made = subject_of(configs, "gaitset")
+    gallery = embed_gallery(made, sequences(tmp_path / "Gallery"))
+    with pytest.warns(LoupeWarning, match=r"000-nm-09-090 is itself in the gallery \(as 000-nm-01-090\)"):
+        found = explain_walk(made, sequences(tmp_path / "Probe")[0], Nearest(gallery))
+    assert found.answers == ("001-nm-01-090",)
+
+
+def test_a_gallery_is_embedded_once_and_found_by_model_and_data(configs, trees, tmp_path, monkeypatch):
+    made, shelf = subject_of(configs, "gaitset"), sequences(trees[0])
+    first = embed_gallery(made, shelf, cache=tmp_path)
+    monkeypatch.setattr("torchloupe.gait.prepare", None)
+    again = embed_gallery(made, shelf, cache=tmp_path, metric="cos")
+    torch.testing.assert_close(again.embeddings, first.embeddings)
+    assert (again.names, again.digest, again.metric) == (first.names, first.digest, "cos")
+    monkeypatch.undo()
+    other = embed_gallery(made, shelf[:3], cache=tmp_path)
+    assert other.digest != first.digest
+    with torch.no_grad():
+        made.module.Head.fc_bin += 1
+    changed = embed_gallery(made, shelf, cache=tmp_path)
+    assert changed.digest != first.digest
+    assert not torch.equal(changed.embeddings, first.embeddings)
+
+
+def test_bad_items_are_left_out_of_the_gallery_or_stop_it(configs, tmp_path):
+    write_tree(tmp_path, [0, 1], ("nm-01",), ("090",), frames=4)
+    (tmp_path / "000/nm-01/090/090.pkl").write_bytes(b"no pickle")
+    made = subject_of(configs, "gaitset")
+    with pytest.warns(LoupeWarning, match="left out of the gallery: .*000/nm-01/090/090.pkl"):
+        gallery = embed_gallery(made, sequences(tmp_path))
+    assert gallery.names == ("001-nm-01-090",)
+    with pytest.raises(BadInput, match="broken or truncated pickle"):
+        embed_gallery(made, sequences(tmp_path), strict=True)
+    (tmp_path / "001/nm-01/090/090.pkl").write_bytes(b"no pickle")
+    with pytest.warns(LoupeWarning), pytest.raises(BadInput, match="none of 2 sequences could be embedded"):
+        embed_gallery(made, sequences(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["GaitGraph1", "GaitGraph2", "GaitTR"])
+def test_skeleton_models_give_joints_by_time(tmp_path, model):
+    if model == "GaitTR":
+        config, kinds = gaittr("coco", 8), ["GaitTRMultiInput", "SkeletonInput"]
+    elif model == "GaitGraph1":
+        config, kinds = gaitgraph(model, "coco", [3, 16, 8], [8, 16], 8, 8), ["GaitGraph1Input"]
+    else:
+        config, kinds = gaitgraph(model, "coco", [5, 16, 8], [8, 16], 8, 8), ["GaitGraphMultiInput"]
+    transforms = [{"type": "Compose", "trf_cfg": [{"type": kind} for kind in kinds]}]
+    file = write_config(tmp_path, "x", config, evaluator_cfg={"transform": transforms})
+    shelf, probes = write_walkers(tmp_path, frames=9, poses=True)
+    made = gait(file, file.with_suffix(".pt"), device="cpu")
+    gallery = embed_gallery(made, sequences(shelf))
+    found = explain_walk(made, sequences(probes)[0], Nearest(gallery), (*made.layers, "input"), method="opengait")
+    assert found.frames == 9
+    assert found.poses.shape == (9, 17, 3)
+    assert found.joints[0] == "nose"
+    assert found.limbs.max() == 16
+    for layer, maps in found.maps.items():
+        assert maps.shape[2:] == (17, 1), layer
+        assert maps.shape[1] in (9, 5), layer
+        assert len(found.windows[layer]) == maps.shape[1]
+
+
+def test_a_result_on_disk_is_the_same_and_holds_plain_arrays_only(configs, trees, tmp_path):
+    made, shelf = subject_of(configs, "gaitset"), sequences(trees[0])
+    gallery = embed_gallery(made, shelf)
+    walk = sequences(trees[1])[0]
+    found = explain_walk(made, walk, Margin(gallery, (0, 40)), method="layercam", gallery_walks=shelf)
+    file = tmp_path / f"{found.name}.npz"
+    found.save(file, record(made, found, gallery))
+    loaded = SequenceMaps.load(file)
+    for key in (
+        "name",
+        "layers",
+        "questions",
+        "scores",
+        "answers",
+        "gallery",
+        "distances",
+        "words",
+        "signed",
+        "target",
+    ):
+        assert getattr(loaded, key) == getattr(found, key), key
+    for layer in found.layers:
+        np.testing.assert_array_equal(loaded.maps[layer], found.maps[layer])
+        np.testing.assert_array_equal(loaded.windows[layer], found.windows[layer])
+    np.testing.assert_array_equal(loaded.imgs, found.imgs)
+    np.testing.assert_array_equal(
+        loaded.answer_imgs, made.prepare(next(w for w in shelf if w.name == found.answers[0])).pictures[0, ..., 0]
+    )
+    with np.load(file, allow_pickle=False) as held:
+        assert held["imgs"].shape == (8, 64, 44)
+        assert all(held[key].dtype.kind != "O" for key in held.files)
+    note = json.loads(file.with_suffix(".json").read_text())
+    assert note["kind"] == "gait maps"
+    assert note["answers"] == list(found.answers)
+    assert list(note["nearest items"].values()) == pytest.approx(list(found.distances))
+    assert note["metric"] == "euc"
+    assert len(note["weights"]["sha256"]) == 64
+    assert store.load(file).record["kind"] == "gait maps"
+    with pytest.raises(BadInput, match="not a whole npz file"):
+        SequenceMaps.load(configs["gaitset"])
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(BadInput, match="not a result of loupe gait cam; it holds a"):
+        SequenceMaps.load(tmp_path / "other.npz")
+
+
+def test_the_key_of_a_question_changes_with_all_that_matters(configs, trees):
+    made, walks = subject_of(configs, "gaitset"), sequences(trees[1])
+    gallery = embed_gallery(made, sequences(trees[0]))
+    pair = Pair(gallery, name=gallery.names[0])
+    asked = {
+        question_key(made, walks[0], Nearest(gallery), ("Head",), "gradcam"),
+        question_key(made, walks[1], Nearest(gallery), ("Head",), "gradcam"),
+        question_key(made, walks[0], pair, ("Head",), "gradcam"),
+        question_key(made, walks[0], Nearest(gallery), ("gl_block2",), "gradcam"),
+        question_key(made, walks[0], Nearest(gallery), ("Head",), "layercam"),
+        question_key(made, walks[0], Nearest(gallery), ("Head",), "gradcam", {"relu": False}),
+    }
+    assert len(asked) == 6
+
+
+def test_attribution_on_the_input_and_perturbation_work_too(configs, trees):
+    made = subject_of(configs, "gaitset")
+    gallery = embed_gallery(made, sequences(trees[0]))
+    walk = sequences(trees[1])[0]
+    found = explain_walk(made, walk, Nearest(gallery), ("input",), method="integrated_gradients", options={"steps": 4})
+    assert found.maps["input"].shape == (1, 8, 64, 44)
+    assert found.signed
+    assert found.answers == explain_walk(made, walk, Nearest(gallery), method="layercam").answers
+
+
+def test_a_dark_map_is_told(configs, trees):
+    made = subject_of(configs, "gaitset")
+    gallery = embed_gallery(made, sequences(trees[0]))
+    far = Gallery(gallery.embeddings * 0, gallery.names, gallery.identities)
+    # towards an item at 0 every activation of the last layer that counts makes them unlike
+    with pytest.warns(LoupeWarning, match="the map is zero everywhere at Head; try --signed"):
+        explain_walk(made, sequences(trees[1])[0], Nearest(far), ("Head",), method="hirescam")

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile
+from torchloupe.sources.sequences import centred, digest, read_pickle, sequences
+
+
+def leaf(root: Path, name: str, **files: object) -> Path:
+    folder = root.joinpath(*name.split("/"))
+    folder.mkdir(parents=True)
+    for stem, value in files.items():
+        (folder / f"{stem}.pkl").write_bytes(pickle.dumps(value))
+    return folder
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["uint8", "float64", "<i4", "bool"])
+def test_arrays_of_every_protocol_and_order_are_read(tmp_path, protocol, dtype):
+    array = np.arange(24).reshape(4, 3, 2).astype(dtype)
+    for i, made in enumerate((array, np.asfortranarray(array), array[::2])):
+        file = tmp_path / f"{i}.pkl"
+        file.write_bytes(pickle.dumps(made, protocol))
+        found = read_pickle(file)
+        assert found.dtype == made.dtype
+        np.testing.assert_array_equal(found, made)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch burnt",))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i, value in enumerate((Bomb(), [Bomb()], np.array([Bomb()], dtype=object))):
+        file = tmp_path / f"{i}.pkl"
+        file.write_bytes(pickle.dumps(value))
+        with pytest.raises(UnsafeFile, match=r"\.pkl: holds .(posix|nt)\.system"):
+            read_pickle(file)
+    sneaky = b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x06\x00\x00\x00base64tR."
+    (tmp_path / "codec.pkl").write_bytes(sneaky)
+    with pytest.raises(UnsafeFile, match="base64"):
+        read_pickle(tmp_path / "codec.pkl")
+    assert not (tmp_path / "burnt").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": 1}, "holds dict; expected a numpy array"),
+        (np.array(["a", "b"]), "dtype <U1; expected numbers"),
+        (np.array([None, 1], dtype=object), "dtype object; expected numbers"),
+        ([np.zeros((2, 2)), np.zeros((3, 2))], "different shapes"),
+        (np.float64(3), "holds float64"),
+    ],
+)
+def test_what_is_no_array_is_said(tmp_path, value, message):
+    file = tmp_path / "x.pkl"
+    file.write_bytes(pickle.dumps(value))
+    with pytest.raises(BadInput, match=message):
+        read_pickle(file)
+
+
+def test_damaged_and_absent_files(tmp_path):
+    file = tmp_path / "x.pkl"
+    file.write_bytes(pickle.dumps(np.zeros(100))[:50])
+    with pytest.raises(BadInput, match="truncated pickle"):
+        read_pickle(file)
+    with pytest.raises(BadInput, match="no such file"):
+        read_pickle(tmp_path / "y.pkl")
+
+
+def test_a_tree_is_listed_lazily_sorted_with_every_modality(tmp_path):
+    for name in ("002/nm-01/090", "001/nm-01/000", "001/bg-01/000"):
+        leaf(tmp_path, name, b_sil=np.zeros((2, 4, 4)), a_map=np.ones((2, 2, 4, 4)))
+    leaf(tmp_path, "003/nm-01/000")
+    with pytest.warns(LoupeWarning, match=r"003/nm-01/000: no \.pkl"):
+        walks = sequences(tmp_path)
+    assert [walk.name for walk in walks] == ["001-bg-01-000", "001-nm-01-000", "002-nm-01-090"]
+    assert (walks[0].identity, walks[0].condition, walks[0].view) == ("001", "bg-01", "000")
+    assert [array.shape for array in walks[0].read()] == [(2, 2, 4, 4), (2, 4, 4)]
+    before = digest(walks)
+    walks[1].files[0].write_bytes(pickle.dumps(np.ones((3, 4, 4))))
+    assert digest(walks) != before
+
+
+def test_an_empty_or_absent_root_is_said(tmp_path):
+    with pytest.raises(BadInput, match="no such folder"):
+        sequences(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match="no sequence found"):
+        sequences(tmp_path)
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(BadInput, match=r"expected a folder or one of \.mp4"):
+        sequences(tmp_path / "x.txt")
+
+
+def person(rows: int = 120, columns: int = 200, left: int = 30) -> np.ndarray:
+    frame = np.zeros((rows, columns), np.uint8)
+    frame[20:110, left : left + 30] = 255
+    return frame
+
+
+def test_pictures_are_normalised_and_empty_ones_left_out(tmp_path):
+    for i in range(4):
+        Image.fromarray(person(left=30 + 10 * i) if i != 2 else np.zeros((120, 200), np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
+    (walk,) = sequences(tmp_path)
+    with pytest.warns(LoupeWarning, match="1 of 4 frames show nobody"):
+        (frames,) = walk.read()
+    assert frames.shape == (3, 64, 64)
+    columns = np.flatnonzero(frames[0].max(0) > 127)
+    assert abs(columns.mean() - 31.5) <= 1
+    assert frames[0].max(1).min() > 127
+    assert abs(frames[0].astype(int) - frames[1]).mean() < 12
+
+
+def test_pictures_of_the_right_size_are_taken_as_they_are(tmp_path):
+    frame = centred(person())
+    Image.fromarray(frame).save(tmp_path / "0.png")
+    (walk,) = sequences(tmp_path)
+    np.testing.assert_array_equal(walk.read()[0][0], frame)
+    Image.fromarray(np.zeros((70, 70), np.uint8)).save(tmp_path / "0.png")
+    with pytest.raises(BadInput, match="no frame shows a person"):
+        walk.read()
+
+
+def test_videos_are_read_as_silhouettes(tmp_path):
+    frames = [person(128, 208, 40 + 5 * i) for i in range(6)]
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(tmp_path / "walk.gif", save_all=True, append_images=pictures[1:])
+    writer = imageio_ffmpeg.write_frames(str(tmp_path / "walk.mp4"), (208, 128), pix_fmt_in="gray", fps=6)
+    writer.send(None)
+    for frame in frames:
+        writer.send(frame.tobytes())
+    writer.close()
+    for name in ("walk.gif", "walk.mp4"):
+        (walk,) = sequences(tmp_path / name)
+        assert walk.name == "walk"
+        (found,) = walk.read()
+        assert found.shape == (6, 64, 64)
+        assert abs(int((found[0] > 127).sum()) - int((centred(frames[0]) > 127).sum())) < 200
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    with pytest.raises(BadInput, match="cannot be read as a video"):
+        sequences(tmp_path / "bad.mp4")[0].read()
