@@ -17,7 +17,7 @@ FLOORS = [
     {"trace", "probe", "replay", "points"},
     {"methods", "targets", "networks"},
     {"sources"},
-    {"store", "runner", "gait", "sequence_maps"},
+    {"store", "runner", "gait", "sequence_maps", "diagnosis"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

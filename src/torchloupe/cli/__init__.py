@@ -20,7 +20,7 @@ COMMANDS: dict[str, str] = {
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "demo": (
         "See the tool at work, from data to pictures, without a download.",
-        {"": "torchloupe.cli.demo:demo", "gait": "torchloupe.cli.gait:demo"},
+        {"": "torchloupe.cli.demo:demo", "gait": "torchloupe.cli.gait:demo", "pose": "torchloupe.cli.pose:demo"},
     ),
     "gait": (
         "Why did this probe match that gallery sequence? OpenGait's models, configs and data.",
@@ -28,6 +28,13 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "cam": "torchloupe.cli.gait:cam",
             "draw": "torchloupe.cli.gait:draw",
             "layers": "torchloupe.cli.gait:layers",
+        },
+    ),
+    "pose": (
+        "Diagnose a pose model: attribution maps, errors, indices, inversions.",
+        {
+            name: f"torchloupe.cli.pose:{name}"
+            for name in ("ig", "epe", "index", "inversions", "depend", "draw", "report", "compare", "export")
         },
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,9 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
 def _preparation(module: Any, source: str | None, options: Options) -> tuple[Preparation | None, str]:
     """The model's own image processor: the stored one, else the default of its type at the model's picture size."""
     processor = _processor(source, module.config)
+    if processor is not None and "boxes" in signature(processor.preprocess).parameters:
+        # pose models crop people out of the picture; what they are fed is a crop already
+        processor = None
     hw = options.hw or _picture_size(module.config) or (224, 224)
     count = getattr(module.config, "num_channels", None) or channels(module)
     if processor is None or count != 3:

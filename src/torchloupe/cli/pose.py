@@ -1,0 +1,556 @@
+"""loupe pose: attribution maps, errors, indices and inversions of a pose model over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from torchloupe.diagnosis import Study
+    from torchloupe.runner import Summary
+
+Flag = Parameter(negative="")
+Several = Parameter(consume_multiple=True, negative="")
+Output = Annotated[Path, Parameter(name=["--output", "-o"])]
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The model and the data.
+
+    Attributes:
+        cfg: An experiment file (YAML) of Pose ResNet or HRNet.
+        weights: Its checkpoint, read without running code. Default: TEST.MODEL_FILE of the config.
+        model: Any model instead of a config: torch:package.module:factory, transformers:FOLDER, hrnet:CONFIG.yaml ...
+        data: Root of the data set, or its annotation file. Default: DATASET.ROOT of the config.
+        annotations: The annotation file, where it does not lie in its usual place.
+        detections: A JSON of detected boxes to crop by instead of the annotated ones.
+        kind: coco, mpii or rhd. Default: DATASET.DATASET of the config, or coco.
+        input_size: Width and height of the input, for models without a config. Default: 192 256.
+        sigma: Spread of the true heatmaps in their pixels, for models without a config.
+        coordinates: What coordinates mean, for models that give them: pixels of the input, shares of its sides (unit), or
+            the annotation's camera units (3D).
+        device: auto, cpu, cuda, cuda:1, mps.
+        unsafe_load: Let the checkpoint run code while it is read. Only for files that you trust.
+    """
+
+    cfg: Path | None = None
+    weights: Path | None = None
+    model: str | None = None
+    data: Path | None = None
+    annotations: Path | None = None
+    detections: Path | None = None
+    kind: Literal["", "coco", "mpii", "rhd"] = ""
+    input_size: Annotated[list[int] | None, Several] = None
+    sigma: float = 2.0
+    coordinates: Literal["input", "unit", "camera"] = "input"
+    device: str = "auto"
+    unsafe_load: Annotated[bool, Flag] = False
+
+    def study(self, overrides: Sequence[str]) -> Study:
+        """The model and its data, read; what was left out is said."""
+        from torchloupe.diagnosis import study
+        from torchloupe.errors import BadInput
+        from torchloupe.sources.assemble import Options
+        from torchloupe.sources.hrnet import experiment
+        from torchloupe.sources.poses import Crop
+
+        if overrides and self.cfg is None:
+            raise BadInput(f"{overrides[0]}: KEY VALUE pairs are laid over a config, and --cfg was not given")
+        size = tuple(self.input_size or (192, 256))
+        if len(size) != 2:
+            raise BadInput(f"--input-size is a width and a height, found {list(size)}")
+        found = study(
+            config=None if self.cfg is None else experiment(self.cfg, overrides),
+            model=self.model,
+            data=self.data,
+            options=Options(weights=self.weights, device=self.device, unsafe_load=self.unsafe_load),
+            annotations=self.annotations,
+            detections=self.detections,
+            kind=self.kind,
+            crop=Crop(size=(size[0], size[1]), sigma=self.sigma),
+            coordinates=self.coordinates,
+        )
+        left = ", ".join(f"{count} {reason}" for reason, count in found.data.left_out.items())
+        print(f"{found.data.source}: {len(found.data)} samples" + (f"; left out: {left}" if left else ""))
+        return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which samples.
+
+    Attributes:
+        ids: Sample numbers, counted from 0 in the order of the data set.
+        max_samples: At most so many.
+        every: Every so-maniest sample.
+        batch: Samples in one forward. 1 wastes no backward on joints that a neighbour does not show; more suits a GPU.
+        strict: Stop at the first sample that fails, instead of going on without it.
+    """
+
+    ids: Annotated[list[int] | None, Several] = None
+    max_samples: int | None = None
+    every: int = 1
+    batch: int | None = None
+    strict: Annotated[bool, Flag] = False
+
+    def of(self, study: Study) -> list[str]:
+        """The sample numbers."""
+        from torchloupe.diagnosis import chosen
+
+        return chosen(study, self.ids or (), self.max_samples, self.every)
+
+
+@dataclass(frozen=True)
+class How:
+    """How maps are made.
+
+    Attributes:
+        method: poseig, or any method of `loupe cam` with the same joint scores: gradcam, layercam, smoothgrad ...
+        layers: Layers for methods that look at layers. Default: the last before the heatmaps.
+        path: blur, or straight from a baseline.
+        baseline: Where the straight path starts: black, white, mean (of each colour) or blur.
+        places: Where on the path gradients are taken: scouted (dense where the scores change) or even.
+        steps: Gradients a joint.
+        tolerance: Double the steps until every completeness residual is at most this.
+        most: Steps to stop at.
+        noise: Normal noise on the path, as a share of the input's range; the template's is 0.01.
+        power: Power of the attribution of each colour, before colours are summed.
+        seed: Of the noise.
+        joints: Only these joints, by number or name.
+        score: Your own target, package.module:function, (output, batch) -> scores (samples, joints). Importing runs it.
+        reference: As PoseIG's template: 50 even left-hand steps, every joint, absolute values over their maximum.
+    """
+
+    method: str = "poseig"
+    layers: Annotated[list[str] | None, Several] = None
+    path: Literal["blur", "straight"] = "blur"
+    baseline: Literal["black", "white", "mean", "blur"] = "black"
+    places: Literal["scouted", "even"] = "scouted"
+    steps: int = 16
+    tolerance: float | None = None
+    most: int = 256
+    noise: float = 0.0
+    power: int = 1
+    seed: int = 0
+    joints: Annotated[list[str] | None, Several] = None
+    score: str | None = None
+    reference: Annotated[bool, Flag] = False
+
+    def attribution(self) -> Any:
+        """The same, checked."""
+        from torchloupe.diagnosis import Attribution
+
+        given = {**vars(self), "layers": tuple(self.layers or ()), "joints": tuple(self.joints or ())}
+        given["score"] = None if self.score is None else _function(self.score)
+        return Attribution(**{**given, "most": max(self.most, self.steps)})
+
+
+def _function(path: str) -> Any:
+    """package.module:function, the current directory among the places to look."""
+    import os
+    import sys
+    from importlib import import_module
+
+    from torchloupe.errors import BadInput
+
+    home, mark, name = path.partition(":")
+    if not mark or not home or not name:
+        raise BadInput(f"--score {path!r}: expected package.module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(import_module(home), name)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"--score {path!r}: {error}") from None
+
+
+SUBJECTS, CHOICE, HOW = Subjects(), Choice(), How()
+
+
+def ig(
+    *overrides: str,
+    output: Output,
+    save_ig: Annotated[bool, Parameter(negative="--no-save-ig")] = True,
+    precision: Literal["float16", "float32"] | None = None,
+    load_ig: Annotated[bool, Flag] = False,
+    subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
+    choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
+    how: Annotated[How, Parameter(name="*")] = HOW,
+) -> None:
+    """Attribution maps (PoseIG) and their indices DI, FI, LI, RI, joint by joint, sample by sample.
+
+    The same command goes on where a killed run stopped. Maps are kept beside the indices.
+
+    Args:
+        overrides: KEY VALUE pairs laid over the config, such as TEST.USE_GT_BBOX True.
+        output: Folder of the run.
+        save_ig: Keep the maps on disk; --no-save-ig keeps the indices only.
+        precision: How maps are kept. Default: float16; float32 with --reference, whose maps are exact to 1e-4.
+        load_ig: Take maps that were stored before and compute the indices again, without the model.
+        subjects: Model and data.
+        choice: Samples.
+        how: Method.
+    """
+    if load_ig:
+        return index(*overrides, output=output, load_ig=True)
+    from torchloupe import diagnosis
+
+    study = subjects.study(overrides)
+    ids, asked = choice.of(study), how.attribution()
+    kept = (precision or ("float32" if how.reference else "float16")) if save_ig else "none"
+    if save_ig:
+        size = diagnosis.expected_bytes(study, ids, asked.reference, kept) / 1e6
+        print(f"maps of {len(ids)} samples as {kept}: at most {size:.1f} MB in {output / 'ig'}")
+    done = diagnosis.attribute(study, ids, asked, output, maps=kept, batch=choice.batch or 1, strict=choice.strict)
+    _say(done, output)
+    _print_columns(output, ("DI", "FI", "LI", "residual"))
+    return None
+
+
+def index(
+    *overrides: str,
+    output: Output,
+    load_ig: Annotated[bool, Flag] = False,
+    subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
+    choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
+    how: Annotated[How, Parameter(name="*")] = HOW,
+) -> None:
+    """DI, FI, LI and RI of every joint and sample, into index.json: from stored maps, or computed where none are.
+
+    Args:
+        overrides: KEY VALUE pairs laid over the config.
+        output: Folder of the run.
+        load_ig: Read stored maps only; an error where they were never computed.
+        subjects: Model and data, where maps are to be computed.
+        choice: Samples.
+        how: Method.
+    """
+    import json
+
+    from torchloupe import diagnosis
+    from torchloupe.runner import whole
+
+    if not load_ig and (subjects.cfg is not None or subjects.model is not None):
+        study = subjects.study(overrides)
+        asked = how.attribution()
+        batch = choice.batch or 1
+        _say(diagnosis.attribute(study, choice.of(study), asked, output, batch=batch, strict=choice.strict), output)
+    found = diagnosis.stored_indices(output)
+    content = {id: {name: _plain(values) for name, values in parts.items()} for id, parts in found.items()}
+    whole(output / "index.json", json.dumps(content).encode())
+    print(f"{output / 'index.json'}: {len(found)} samples")
+    _print_columns(output, ("DI", "FI", "LI"))
+
+
+def epe(
+    *overrides: str,
+    output: Output,
+    flip: bool | None = None,
+    subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
+    choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
+) -> None:
+    """End-point error, PCK and, on COCO, OKS-AP, by joint and over all.
+
+    End-point errors are those of soft-argmax coordinates in pixels of the network's input; PCK and AP those of decoded
+    peaks in the picture.
+
+    Args:
+        overrides: KEY VALUE pairs laid over the config, such as TEST.FLIP_TEST False.
+        output: Folder of the run.
+        flip: Average peaks with those of the mirrored picture. Default: TEST.FLIP_TEST of the config, or no.
+        subjects: Model and data.
+        choice: Samples.
+    """
+    import json
+
+    from torchloupe import diagnosis
+    from torchloupe.errors import MissingPackage
+    from torchloupe.render.pose_report import columns
+    from torchloupe.runner import whole
+    from torchloupe.sources.hrnet import experiment
+
+    study = subjects.study(overrides)
+    config = experiment(subjects.cfg, overrides) if subjects.cfg is not None else None
+    mirrored = flip if flip is not None else config is not None and config["TEST.FLIP_TEST"]
+    done = diagnosis.errors(
+        study,
+        choice.of(study),
+        output,
+        flip=mirrored,
+        shift=config is not None and config["TEST.SHIFT_HEATMAP"],
+        quarter=config is None or config["TEST.POST_PROCESS"],
+        batch=choice.batch or 8,
+        strict=choice.strict,
+    )
+    _say(done, output)
+    names, by_joint, overall = columns(output)
+    content: dict[str, Any] = {
+        "unit": "pixels of the network's input" if study.coordinates != "camera" else "camera units",
+        "by_joint": {name: {key: _plain(by_joint[key][j]) for key in ("EPE", "PCK")} for j, name in enumerate(names)},
+        "all": {key: _plain(overall[key]) for key in ("EPE", "PCK")},
+    }
+    _print_columns(output, ("EPE", "PCK"))
+    if study.data.skeleton.sigmas and study.coordinates != "camera":
+        visible, limit = (0.2, 0.9) if config is None else (config["TEST.IN_VIS_THRE"], config["TEST.OKS_THRE"])
+        try:
+            content["coco"] = diagnosis.average_precision(study, output, visible=visible, limit=limit)
+            print("  ".join(f"{name} {value:.3f}" for name, value in content["coco"].items()))
+        except MissingPackage as error:
+            print(f"no AP: {error}")
+    whole(output / "errors.json", json.dumps(content, indent=1).encode())
+    print(output / "errors.json")
+
+
+def inversions(
+    *overrides: str,
+    output: Output,
+    reach: float = 10.0,
+    subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
+    choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
+) -> None:
+    """Which joints are taken for which: inversions and swaps, with the RI of inverted and of other pairs.
+
+    Predictions are computed first where a model is given and they are not there; RI comes from the maps of `loupe pose
+    ig` in the same folder.
+
+    Args:
+        overrides: KEY VALUE pairs laid over the config.
+        output: Folder of the run.
+        reach: How near, in pixels of the input, a prediction must be to another joint.
+        subjects: Model and data.
+        choice: Samples.
+    """
+    import json
+
+    from torchloupe import diagnosis
+    from torchloupe.render.pose_report import Run, number, text_table
+    from torchloupe.runner import whole
+
+    if subjects.cfg is not None or subjects.model is not None:
+        epe(*overrides, output=output, subjects=subjects, choice=choice)
+    found, names = diagnosis.confusion(output, reach), Run(output).names()
+    order = sorted(((int(c), a, b) for (a, b), c in _counts(found.counts)), reverse=True)
+    print(f"{len(found.pairs)} inversions, {found.swaps} swaps")
+    if order:
+        print(text_table(["joint", "taken for", "count"], [[names[a], names[b], str(c)] for c, a, b in order[:20]]))
+    content: dict[str, Any] = {
+        "reach": reach,
+        "inversions": [{"sample": id, "joint": names[a], "taken_for": names[b]} for id, a, b in found.pairs],
+        "swaps": found.swaps,
+        "counts": found.counts.tolist(),
+    }
+    if found.relation is not None:
+        content["RI"] = {key: _plain(value) for key, value in found.relation._asdict().items()}
+        means = found.relation
+        print(
+            f"mean RI: {number(means.inverted)} over {means.inverted_pairs} inverted pairs, "
+            f"{number(means.others)} over {means.other_pairs} others"
+        )
+    whole(output / "inversions.json", json.dumps(content).encode())
+    print(output / "inversions.json")
+
+
+def draw(
+    run: Path,
+    *,
+    sample: str,
+    joint: str | None = None,
+    save: Path | None = None,
+) -> None:
+    """Pictures of a stored sample: map, density and joint of one joint; or all joints, and the skeleton.
+
+    Args:
+        run: Folder of the run.
+        sample: Sample number.
+        joint: Joint, by number or name. Default: all joints in one grid.
+        save: Folder for the pictures. Default: pictures/ in the run.
+    """
+    from torchloupe.render.pose_report import Run, pictures
+    from torchloupe.targets.pose import joint_index
+
+    names = Run(run).names()
+    number = None if joint is None else joint_index(joint, names, len(names))
+    for path in pictures(run, sample, number, save or run / "pictures"):
+        print(path)
+
+
+def report(run: Path, *, worst: int = 6) -> None:
+    """A page of tables and plots: by joint, by error, index against error, inversions, worst samples.
+
+    Args:
+        run: Folder of the run.
+        worst: How many of the worst samples to show.
+    """
+    from torchloupe.render.pose_report import report as write
+
+    print(write(run, worst))
+
+
+def export(run: Path, *, to: str = "ig-db", save: Path | None = None) -> None:
+    """The run in the format of another tool.
+
+    Args:
+        run: Folder of the run.
+        to: ig-db, the folder of PoseIG's template: pickles of maps, idx.json, epe.json, RI.json, j2j.json.
+        save: Where the folder IG_DB goes. Default: into the run.
+    """
+    from torchloupe.render.pose_report import export as write
+
+    folder, count = write(run, to, save)
+    print(f"{folder}: {count} samples")
+
+
+def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
+    """Two or more models on the same samples: one table, differences to the first with bootstrap intervals of 95 %.
+
+    Args:
+        runs: Folders of the runs, the one to compare with first.
+        save: A JSON file for the numbers.
+        seed: Of the bootstrap.
+    """
+    import json
+    from dataclasses import asdict
+
+    from torchloupe import diagnosis
+    from torchloupe.render.pose_report import number, text_table
+    from torchloupe.runner import whole
+
+    count, found = diagnosis.compare(runs, seed)
+    rows = []
+    for one in found:
+        rows.append([one.name, str(runs[0]), number(one.means[0]), ""])
+        for name, mean, change in zip(one.runs[1:], one.means[1:], one.differences, strict=True):
+            rows.append(["", name, number(mean), f"{change.mean:+.4g} [{change.low:+.4g}, {change.high:+.4g}]"])
+    print(f"{count} samples in common")
+    print(text_table(["figure", "run", "mean", "difference"], rows))
+    if save is not None:
+        whole(save, json.dumps([asdict(one) for one in found], indent=1).encode())
+
+
+def depend(
+    *overrides: str,
+    output: Output,
+    subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
+    choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
+) -> None:
+    """Dependency between joints: how far joint a moves where what joint b rests on is masked, into dependency.json.
+
+    Args:
+        overrides: KEY VALUE pairs laid over the config.
+        output: Folder of a run with maps.
+        subjects: Model and data.
+        choice: Samples, out of those with maps.
+    """
+    import json
+
+    import numpy as np
+
+    from torchloupe import diagnosis
+    from torchloupe.render.pose_report import Run, number, text_table
+    from torchloupe.runner import whole
+
+    study = subjects.study(overrides)
+    known = set(Run(output).ig.done())
+    ids = [id for id in choice.of(study) if id in known]
+    found, names = diagnosis.depend(study, ids, output), Run(output).names()
+    order = np.argwhere(np.isfinite(found) & ~np.eye(len(names), dtype=bool)).tolist()
+    order.sort(key=lambda pair: -found[tuple(pair)])
+    rows = [[names[a], names[b], number(found[a, b])] for a, b in order[:10]]
+    print(text_table(["joint", "rests on", "moves by, pixels"], rows))
+    whole(output / "dependency.json", json.dumps({"samples": ids, "mean": _plain(found)}).encode())
+    print(output / "dependency.json")
+
+
+def _counts(counts: Any) -> list[tuple[tuple[int, int], int]]:
+    import numpy as np
+
+    return [((a, b), int(counts[a, b])) for a, b in np.argwhere(counts).tolist()]
+
+
+def _plain(values: Any) -> Any:
+    """Numbers and arrays as JSON holds them: lists, and null for what is not known."""
+    import math
+
+    import numpy as np
+
+    if isinstance(values, np.ndarray) and values.ndim:
+        return [_plain(value) for value in values]
+    value = float(values)
+    return (int(value) if isinstance(values, int | np.integer) else value) if math.isfinite(value) else None
+
+
+def _say(done: Summary, output: Path) -> None:
+    print(f"{output}: {done.made} samples made, {done.before} were there, {len(done.failed)} failed")
+    for id, reason in list(done.failed.items())[:5]:
+        print(f"  sample {id}: {reason}")
+    if len(done.failed) > 5:
+        print(f"  and {len(done.failed) - 5} more, see the .failed files")
+
+
+def _print_columns(output: Path, wanted: Sequence[str]) -> None:
+    from torchloupe.render.pose_report import by_joint_rows, columns, text_table
+
+    names, by_joint, overall = columns(output)
+    shown = {name: by_joint[name] for name in wanted if name in by_joint}
+    if shown:
+        print(text_table(["joint", *shown], by_joint_rows(names, shown, overall)))
+
+
+def demo(
+    *,
+    save: Path = Path("demo/pose"),
+    samples: int = 24,
+    steps: int = 1200,
+    seed: int = 0,
+) -> None:
+    """Teach a small Pose ResNet figures on real photographs, then diagnose it and an untrained one side by side.
+
+    Everything is made here: the data set (COCO's form), the config, the checkpoints and the runs, so that each `loupe pose`
+    command can be tried on them. A few minutes on two cores; what is there already is not made again.
+
+    Args:
+        save: Folder.
+        samples: Figures to diagnose.
+        steps: Training steps of 32 figures each.
+        seed: Of everything random.
+    """
+    import torch
+
+    from torchloupe import diagnosis
+    from torchloupe.examples import figures
+    from torchloupe.render.pose_report import report as write
+    from torchloupe.runner import progress
+    from torchloupe.sources.assemble import Options
+    from torchloupe.sources.hrnet import experiment, network
+
+    save.mkdir(parents=True, exist_ok=True)
+    config = figures.config(save / "figures.yaml")
+    data = figures.write(save / "data", samples, seed + 1)
+    torch.manual_seed(seed)
+    net = network(experiment(config))
+    weights = {name: save / f"{name}.pth" for name in ("trained", "random")}
+    if not weights["trained"].exists():
+        torch.save(net.state_dict(), weights["random"])
+        print(f"{steps} training steps on 2000 figures")
+        batches = progress(range(steps), "training")
+        figures.train(net, figures.rendered(2000, seed + 2), steps, seed, progress=lambda *_: next(batches))
+        torch.save(net.state_dict(), weights["trained"])
+    for name, path in weights.items():
+        study = diagnosis.study(config=experiment(config), data=data, options=Options(weights=path, device="cpu"))
+        ids, run = diagnosis.chosen(study), save / name
+        diagnosis.errors(study, ids, run)
+        diagnosis.attribute(study, ids, HOW.attribution(), run)
+        print(f"\n{name} weights")
+        _print_columns(run, ("EPE", "PCK", "DI", "FI", "LI", "residual"))
+        confused = diagnosis.confusion(run)
+        print(f"{len(confused.pairs)} inversions, {confused.swaps} swaps")
+        print(write(run))
+    print()
+    compare(save / "trained", save / "random")
+    worst = diagnosis.chosen(study, most=1)[0]
+    draw(save / "trained", sample=worst)

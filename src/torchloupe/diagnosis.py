@@ -1,0 +1,667 @@
+"""The diagnosis of a pose model over a data set: attribution maps and indices, errors, inversions, comparison."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from torchloupe import sources
+from torchloupe.axes import resize
+from torchloupe.errors import BadInput, LoupeError
+from torchloupe.methods import indices, keypoints
+from torchloupe.methods.blur import Curve, along, blur, blur_curve, blurred, scouted, straight_curve
+from torchloupe.methods.path import Path as Walk
+from torchloupe.methods.poseig import poseig
+from torchloupe.methods.registry import named
+from torchloupe.probe import INPUT, Batch, Probe, Subject, restored
+from torchloupe.results import Maps
+from torchloupe.runner import Stream, Summary, run
+from torchloupe.sources.assemble import Options
+from torchloupe.sources.hrnet import Experiment, described
+from torchloupe.sources.poses import (
+    Crop,
+    Person,
+    PoseData,
+    Sample,
+    affine,
+    coco,
+    gaussians,
+    inverse,
+    located,
+    moved,
+    mpii,
+    read,
+)
+from torchloupe.sources.safe import sha256
+from torchloupe.targets.pose import Joints, merge_mirrored, peaks, predicted, true
+
+Array = NDArray[Any]
+Coordinates = Literal["input", "unit", "camera"]
+BASELINES = ("black", "white", "mean", "blur")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A pose model and the data that it is asked about.
+
+    subject reads heatmaps (n, j, h, w) or coordinates (n, j, 2 or 3); `coordinates` says what the latter mean: pixels of
+    the input, shares of its sides, or the annotation's camera units. facts: where model and data came from, for the
+    record; results made under other facts are not mixed.
+    """
+
+    subject: Subject
+    data: PoseData
+    crop: Crop
+    coordinates: Coordinates = "input"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """What every result of this study says about itself."""
+        skeleton = self.data.skeleton
+        return {
+            **self.facts,
+            "data": Path(self.data.source).name,
+            "data_sha256": sha256(self.data.source),
+            "crop": asdict(self.crop),
+            "coordinates": self.coordinates,
+            "skeleton": asdict(skeleton),
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        }
+
+    def person(self, id: str) -> Person:
+        """The person of a sample number. Errors: BadInput for a number that the data set does not have."""
+        if not id.isdigit() or int(id) >= len(self.data):
+            raise BadInput(f"sample {id}: the data set has {len(self.data)} samples, 0 to {len(self.data) - 1}")
+        return self.data.people[int(id)]
+
+
+def study(
+    *,
+    config: Experiment | None = None,
+    model: str | nn.Module | None = None,
+    data: str | Path | None = None,
+    options: Options | None = None,
+    annotations: str | Path | None = None,
+    detections: str | Path | None = None,
+    kind: str = "",
+    crop: Crop | None = None,
+    coordinates: Coordinates = "input",
+) -> Study:
+    """A study from an experiment file, or from any model spec or module; its data COCO, MPII or RHD.
+
+    With an experiment file the crop, the kind of data, its root and the detections come from there where they are not
+    given. Without one the heatmaps' size is found by one forward.
+    Errors: BadInput for what is missing or does not fit.
+    """
+    if (config is None) == (model is None):
+        raise BadInput("give either a config (--cfg) or a model (--model)")
+    options = options or Options()
+    if config is not None:
+        subject = described(config, replace(options, spec=f"hrnet:{config.source}"))
+        crop = Crop(config.image_size, config.heatmap_size, config["MODEL.SIGMA"], config["DATASET.COLOR_RGB"])
+        kind = kind or config["DATASET.DATASET"]
+        data = data or config["DATASET.ROOT"] or None
+        if not config["TEST.USE_GT_BBOX"]:
+            detections = detections or config["TEST.COCO_BBOX_FILE"] or None
+    else:
+        crop = crop or Crop()
+        subject = open_subject(model, replace(options, size=options.size or crop.size[::-1]))
+        crop = _with_heatmap(subject, crop)
+    if data is None:
+        raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
+    split = config["DATASET.TEST_SET"] if config is not None else "val2017"
+    people = _people(kind or "coco", data, split, annotations, detections, crop, config)
+    facts = {
+        "model": subject.spec if config is None else config["MODEL.NAME"],
+        "weights_sha256": _state_sha256(subject.module),
+        "joints": len(people.skeleton.joints),
+        "detections_sha256": sha256(detections) if detections and kind != "mpii" else "",
+    }
+    return Study(subject, people, crop, coordinates, facts)
+
+
+def open_subject(model: str | nn.Module | None, options: Options) -> Subject:
+    """A model from its spec, or a module as it is."""
+    assert model is not None
+    given = {key: value for key, value in vars(options).items() if key != "spec"}
+    return replace(sources.subject(model, **given), kind="pose")
+
+
+def _with_heatmap(subject: Subject, crop: Crop) -> Crop:
+    """The crop with the size of the heatmaps that the model makes of it."""
+    width, height = crop.size
+    made = outputs(subject, Batch(torch.zeros(1, 3, height, width)))
+    return replace(crop, heatmap=(made.shape[-1], made.shape[-2])) if made.ndim == 4 else crop
+
+
+def _people(
+    kind: str,
+    data: str | Path,
+    split: str,
+    annotations: str | Path | None,
+    detections: str | Path | None,
+    crop: Crop,
+    config: Experiment | None,
+) -> PoseData:
+    if kind not in ("coco", "mpii", "rhd"):
+        raise BadInput(f"data set {kind!r}: known are coco, mpii and rhd")
+    path, folder = located(data, split, kind, annotations)
+    if kind == "mpii":
+        return mpii(path, folder, crop)
+    if detections is not None and not Path(detections).exists():
+        raise BadInput(
+            f"{detections}: no such detections file; for annotated boxes put TEST.USE_GT_BBOX True behind the command"
+        )
+    threshold = config["TEST.IMAGE_THRE"] if config is not None else 0.0
+    return coco(path, folder, crop, detections=detections, threshold=threshold)
+
+
+def _state_sha256(module: nn.Module) -> str:
+    """A hash of all weights, so that results of another checkpoint are told apart however it was loaded."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return digest.hexdigest()
+
+
+def chosen(study: Study, ids: Sequence[int] = (), most: int | None = None, every: int = 1) -> list[str]:
+    """Sample numbers: those named, or every so-maniest of the data set, at most so many.
+
+    Errors: BadInput for a number that the data set does not have, or a step or count below 1.
+    """
+    if every < 1 or (most is not None and most < 1):
+        raise BadInput(f"--every and --max-samples are 1 or more, found {every} and {most}")
+    numbers = list(ids) if ids else range(0, len(study.data), every)
+    found = [str(number) for number in numbers][:most]
+    for id in found:
+        study.person(id)
+    return found
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Samples of one batch that could be read, as a batch, with what the diagnosis knows beside it."""
+
+    batch: Batch
+    samples: Sequence[Sample]
+    people: Sequence[Person]
+
+
+def load(study: Study, ids: Sequence[str]) -> tuple[Loaded | None, dict[str, LoupeError]]:
+    """Read samples; those that cannot be read come back as errors by id."""
+    samples, people, broken = {}, {}, {}
+    for id in ids:
+        people[id] = study.person(id)
+        try:
+            samples[id] = read(people[id], study.crop)
+        except LoupeError as error:
+            broken[id] = error
+    if not samples:
+        return None, broken
+    parts = list(samples.values())
+
+    def stack(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([np.ascontiguousarray(getattr(one, name)) for one in parts]))
+
+    coordinates = stack("camera" if study.coordinates == "camera" else "joints").float()
+    if study.coordinates == "unit":
+        coordinates = coordinates / torch.tensor(study.crop.size)
+    truth = {"heatmaps": stack("heatmaps"), "weight": stack("weight"), "coordinates": coordinates}
+    batch = Batch(stack("x"), ids=tuple(samples), truth=truth, pictures=stack("picture")[:, None])
+    return Loaded(batch, parts, [people[id] for id in samples]), broken
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How maps are made: PoseIG along a path, or any method of the core with the same joint target.
+
+    method: "poseig", or the name of a method. layers: for methods that look at layers.
+    score: your own (output, batch) -> scores (n, j), in place of the exponential of the distance.
+    path: "blur" or "straight" (from `baseline`: black, white, mean or blur). places: "scouted" or "even".
+    reference: as PoseIG's template: 50 even left-hand steps of the linear blur path, every joint, absolute values over
+    their maximum.
+    """
+
+    method: str = "poseig"
+    layers: tuple[str, ...] = ()
+    path: str = "blur"
+    baseline: str = "black"
+    places: str = "scouted"
+    sigma: float = 19.0
+    taps: int = 31
+    steps: int = 16
+    tolerance: float | None = None
+    most: int = 256
+    noise: float = 0.0
+    power: int = 1
+    seed: int = 0
+    joints: tuple[int | str, ...] = ()
+    score: Callable[[Any, Batch], Tensor] | None = None
+    reference: bool = False
+
+    def __post_init__(self) -> None:
+        for value, known, name in (
+            (self.path, ("blur", "straight"), "--path"),
+            (self.baseline, BASELINES, "--baseline"),
+            (self.places, ("scouted", "even"), "--places"),
+        ):
+            if value not in known:
+                raise BadInput(f"{name} is one of {', '.join(known)}, found {value!r}")
+        if self.steps < 1 or self.most < self.steps:
+            raise BadInput(f"--steps is 1 or more and --most at least as many, found {self.steps} and {self.most}")
+
+    def target(self, study: Study) -> Joints:
+        """The question asked of the model."""
+        return Joints(only=self.joints, every=self.reference, score=self.score, names=study.data.skeleton.joints)
+
+    def record(self) -> dict[str, Any]:
+        """The options as JSON holds them; layers only where they matter."""
+        kept = {key: value for key, value in vars(self).items() if not (key == "layers" and self.method == "poseig")}
+        score = "" if self.score is None else f"{self.score.__module__}:{self.score.__qualname__}"
+        return {**kept, "score": score}
+
+    def maps(self, probe: Probe, batch: Batch, crop: Crop) -> Maps:
+        """Maps at the input's size, (k, n, 1, h, w) under INPUT."""
+        if self.method != "poseig":
+            found = named(self.method)(probe.at(*self.layers) if self.layers else probe, batch)
+            at_size = torch.stack([resize(maps, batch.size) for maps in found.maps.values()]).sum(0)
+            return replace(found, maps={INPUT: at_size})
+        _, batch = probe.ask(batch)
+        walk = blur(self.sigma, self.taps, "left", bend=1) if self.reference else self._walk(probe, batch, crop)
+        options: dict[str, Any] = {"noise": self.noise, "power": self.power, "seed": self.seed}
+        if self.reference:
+            return poseig(probe, batch, path=walk, steps=50, **options)
+        return poseig(probe, batch, path=walk, steps=self.steps, tolerance=self.tolerance, most=self.most, **options)
+
+    def _walk(self, probe: Probe, batch: Batch, crop: Crop) -> Walk:
+        curve = self._curve(crop)
+        if self.places == "scouted":
+            return scouted(curve, probe, batch)
+        return along(curve, lambda count: torch.linspace(0, 1, count, dtype=torch.float64)[:, None])
+
+    def _curve(self, crop: Crop) -> Curve:
+        if self.path == "blur":
+            return blur_curve(self.sigma, self.taps, bend=2.0)
+        if self.baseline == "blur":
+            return straight_curve(partial(blurred, sigma=self.sigma, taps=self.taps))
+        if self.baseline == "mean":
+            return straight_curve(lambda x: x.mean((-2, -1), keepdim=True).expand_as(x))
+        value = 0.0 if self.baseline == "black" else 1.0
+        colour = (value - torch.tensor(crop.mean)) / torch.tensor(crop.std)
+        return straight_curve(colour.view(1, 3, 1, 1))
+
+
+def expected_bytes(study: Study, ids: Sequence[str], reference: bool, precision: str = "float16") -> int:
+    """Size of the maps on disk before they are made: one a joint that is asked about."""
+    width, height = study.crop.size
+    count = len(study.data.skeleton.joints)
+    shown = sum(count if reference else int((study.person(id).weight > 0).sum()) for id in ids)
+    return shown * width * height * np.dtype(precision).itemsize
+
+
+def attribute(
+    study: Study,
+    ids: Sequence[str],
+    how: Attribution,
+    root: Path,
+    *,
+    maps: str = "float16",
+    batch: int = 1,
+    strict: bool = False,
+) -> Summary:
+    """Maps and indices of the samples into `root`, streaming; a run that was killed goes on where it stopped.
+
+    maps: how they are kept, float16 or float32, each over its own maximum; or none, to keep the indices only.
+    """
+    if maps not in ("float16", "float32", "none"):
+        raise BadInput(f"maps are kept as float16, float32 or none, found {maps!r}")
+    stream = Stream(root, "ig")
+    stream.open({**study.record(), "attribution": how.record(), "maps": maps})
+    probe = Probe(study.subject, how.layers or study.subject.layers or (INPUT,), how.target(study))
+    if how.method == "poseig":
+        probe = probe.at(INPUT)
+    work = partial(_attributed, study, how, probe, maps)
+    return run(stream, ids, work, batch=batch, strict=strict, title="attribution")
+
+
+def _attributed(
+    study: Study, how: Attribution, probe: Probe, maps: str, ids: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Array] | LoupeError]]:
+    loaded, broken = load(study, ids)
+    yield from broken.items()
+    if loaded is None:
+        return
+    asked = how.target(study).choose(_blank(study), loaded.batch)["joints"]
+    empty = (asked >= 0).sum(1) == 0
+    for id, none in zip(loaded.batch.ids, empty.tolist(), strict=True):
+        if none:
+            yield id, BadInput("no joint of this sample is annotated and asked about")
+    rows = (~empty).nonzero().flatten().tolist()
+    if not rows:
+        return
+    batch = loaded.batch.take(rows)
+    try:
+        _, batch = probe.ask(batch)
+        found = how.maps(probe, batch, study.crop)
+    except LoupeError as error:
+        yield from ((id, error) for id in batch.ids)
+        return
+    for row, number in enumerate(rows):
+        yield batch.ids[row], _kept(study, how, found, batch, row, loaded.samples[number], maps)
+
+
+def _blank(study: Study) -> Tensor:
+    return torch.zeros(1, len(study.data.skeleton.joints), 2)
+
+
+def _kept(
+    study: Study, how: Attribution, found: Maps, batch: Batch, row: int, sample: Sample, precision: str
+) -> dict[str, Array]:
+    joints = batch.asked["joints"][row]
+    k = int((joints >= 0).sum())
+    maps = found[INPUT][:k, row, 0].double().cpu()
+    scale = maps.abs().amax((-2, -1))
+    shown = maps / torch.where(scale > 0, scale, 1.0)[:, None, None]
+    if how.reference:
+        shown = shown.abs()
+    kept: dict[str, Array] = {
+        "joints": joints[:k].numpy(),
+        "scores": found.scores.value[:k, row].double().cpu().numpy(),
+        "scale": scale.numpy(),
+        "weight": np.asarray(sample.weight, np.float64),
+        "true": np.asarray(sample.joints, np.float64),
+        "mask": sample.mask.astype(np.float16),
+        "picture": sample.picture,
+        "person": np.array(study.person(batch.ids[row]).id),
+    }
+    for name, values in found.notes.items():
+        kept[name] = values[:k, row].double().cpu().numpy()
+    # the indices are read on what is stored, so that reading them again from the disk gives the same numbers
+    stored = shown.numpy().astype("float16" if precision == "none" else precision)
+    kept.update(read_indices(torch.from_numpy(stored), kept, study.crop))
+    return kept if precision == "none" else {**kept, "maps": stored}
+
+
+def read_indices(maps: Tensor, kept: Mapping[str, Array], crop: Crop) -> dict[str, Array]:
+    """DI, FI, LI (j,) and RI (j, j) of one sample from its maps (k, h, w); NaN for joints that were not asked about."""
+    joints = torch.from_numpy(kept["joints"])
+    count = len(kept["weight"])
+    heatmaps, weight = gaussians(kept["true"], kept["weight"], crop)
+    maps = maps[None].double()
+    mask = torch.from_numpy(kept["mask"].astype(np.float64))[None]
+    relation = indices.relation(maps, torch.from_numpy(heatmaps)[None])[0]
+    found = {
+        "DI": indices.diffusion(maps)[0],
+        "FI": indices.foreground(maps, mask)[0],
+        "LI": relation[torch.arange(len(joints)), joints],
+        "RI": relation,
+    }
+    filled = {}
+    for name, values in found.items():
+        wide = torch.full((count, *values.shape[1:]), float("nan"), dtype=torch.float64)
+        wide[joints] = values
+        filled[name] = wide.numpy()
+    filled["RI"][:, weight <= 0] = np.nan
+    return filled
+
+
+def stored_indices(root: Path) -> dict[str, dict[str, Array]]:
+    """Indices of every sample of a run, computed again from its stored maps, without the model.
+
+    Errors: BadInput where no maps were ever computed or kept.
+    """
+    stream = Stream(root, "ig")
+    settings = stream.settings()
+    if settings.get("maps") == "none":
+        raise BadInput(
+            f"{root}: its maps were not kept (--no-save-ig); run `loupe pose ig --save-ig` into a new folder"
+        )
+    ids = stream.done()
+    if not ids:
+        raise BadInput(f"{root}: no maps were computed yet; run `loupe pose ig` first")
+    crop = crop_of(settings)
+    found = {}
+    for id in ids:
+        kept = stream.read(id)
+        found[id] = {**read_indices(torch.from_numpy(kept["maps"]), kept, crop), "weight": kept["weight"]}
+    return found
+
+
+def crop_of(settings: Mapping[str, Any]) -> Crop:
+    """The crop that a record speaks of."""
+    kept: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in settings["crop"].items()}
+    return Crop(**kept)
+
+
+def outputs(subject: Subject, batch: Batch) -> Tensor:
+    """What the model gives, on the CPU, without gradient. Errors: BadInput where that is no tensor."""
+    with restored(subject.module), torch.no_grad():
+        found = subject.output(batch)
+    if not isinstance(found, Tensor):
+        raise BadInput(f"{subject.spec}: gave {type(found).__name__}; expected heatmaps or coordinates in a tensor")
+    return found.float().cpu()
+
+
+def in_input_pixels(points: Tensor, study: Study, is_heatmap: bool) -> Tensor:
+    """Coordinates as the model gives them -> pixels of the input; camera coordinates stay what they are."""
+    if is_heatmap:
+        return points * (torch.tensor(study.crop.size) / torch.tensor(study.crop.heatmap))
+    return points * torch.tensor(study.crop.size) if study.coordinates == "unit" else points
+
+
+def errors(
+    study: Study,
+    ids: Sequence[str],
+    root: Path,
+    *,
+    flip: bool = False,
+    shift: bool = False,
+    quarter: bool = True,
+    batch: int = 8,
+    strict: bool = False,
+) -> Summary:
+    """Predictions and end-point errors of the samples into `root`, streaming."""
+    stream = Stream(root, "epe")
+    stream.open({**study.record(), "flip": flip, "shift": shift, "quarter": quarter})
+    work = partial(_measured, study, flip, shift, quarter)
+    return run(stream, ids, work, batch=batch, strict=strict, title="errors")
+
+
+def _measured(
+    study: Study, flip: bool, shift: bool, quarter: bool, ids: Sequence[str]
+) -> Iterator[tuple[str, Mapping[str, Array] | LoupeError]]:
+    loaded, broken = load(study, ids)
+    yield from broken.items()
+    if loaded is None:
+        return
+    batch = loaded.batch
+    try:
+        plain = outputs(study.subject, batch)
+        is_heatmap = plain.ndim == 4
+        merged = plain
+        if flip and is_heatmap:
+            mirrored = outputs(study.subject, batch.at(batch.x.flip(-1)))
+            merged = merge_mirrored(plain, mirrored, study.data.skeleton.pairs, shift)
+        points = in_input_pixels(predicted(plain), study, is_heatmap)
+        truth = in_input_pixels(true(plain, batch), study, is_heatmap)
+    except LoupeError as error:
+        yield from ((id, error) for id in batch.ids)
+        return
+    finite = points.isfinite().all(-1).all(-1)
+    at, height = peaks(merged, quarter) if is_heatmap else (points, torch.ones(points.shape[:2]))
+    for row, id in enumerate(batch.ids):
+        if not finite[row]:
+            yield id, BadInput("the model's output is not finite (NaN or infinite); check the weights")
+            continue
+        person, sample = loaded.people[row], loaded.samples[row]
+        size = study.crop.heatmap if is_heatmap else study.crop.size
+        back = inverse(affine(person.centre, person.extent, size))
+        flat = points.shape[-1] == 2
+        yield (
+            id,
+            {
+                "predicted": points[row].double().numpy(),
+                "true": truth[row].double().numpy(),
+                "weight": np.asarray(sample.weight, np.float64),
+                "EPE": indices.end_point_error(points[row], truth[row], batch.truth["weight"][row]).numpy(),
+                "decoded": moved(at[row].double().numpy(), back) if flat else np.full((len(points[row]), 2), np.nan),
+                "annotated": person.joints[:, :2],
+                "confidence": height[row].double().numpy(),
+                "size": np.array(person.size),
+                "area": np.array(float(np.prod(person.extent))),
+                "score": np.array(person.score),
+                "person": np.array(person.id),
+                "image": np.array(str(person.image_id)),
+                "picture": sample.picture,
+            },
+        )
+
+
+def table(stream: Stream, names: Sequence[str], ids: Sequence[str] | None = None) -> dict[str, Array]:
+    """Arrays of the same name over samples, stacked: name -> (n, ...)."""
+    found = [stream.read(id) for id in (stream.done() if ids is None else ids)]
+    return {name: np.stack([one[name] for one in found]) if found else np.zeros((0,)) for name in names}
+
+
+def means(values: Array) -> tuple[Array, float]:
+    """Means by joint and over all, NaN left out; NaN where there is nothing. values (n, j)."""
+    known = np.isfinite(values)
+    total, count = np.where(known, values, 0).sum(0), known.sum(0)
+    by_joint = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return by_joint, float(total.sum() / count.sum()) if count.sum() else float("nan")
+
+
+def average_precision(
+    study: Study, root: Path, category: int = 1, visible: float = 0.2, limit: float = 0.9
+) -> dict[str, float]:
+    """COCO's figures for the stored predictions of a run, over the people that were asked about."""
+    import json
+
+    stream = Stream(root, "epe")
+    entries, asked = [], set()
+    content = json.loads(Path(study.data.source).read_text())
+    pictures = {str(image["id"]): image["id"] for image in content["images"]}
+    for id in stream.done():
+        kept = stream.read(id)
+        asked.add(str(kept["person"]))
+        entries.append(
+            {
+                "image_id": pictures[str(kept["image"])],
+                "joints": kept["decoded"],
+                "confidence": kept["confidence"],
+                "score": float(kept["score"]),
+                "area": float(kept["area"]),
+            }
+        )
+    sigmas = np.array(study.data.skeleton.sigmas)
+    results = keypoints.coco_results(entries, sigmas, visible=visible, limit=limit, category=category)
+    return keypoints.average_precision(content, results, asked, sigmas)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Inversions over a run: (sample, a, b) where a was taken for b, counts by pair (j, j), and RI of such pairs."""
+
+    pairs: tuple[tuple[str, int, int], ...]
+    swaps: int
+    counts: Array
+    relation: indices.RelationOfPairs | None
+
+
+def confusion(root: Path, reach: float = 10.0) -> Confusion:
+    """Which joints are taken for which, from the stored predictions; with the RI of those pairs where maps were made."""
+    stream = Stream(root, "epe")
+    stream.settings()
+    ids = stream.done()
+    if not ids:
+        raise BadInput(f"{root}: no predictions were stored yet; run `loupe pose epe` first")
+    parts = {name: torch.from_numpy(v) for name, v in table(stream, ("predicted", "true", "weight"), ids).items()}
+    found = indices.inversions(parts["predicted"], parts["true"], parts["weight"], reach)
+    pairs = tuple((ids[n], a, b) for n, a, b in found.taken.nonzero().tolist())
+    relation = None
+    maps = Stream(root, "ig")
+    known = set(maps.done()) if maps.folder.is_dir() else set()
+    rows = [row for row, id in enumerate(ids) if id in known]
+    if rows:
+        ri = torch.from_numpy(table(maps, ("RI",), [ids[row] for row in rows])["RI"])
+        relation = indices.relation_of_pairs(ri, found.taken[rows], parts["weight"][rows])
+    # every swap shows twice, once from each side
+    return Confusion(pairs, int(found.swapped.sum()) // 2, found.taken.sum(0).numpy(), relation)
+
+
+def depend(study: Study, ids: Sequence[str], root: Path) -> Array:
+    """Mean dependency (j, j) over samples with stored maps: how far joint a moves where b's map is masked, in pixels."""
+    stream = Stream(root, "ig")
+    count = len(study.data.skeleton.joints)
+    total, seen = np.zeros((count, count)), np.zeros((count, count))
+    for id in ids:
+        kept = stream.read(id)
+        if "maps" not in kept:
+            raise BadInput(f"{root}: its maps were not kept (--no-save-ig); the dependency needs them")
+        loaded, broken = load(study, [id])
+        if loaded is None:
+            raise broken[id]
+        batch = loaded.batch
+        maps = torch.full((1, count, *batch.x.shape[-2:]), float("nan"))
+        maps[0, kept["joints"]] = torch.from_numpy(kept["maps"]).float()
+
+        def predict(x: Tensor, batch: Batch = batch) -> Tensor:
+            made = outputs(study.subject, batch.at(x))
+            return in_input_pixels(predicted(made), study, made.ndim == 4)
+
+        moved_by = indices.dependency(predict, batch.x, maps, batch.truth["weight"])[0].numpy()
+        known = np.isfinite(moved_by)
+        total += np.where(known, moved_by, 0)
+        seen += known
+    return np.divide(total, seen, out=np.full(total.shape, np.nan), where=seen > 0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of several runs on the same samples: mean of each, and the difference to the first with its interval."""
+
+    name: str
+    runs: tuple[str, ...]
+    means: tuple[float, ...]
+    differences: tuple[indices.Interval, ...]
+
+
+def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
+    """EPE and indices of several runs on the samples that all of them have: (number of samples, a row a figure).
+
+    Differences are paired, sample by sample, with bootstrap intervals of 95 %.
+    Errors: BadInput for fewer than two runs, runs of other data, or no sample in common.
+    """
+    if len(roots) < 2:
+        raise BadInput("a comparison takes two runs or more")
+    rows, common_count = [], 0
+    for kind, names in (("epe", ("EPE",)), ("ig", ("DI", "FI", "LI"))):
+        streams = [Stream(root, kind) for root in roots]
+        if not all(stream.folder.is_dir() for stream in streams):
+            continue
+        data = {stream.settings()["data_sha256"] for stream in streams}
+        if len(data) > 1:
+            raise BadInput(f"the runs {', '.join(map(str, roots))} are of different data sets; compare runs of one")
+        common = sorted(set.intersection(*(set(stream.done()) for stream in streams)), key=int)
+        if not common:
+            raise BadInput(f"the runs {', '.join(map(str, roots))} have no sample of {kind} in common")
+        common_count = max(common_count, len(common))
+        tables = [table(stream, names, common) for stream in streams]
+        for name in names:
+            values = [torch.from_numpy(one[name]) for one in tables]
+            changes = tuple(indices.bootstrap(other - values[0], seed) for other in values[1:])
+            averages = tuple(means(value.numpy())[1] for value in values)
+            rows.append(Compared(name, tuple(str(root) for root in roots), averages, changes))
+    if not rows:
+        raise BadInput(f"the runs {', '.join(map(str, roots))} have no kind of result in common")
+    return common_count, rows

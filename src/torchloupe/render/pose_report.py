@@ -1,0 +1,376 @@
+"""What is made of a stored diagnosis: pictures of a sample, the report, the template's IG_DB folder."""
+
+from __future__ import annotations
+
+import html
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchloupe import diagnosis
+from torchloupe.errors import BadInput
+from torchloupe.methods.keypoints import pck
+from torchloupe.render import pose
+from torchloupe.runner import Stream, whole
+
+Array = NDArray[Any]
+FIGURES = ("DI", "FI", "LI")
+MEANING = {
+    "EPE": "end-point error, pixels of the network's input",
+    "PCK": "share of joints within 0.2 of the person's longer side (MPII: 0.5 of the head's length)",
+    "DI": "diffusion, 100 = spread over the whole picture",
+    "FI": "attribution on the person, 1 = no better than uniform",
+    "LI": "attribution at the joint itself, 1 = no better than uniform",
+    "residual": "completeness: |sum of the map - change of the score|",
+}
+UNITS = {"EPE": "pixels", "DI": "0 to 100", "FI": "times uniform", "LI": "times uniform", "residual": "of the score"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of results, its joints and bones."""
+
+    root: Path
+
+    @property
+    def ig(self) -> Stream:
+        """Attribution maps and indices."""
+        return Stream(self.root, "ig")
+
+    @property
+    def epe(self) -> Stream:
+        """Predictions and errors."""
+        return Stream(self.root, "epe")
+
+    def has(self, kind: str) -> bool:
+        """Whether results of a kind are there."""
+        return bool(Stream(self.root, kind).done())
+
+    def settings(self) -> dict[str, Any]:
+        """How the results were made. Errors: BadInput for a folder without any."""
+        for kind in ("ig", "epe"):
+            if (self.root / f"{kind}.json").exists():
+                return Stream(self.root, kind).settings()
+        raise BadInput(f"{self.root}: holds no results of `loupe pose`; run `loupe pose ig` or `loupe pose epe` first")
+
+    def names(self) -> list[str]:
+        """Names of the joints."""
+        return list(self.settings()["skeleton"]["joints"])
+
+
+def pictures(root: Path, sample: str, joint: int | None, save: Path, points: bool = True) -> list[Path]:
+    """<sample>_<joint>_{ig,kde,over,img}.png for a joint, or all joints in one grid; the skeleton where it is known.
+
+    Errors: BadInput for a sample without maps, or a joint that was not asked about, saying which were.
+    """
+    run = Run(root)
+    kept, names = run.ig.read(sample), run.names()
+    if "maps" not in kept:
+        raise BadInput(f"{root}: its maps were not kept (--no-save-ig); run `loupe pose ig` into a new folder")
+    picture, maps, joints = kept["picture"], kept["maps"].astype(np.float64), kept["joints"].tolist()
+    made: dict[str, Array | Any] = {}
+    if joint is None:
+        notes = [
+            f"FI {kept['FI'][j]:.1f}  LI {kept['LI'][j]:.1f}"
+            if np.isfinite(kept["FI"][j])
+            else f"LI {kept['LI'][j]:.1f}"
+            for j in joints
+        ]
+        title = f"sample {sample}: what each joint's score rests on"
+        made["grid"] = pose.all_joints(picture, maps, [names[j] for j in joints], kept["true"][joints], notes, title)
+    else:
+        if joint not in joints:
+            asked = ", ".join(f"{j} {names[j]}" for j in joints)
+            raise BadInput(f"{root}: sample {sample} has no map of joint {joint}; it has {asked}")
+        values, at = maps[joints.index(joint)], kept["true"][joint]
+        made[f"{joint}_ig"] = pose.enlarged(pose.signed_map(values))
+        made[f"{joint}_kde"] = pose.enlarged(pose.over_density(picture, values))
+        made[f"{joint}_over"] = pose.enlarged(pose.marked(pose.over(picture, values), at))
+        made[f"{joint}_img"] = pose.enlarged(pose.marked(picture, at))
+    if points and sample in run.epe.done():
+        made["skeleton"] = _skeleton(run, sample)
+    return [_saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
+
+
+def _skeleton(run: Run, sample: str) -> Array:
+    found, settings = run.epe.read(sample), run.settings()
+    if found["predicted"].shape[-1] != 2:
+        raise BadInput("a skeleton is drawn of 2D coordinates; this model gives 3D ones")
+    bones = settings["skeleton"]["bones"]
+    return pose.skeletons(found["picture"], found["true"], found["predicted"], found["weight"], bones)
+
+
+def _saved(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole(path, content)
+    return path
+
+
+def error_figures(root: Path) -> tuple[Array, Array, Array, Array]:
+    """(EPE by sample and joint, EPE by joint, PCK by joint, (EPE, PCK) over all) of the stored predictions."""
+    found = diagnosis.table(Stream(root, "epe"), ("EPE", "decoded", "annotated", "weight", "size"))
+    if not len(found["EPE"]):
+        raise BadInput(f"{root}: no predictions were stored yet; run `loupe pose epe` first")
+    settings = Stream(root, "epe").settings()
+    away = np.linalg.norm(found["decoded"] - found["annotated"], axis=-1)
+    away = np.where(found["weight"] > 0, away, np.nan)
+    share = 0.5 if settings["skeleton"]["name"] == "mpii" else 0.2
+    by_joint, mean = diagnosis.means(found["EPE"])
+    right, overall = pck(away, found["size"], share)
+    return found["EPE"], by_joint, right, np.array([mean, overall])
+
+
+def columns(root: Path) -> tuple[list[str], dict[str, Array], dict[str, float]]:
+    """(joints, figure -> by joint, figure -> over all) of whatever a run holds."""
+    run = Run(root)
+    names, by_joint, overall = run.names(), {}, {}
+    if run.has("epe"):
+        _, by_joint["EPE"], by_joint["PCK"], both = error_figures(root)
+        overall["EPE"], overall["PCK"] = both.tolist()
+    if run.has("ig"):
+        found = diagnosis.table(run.ig, FIGURES)
+        for name in FIGURES:
+            by_joint[name], overall[name] = diagnosis.means(found[name])
+        by_joint["residual"], overall["residual"] = diagnosis.means(residuals(run.ig, len(names)))
+    return names, by_joint, overall
+
+
+def residuals(stream: Stream, count: int) -> Array:
+    """|completeness residual| by sample and joint; NaN where there is none, as of methods other than PoseIG."""
+    made = []
+    for id in stream.done():
+        kept = stream.read(id)
+        row = np.full(count, np.nan)
+        if "completeness_residual" in kept:
+            row[kept["joints"]] = np.abs(kept["completeness_residual"])
+        made.append(row)
+    return np.stack(made)
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text, first column to the left, the rest to the right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+    return "\n".join(lines)
+
+
+def by_joint_rows(names: Sequence[str], by_joint: Mapping[str, Array], overall: Mapping[str, float]) -> list[list[str]]:
+    """A row a joint and one for all, figures in the order given."""
+    rows = [[name, *(number(values[j]) for values in by_joint.values())] for j, name in enumerate(names)]
+    return [*rows, ["all", *(number(overall[name]) for name in by_joint)]]
+
+
+def number(value: float) -> str:
+    """Four significant digits; '-' for what is not known."""
+    return "-" if not np.isfinite(value) else f"{value:.4g}"
+
+
+def report(root: Path, worst: int = 6) -> Path:
+    """report/index.html beside the results: tables and plots by joint, by error, index against error, worst samples.
+
+    Nothing is computed anew. Errors: BadInput for a folder without results.
+    """
+    run, folder = Run(root), root / "report"
+    names, by_joint, overall = columns(root)
+    if not by_joint:
+        raise BadInput(f"{root}: its runs hold no finished sample; run the same `loupe pose` command again")
+    sections = [_facts(run), _by_joint(folder, names, by_joint, overall)]
+    if run.has("ig") and run.has("epe"):
+        sections += _against_error(folder, run)
+    if run.has("ig"):
+        ri = diagnosis.table(run.ig, ("RI",))["RI"]
+        known = np.isfinite(ri)
+        count = known.sum(0)
+        mean = np.divide(np.where(known, ri, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
+        made = pose.matrix(mean, names, "RI: attribution of a joint (row) at another (column)", "times uniform")
+        sections.append(_plot(folder, "relation", "Relation between joints", made))
+    if (root / "dependency.json").exists():
+        values = np.array(json.loads((root / "dependency.json").read_text())["mean"], dtype=np.float64)
+        made = pose.matrix(
+            values, names, "How far a joint (row) moves where another's map (column) is masked", "pixels"
+        )
+        sections.append(_plot(folder, "dependency", "Dependency between joints", made))
+    if run.has("epe"):
+        sections += [_inversions(run, names), _worst(folder, run, names, worst)]
+    body = "\n".join(sections)
+    page = _PAGE.replace("{title}", html.escape(f"Pose diagnosis: {root.name}")).replace("{body}", body)
+    _saved(folder / "table.csv", _csv(names, by_joint, overall).encode())
+    return _saved(folder / "index.html", page.encode())
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:.5em 0}td,th{padding:.15em .7em;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}tr:last-child td{font-weight:600}img{max-width:100%}
+figure{display:inline-block;margin:.4em;vertical-align:top}figcaption{font-size:.85em;color:#555;max-width:24em}
+dt{font-weight:600;float:left;clear:left;width:6em}dd{margin-left:6.5em}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _plot(folder: Path, name: str, title: str, made: Any) -> str:
+    _saved(folder / f"{name}.png", pose.png(made))
+    return f'<h2>{html.escape(title)}</h2><img src="{name}.png" alt="{html.escape(title)}">'
+
+
+def _facts(run: Run) -> str:
+    lines = []
+    for kind, what in (("epe", "predictions"), ("ig", "attribution")):
+        stream = Stream(run.root, kind)
+        if not (run.root / f"{kind}.json").exists():
+            continue
+        failed = stream.failed()
+        lost = f", {len(failed)} failed ({', '.join(list(failed)[:5])})" if failed else ""
+        settings = stream.settings()
+        how = settings.get("attribution", {})
+        method = "PoseIG as its template" if how.get("reference") else how.get("method", "")
+        about = f": {method}, {how['path']} path" if how.get("method") == "poseig" else f": {method}" if method else ""
+        lines.append(
+            f"<li>{what} of {len(stream.done())} samples{lost}; {settings['model']}, weights "
+            f"{settings['weights_sha256'][:12]}, {settings['data']}{about}</li>"
+        )
+    broken = sum(float(run.ig.read(id).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done())
+    if broken:
+        lines.append(f"<li><b>{broken:.0f} gradient values were not finite and counted as 0</b></li>")
+    return "<ul>" + "".join(lines) + "</ul>"
+
+
+def _by_joint(folder: Path, names: Sequence[str], by_joint: Mapping[str, Array], overall: Mapping[str, float]) -> str:
+    meaning = "".join(f"<dt>{name}</dt><dd>{html.escape(MEANING[name])}</dd>" for name in by_joint)
+    shown = {name: values for name, values in by_joint.items() if np.isfinite(values).any() and name != "PCK"}
+    bars = _plot(folder, "by_joint", "By joint", pose.bars_by_joint(shown, names, UNITS))
+    table = _table(["joint", *by_joint], by_joint_rows(names, by_joint, overall))
+    return f"{bars}{table}<dl>{meaning}</dl>"
+
+
+def _against_error(folder: Path, run: Run) -> list[str]:
+    known = set(run.epe.done())
+    ids = [id for id in run.ig.done() if id in known]
+    if not ids:
+        return []
+    epe = diagnosis.table(run.epe, ("EPE",), ids)["EPE"]
+    found = diagnosis.table(run.ig, FIGURES, ids)
+    made = pose.scatter(epe.ravel(), {name: values.ravel() for name, values in found.items()})
+    edges = [0, *np.nanquantile(epe, [0.25, 0.5, 0.75]), np.inf]
+    rows = []
+    for low, high in pairwise(edges):
+        part = (epe >= low) & (epe < high) if high > low else np.zeros(epe.shape, bool)
+        label = f"{number(low)} to {number(high)}" if np.isfinite(high) else f"{number(low)} and more"
+        values = [diagnosis.means(np.where(part, found[name], np.nan))[1] for name in FIGURES]
+        rows.append([label, str(int(part.sum())), *map(number, values)])
+    table = _table(["EPE, pixels", "joints", *FIGURES], rows)
+    return [_plot(folder, "scatter", "Index against error", made), f"<h2>By error</h2>{table}"]
+
+
+def _inversions(run: Run, names: Sequence[str]) -> str:
+    if run.epe.read(run.epe.done()[0])["predicted"].shape[-1] != 2:
+        return ""
+    found = diagnosis.confusion(run.root)
+    rows = [
+        [f"{names[a].replace('_', ' ')} at {names[b].replace('_', ' ')}", str(int(found.counts[a, b]))]
+        for a, b in sorted(np.argwhere(found.counts).tolist(), key=lambda pair: -found.counts[tuple(pair)])[:12]
+    ]
+    said = f"{len(found.pairs)} inversions, {found.swaps} swaps (within 10 input pixels of another joint)."
+    if found.relation is not None and found.relation.inverted_pairs:
+        said += (
+            f" Mean RI of inverted pairs {number(found.relation.inverted)} ({found.relation.inverted_pairs}), "
+            f"of other pairs {number(found.relation.others)} ({found.relation.other_pairs})."
+        )
+    return f"<h2>Inversions</h2><p>{said}</p>" + (_table(["joint taken for", "count"], rows) if rows else "")
+
+
+def _worst(folder: Path, run: Run, names: Sequence[str], count: int) -> str:
+    ids = run.epe.done()
+    epe = diagnosis.table(run.epe, ("EPE",), ids)["EPE"]
+    if run.epe.read(ids[0])["predicted"].shape[-1] != 2:
+        return ""
+    known = np.isfinite(epe)
+    mean = np.divide(np.where(known, epe, 0).sum(1), known.sum(1), out=np.full(len(epe), -1.0), where=known.any(1))
+    figures = []
+    for row in np.argsort(-mean)[:count].tolist():
+        if mean[row] < 0:
+            continue
+        id, joint = ids[row], int(np.nanargmax(epe[row]))
+        _saved(folder / f"worst_{id}.png", pose.png(_skeleton(run, id)))
+        caption = (
+            f"sample {id}: mean {number(mean[row])}, {names[joint].replace('_', ' ')} {number(epe[row, joint])} pixels"
+        )
+        figures.append(f'<figure><img src="worst_{id}.png" alt=""><figcaption>{caption}</figcaption></figure>')
+    return "<h2>Worst samples</h2><p>Green: where the joints are. Red: where the model sees them.</p>" + "".join(
+        figures
+    )
+
+
+def _csv(names: Sequence[str], by_joint: Mapping[str, Array], overall: Mapping[str, float]) -> str:
+    rows = [["joint", *by_joint]]
+    rows += [[name, *(repr(float(values[j])) for values in by_joint.values())] for j, name in enumerate(names)]
+    rows.append(["all", *(repr(float(overall[name])) for name in by_joint)])
+    return "\n".join(",".join(row) for row in rows) + "\n"
+
+
+def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
+    """The run as PoseIG's template stores it: IG_DB/ig/<n>_ig.pickle, idx.json, epe.json, RI.json, j2j.json.
+
+    Pickles hold a float32 array (joints, h, w), absolute and over its maximum, zero for joints without a map. EPE is in
+    heatmap pixels there. -> (the folder, how many samples). Errors: BadInput for another format, or nothing to export.
+    """
+    if to != "ig-db":
+        raise BadInput(f"--to {to}: the only format is ig-db")
+    run, folder = Run(root), (save or root) / "IG_DB"
+    settings, names = run.settings(), run.names()
+    (folder / "ig").mkdir(parents=True, exist_ok=True)
+    idx, relation = {}, {}
+    for id in run.ig.done():
+        kept = run.ig.read(id)
+        weight = kept["weight"]
+        if "maps" in kept:
+            full = np.zeros((len(names), *kept["maps"].shape[1:]), np.float32)
+            full[kept["joints"]] = np.abs(kept["maps"])
+            whole(folder / "ig" / f"{id}_ig.pickle", pickle.dumps(full, protocol=4))
+        rounded = {name: (np.nan_to_num(kept[name]) * weight).round(3).tolist() for name in FIGURES}
+        idx[id] = {**rounded, "weight": weight.tolist()}
+        relation[id] = np.nan_to_num(kept["RI"]).round(3).tolist()
+    files: dict[str, Any] = {"idx.json": idx, "RI.json": relation} if idx else {}
+    if run.has("epe"):
+        crop = diagnosis.crop_of(settings)
+        stride = crop.size[0] / crop.heatmap[0] if settings["coordinates"] == "input" else 1.0
+        files["epe.json"] = {}
+        for id in run.epe.done():
+            kept = run.epe.read(id)
+            error = (np.nan_to_num(kept["EPE"]) / stride).round(3).tolist()
+            files["epe.json"][id] = {"EPE": error, "weight": kept["weight"].tolist()}
+        if kept["predicted"].shape[-1] == 2:
+            count = len(names)
+            pairs = diagnosis.confusion(root).pairs
+            keyed = {str(int(n) * count**2 + a * count + b): [int(n), a, b] for n, a, b in pairs}
+            files["j2j.json"] = {"J2J": keyed}
+    if not files:
+        raise BadInput(f"{root}: its runs hold no finished sample to export")
+    for name, content in files.items():
+        whole(folder / name, json.dumps(content).encode())
+    return folder, max(len(part) for part in (idx, files.get("epe.json", {})))

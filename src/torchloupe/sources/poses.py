@@ -1,0 +1,549 @@
+"""People and hands with known joints: COCO, MPII and RHD annotations, and the crop that a pose network is fed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from torchloupe.errors import BadInput
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The joints of a kind of body: names, left-right partners, bones, and the spread of each in OKS."""
+
+    name: str
+    joints: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...] = ()
+    bones: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+
+_SIDED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_BODY_BONES = (
+    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
+    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+)
+COCO_BODY = Skeleton(
+    "coco",
+    ("nose", *(f"{side}_{part}" for part in _SIDED for side in ("left", "right"))),
+    tuple((i, i + 1) for i in range(1, 17, 2)),
+    _BODY_BONES,
+    tuple(s for value in (0.025, 0.035, 0.079, 0.072, 0.062, 0.107, 0.087, 0.089) for s in (value, value)),
+)
+COCO_BODY = replace(COCO_BODY, sigmas=(0.026, *COCO_BODY.sigmas))
+MPII_BODY = Skeleton(
+    "mpii",
+    (
+        *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax"),
+        *("upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder"),
+        *("left_shoulder", "left_elbow", "left_wrist"),
+    ),
+    ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    (
+        *((0, 1), (1, 2), (2, 6), (5, 4), (4, 3), (3, 6), (6, 7), (7, 8), (8, 9)),
+        *((10, 11), (11, 12), (12, 7), (15, 14), (14, 13), (13, 7)),
+    ),
+)
+_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
+HAND = Skeleton(
+    "hand",
+    ("wrist", *(f"{finger}{i}" for finger in _FINGERS for i in range(1, 5))),
+    (),
+    tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21)),
+)
+
+
+@dataclass(frozen=True)
+class Person:
+    """One body in one picture. Joints in pixels of the picture; weight 0 says that a joint is not annotated."""
+
+    id: str
+    image_id: int | str
+    picture: Path
+    centre: tuple[float, float]
+    extent: tuple[float, float]
+    joints: Array
+    weight: Array
+    score: float = 1.0
+    area: float = 0.0
+    size: float = 0.0
+    segmentation: Any = None
+    camera: Array | None = None
+
+
+@dataclass(frozen=True)
+class PoseData:
+    """Bodies in a fixed order, the skeleton that they share, and how many annotations were left out and why."""
+
+    people: tuple[Person, ...]
+    skeleton: Skeleton
+    source: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What the network is fed: sizes (width, height) in pixels, spread of the true heatmaps, colours."""
+
+    size: tuple[int, int] = (192, 256)
+    heatmap: tuple[int, int] = (48, 64)
+    sigma: float = 2.0
+    rgb: bool = True
+    padding: float = 1.25
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @property
+    def aspect(self) -> float:
+        """Width over height."""
+        return self.size[0] / self.size[1]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A crop ready for the network, with its truth in the crop's own pixels."""
+
+    x: Array  # (3, h, w) normalised
+    picture: Array  # (h, w, 3) uint8, as a person sees it
+    joints: Array  # (j, 2) pixels of the crop
+    weight: Array  # (j,) 0 or 1
+    heatmaps: Array  # (j, heatmap height, heatmap width)
+    mask: Array  # (h, w) 0 or 1; all NaN where the annotation has no outline
+    camera: Array  # (j, 3) as annotated, or all NaN
+
+
+def frame(box: Sequence[float], crop: Crop) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(x, y, width, height) -> centre and extent of the padded box with the crop's aspect, in pixels."""
+    x, y, width, height = box
+    wide, high = max(width, crop.aspect * height), max(height, width / crop.aspect)
+    return (x + width / 2, y + height / 2), (wide * crop.padding, high * crop.padding)
+
+
+def affine(centre: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> Array:
+    """The 2 x 3 matrix picture -> crop of the given size: the extent's width fills the crop's width.
+
+    Differs: no rotation, which testing never uses.
+    """
+    scale = size[0] / extent[0]
+    return np.array(
+        [
+            [scale, 0.0, size[0] / 2 - scale * centre[0]],
+            [0.0, scale, size[1] / 2 - scale * centre[1]],
+        ]
+    )
+
+
+def moved(points: Array, matrix: Array) -> Array:
+    """Points (..., 2) under a 2 x 3 matrix."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def inverse(matrix: Array) -> Array:
+    """The 2 x 3 matrix that undoes a 2 x 3 matrix."""
+    back = np.linalg.inv(matrix[:, :2])
+    return np.concatenate([back, -back @ matrix[:, 2:]], 1)
+
+
+def warp(picture: Array, matrix: Array, size: tuple[int, int]) -> Array:
+    """A picture (h, w[, c]) under a 2 x 3 matrix, bilinear, black outside -> float64 (height, width[, c])."""
+    columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    where = moved(np.stack([columns, rows], -1).astype(np.float64), inverse(matrix))
+    # two black pixels all round, so that whatever lies outside is read there
+    padded = np.pad(picture, [(2, 2), (2, 2)] + [(0, 0)] * (picture.ndim - 2))
+    x = np.clip(where[..., 0], -2, picture.shape[1]) + 2
+    y = np.clip(where[..., 1], -2, picture.shape[0]) + 2
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    across, down = x - left, y - top
+    if picture.ndim == 3:
+        across, down = across[..., None], down[..., None]
+    upper = padded[top, left] * (1 - across) + padded[top, left + 1] * across
+    lower = padded[top + 1, left] * (1 - across) + padded[top + 1, left + 1] * across
+    return upper * (1 - down) + lower * down
+
+
+def gaussians(joints: Array, weight: Array, crop: Crop) -> tuple[Array, Array]:
+    """True heatmaps: exp(-d^2 / 2 sigma^2) about the nearest heatmap pixel, cut off at 3 sigma.
+
+    joints (j, 2) in crop pixels, weight (j,) -> heatmaps (j, h, w) in [0, 1], and the weight with 0 for joints whose
+    blob lies wholly outside.
+    Source: Xiao et al. 2018, arXiv:1804.06208.
+    """
+    width, height = crop.heatmap
+    stride = np.array(crop.size) / np.array(crop.heatmap)
+    # truncation towards zero, not rounding: the published networks were trained on these blobs
+    centres = np.trunc(joints / stride + 0.5)
+    reach = 3 * crop.sigma
+    inside = np.all((centres - reach < (width, height)) & (centres + reach + 1 >= 0), axis=1)
+    weight = weight * inside
+    across = np.arange(width) - centres[:, :1]
+    down = np.arange(height) - centres[:, 1:]
+    near = (np.abs(across) <= reach)[:, None, :] & (np.abs(down) <= reach)[:, :, None]
+    blobs = np.exp(-(across[:, None, :] ** 2 + down[:, :, None] ** 2) / (2 * crop.sigma**2))
+    return blobs * near * (weight > 0.5)[:, None, None], weight
+
+
+def outline(segmentation: Any, height: int, width: int) -> Array:
+    """Polygons, or a run-length code (plain or packed), as a uint8 mask (height, width) of 0 and 1.
+
+    Errors: BadInput for a code of another size or of no known form.
+    """
+    if isinstance(segmentation, Mapping):
+        return _run_lengths(segmentation, height, width)
+    picture = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(picture)
+    for polygon in segmentation:
+        if not isinstance(polygon, Sequence) or len(polygon) < 6 or len(polygon) % 2:
+            raise BadInput(f"a polygon is expected to be x y x y x y ..., found {str(polygon)[:60]}")
+        draw.polygon([(x, y) for x, y in zip(polygon[::2], polygon[1::2], strict=True)], fill=1)
+    return np.asarray(picture)
+
+
+def _run_lengths(code: Mapping[str, Any], height: int, width: int) -> Array:
+    if "counts" not in code or list(code.get("size", ())) != [height, width]:
+        raise BadInput(f"a run-length mask of size {code.get('size')} does not fit a picture of {[height, width]}")
+    counts = code["counts"]
+    runs = _unpacked(counts) if isinstance(counts, str | bytes) else list(counts)
+    flat = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
+    if flat.size != height * width:
+        raise BadInput(f"a run-length mask covers {flat.size} pixels, the picture has {height * width}")
+    return flat.reshape(width, height).T
+
+
+def _unpacked(counts: str | bytes) -> list[int]:
+    """COCO's packed run lengths: base 32, five bits a character, each run from the third on a difference two back."""
+    text = counts.encode() if isinstance(counts, str) else counts
+    runs: list[int] = []
+    value = shift = 0
+    for byte in text:
+        digit = byte - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            value -= (1 << shift) if digit & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
+
+
+def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
+    """Cut a person out of its picture (read from its file, or given), with joints, mask and true heatmaps.
+
+    Errors: BadInput for a picture that is missing or cannot be read.
+    """
+    if picture is None:
+        picture = _opened(person.picture)
+    matrix = affine(person.centre, person.extent, crop.size)
+    cut = np.rint(warp(picture, matrix, crop.size)).astype(np.uint8)
+    if person.segmentation is None:
+        mask = np.full(cut.shape[:2], np.nan)
+    else:
+        mask = warp(outline(person.segmentation, *picture.shape[:2]), matrix, crop.size) > 0.5
+    colours = cut if crop.rgb else cut[..., ::-1]
+    x = (colours / 255 - np.array(crop.mean)) / np.array(crop.std)
+    seen = person.weight > 0
+    joints = np.where(seen[:, None], moved(person.joints[:, :2], matrix), person.joints[:, :2])
+    heatmaps, weight = gaussians(joints, person.weight, crop)
+    camera = np.full((len(joints), 3), np.nan) if person.camera is None else person.camera
+    return Sample(
+        x=x.transpose(2, 0, 1).astype(np.float32),
+        picture=cut,
+        joints=joints,
+        weight=weight,
+        heatmaps=heatmaps.astype(np.float32),
+        mask=mask.astype(np.float32),
+        camera=camera,
+    )
+
+
+def _opened(path: Path) -> Array:
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such picture") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BadInput(f"{path}: cannot be read as a picture: {error}") from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such annotation file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: is truncated or no JSON: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error}") from None
+
+
+def _needed(entry: Any, names: Iterable[str], where: str) -> None:
+    lacking = [name for name in names if not isinstance(entry, Mapping) or name not in entry]
+    if lacking:
+        raise BadInput(f"{where}: lacks {', '.join(lacking)}")
+
+
+def coco(
+    annotations: str | Path,
+    pictures: str | Path,
+    crop: Crop,
+    *,
+    detections: str | Path | None = None,
+    threshold: float = 0.0,
+    find: Callable[[Path, str], Path] | None = None,
+) -> PoseData:
+    """People of a COCO keypoint file. Their boxes are the annotated ones, or those of a detections JSON.
+
+    Left out and counted: crowds, other categories, people without a visible joint, boxes of no area or outside the
+    picture, detections whose score is below `threshold`. A detection carries the truth of the annotated person whose
+    box it overlaps by at least half (intersection over union), the best score first; the rest carry none.
+    Errors: BadInput for a file that is truncated or lacks fields, naming the entry and the field.
+    """
+    path, folder = Path(annotations), Path(pictures)
+    images, entries, category, skeleton = _coco_parts(path)
+    left_out: Counter[str] = Counter()
+    people: list[tuple[Person, Sequence[float]]] = []
+    for entry in entries:
+        image = images[entry["image_id"]]
+        reason = _unfit(entry, category)
+        box = None if reason else _inside(entry["bbox"], image["width"], image["height"], entry.get("area", 1))
+        if reason or box is None:
+            left_out[reason or "box outside the picture or of no area"] += 1
+            continue
+        picture = (find or Path.joinpath)(folder, image["file_name"])
+        people.append((_coco_person(entry, picture, box, crop, len(skeleton.joints), path), entry["bbox"]))
+    bare = len(set(images) - {entry["image_id"] for entry in entries})
+    if bare:
+        left_out["picture without annotation"] = bare
+    # the order of the file's pictures, as the published evaluation goes through them
+    order = {image_id: i for i, image_id in enumerate(images)}
+    people.sort(key=lambda pair: order[pair[0].image_id])
+    if detections is None:
+        return PoseData(tuple(person for person, _ in people), skeleton, str(path), dict(left_out))
+    found = _detected(Path(detections), threshold, images, category, people, folder, find, crop, skeleton)
+    return PoseData(found[0], skeleton, str(path), found[1])
+
+
+def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
+    content = _json(path)
+    _needed(content, ("images", "annotations"), str(path))
+    for i, image in enumerate(content["images"]):
+        _needed(image, ("id", "file_name", "width", "height"), f"{path}: images[{i}]")
+    images = {image["id"]: image for image in content["images"]}
+    for i, entry in enumerate(content["annotations"]):
+        _needed(entry, ("id", "image_id", "bbox"), f"{path}: annotations[{i}]")
+        if entry["image_id"] not in images:
+            raise BadInput(f"{path}: annotations[{i}] is of picture {entry['image_id']}, which images does not list")
+    categories = [c for c in content.get("categories", ()) if isinstance(c, Mapping) and c.get("keypoints")]
+    if not categories:
+        return images, content["annotations"], 1, COCO_BODY
+    return images, content["annotations"], categories[0].get("id", 1), _skeleton(categories[0])
+
+
+def _skeleton(category: Mapping[str, Any]) -> Skeleton:
+    names = tuple(category["keypoints"])
+    for known in (COCO_BODY, HAND):
+        if known.joints == names:
+            return known
+    place = {name: i for i, name in enumerate(names)}
+    partners = ((i, place.get(name.replace("left", "right"), i)) for i, name in enumerate(names))
+    pairs = tuple((left, right) for left, right in partners if left != right)
+    bones = tuple((a - 1, b - 1) for a, b in category.get("skeleton", ()))
+    return Skeleton(str(category.get("name", "body")), names, pairs, bones)
+
+
+def _unfit(entry: Mapping[str, Any], category: Any) -> str:
+    if entry.get("category_id", category) != category:
+        return "another category"
+    if entry.get("iscrowd"):
+        return "crowd"
+    if not any(value for value in np.ravel(entry.get("keypoints") or [0])[2::3]):
+        return "no visible joint"
+    return ""
+
+
+def _inside(box: Sequence[float], width: int, height: int, area: float) -> tuple[float, float, float, float] | None:
+    """The part of the box within the picture, by the published evaluation's rule; None where nothing is left."""
+    x, y, wide, high = box
+    left, top = max(0.0, x), max(0.0, y)
+    right = min(width - 1, left + max(0.0, wide - 1))
+    bottom = min(height - 1, top + max(0.0, high - 1))
+    if area <= 0 or wide <= 0 or high <= 0 or right <= left or bottom <= top:
+        return None
+    return left, top, right - left, bottom - top
+
+
+def _coco_person(
+    entry: Mapping[str, Any], picture: Path, box: Sequence[float], crop: Crop, joints: int, path: Path
+) -> Person:
+    flat = np.asarray(entry["keypoints"], dtype=np.float64)
+    if flat.size != joints * 3:
+        raise BadInput(f"{path}: annotation {entry['id']} has {flat.size} keypoint numbers, expected {joints} x 3")
+    points = flat.reshape(joints, 3)
+    centre, extent = frame(box, crop)
+    camera = entry.get("joint_cam")
+    return Person(
+        id=str(entry["id"]),
+        image_id=entry["image_id"],
+        picture=picture,
+        centre=centre,
+        extent=extent,
+        joints=points[:, :2],
+        weight=(points[:, 2] > 0).astype(np.float64),
+        area=float(entry.get("area", box[2] * box[3])),
+        size=max(entry["bbox"][2:]),
+        segmentation=entry.get("segmentation") or None,
+        camera=None if camera is None else np.asarray(camera, dtype=np.float64),
+    )
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x, y, width, height)."""
+    wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(wide, 0.0) * max(high, 0.0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def _detected(
+    path: Path,
+    threshold: float,
+    images: Mapping[Any, Any],
+    category: Any,
+    people: Sequence[tuple[Person, Sequence[float]]],
+    folder: Path,
+    find: Callable[[Path, str], Path] | None,
+    crop: Crop,
+    skeleton: Skeleton,
+) -> tuple[tuple[Person, ...], dict[str, int]]:
+    content = _json(path)
+    if not isinstance(content, list):
+        raise BadInput(f"{path}: expected a list of detections, found {type(content).__name__}")
+    free = defaultdict(list)
+    for person, box in people:
+        free[person.image_id].append((person, box))
+    left_out: Counter[str] = Counter()
+    chosen: dict[int, Person] = {}
+    for i, entry in enumerate(content):
+        _needed(entry, ("image_id", "bbox", "score"), f"{path}: detection {i}")
+    for i in sorted(range(len(content)), key=lambda i: -content[i]["score"]):
+        entry = content[i]
+        image = images.get(entry["image_id"])
+        reason = (
+            "picture not in the annotations"
+            if image is None
+            else "another category"
+            if entry.get("category_id", category) != category
+            else "score below the threshold"
+            if entry["score"] < threshold
+            else "box outside the picture or of no area"
+            if _inside(entry["bbox"], image["width"], image["height"], 1) is None
+            else ""
+        )
+        if reason:
+            left_out[reason] += 1
+            continue
+        match = max(free[entry["image_id"]], key=lambda pair: overlap(pair[1], entry["bbox"]), default=None)
+        known = match is not None and overlap(match[1], entry["bbox"]) >= 0.5
+        centre, extent = frame(entry["bbox"], crop)
+        if match is not None and known:
+            free[entry["image_id"]].remove(match)
+            chosen[i] = replace(match[0], centre=centre, extent=extent, score=float(entry["score"]))
+            continue
+        joints = len(skeleton.joints)
+        chosen[i] = Person(
+            id=f"detection-{i}",
+            image_id=entry["image_id"],
+            picture=(find or Path.joinpath)(folder, images[entry["image_id"]]["file_name"]),
+            centre=centre,
+            extent=extent,
+            joints=np.zeros((joints, 2)),
+            weight=np.zeros(joints),
+            score=float(entry["score"]),
+            size=max(entry["bbox"][2:]),
+        )
+    return tuple(chosen[i] for i in sorted(chosen)), dict(left_out)
+
+
+def rhd(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
+    """Hands of a rendered-hands file in COCO's form: 21 joints in pixels, and in camera millimetres as `camera`."""
+    return coco(annotations, pictures, crop)
+
+
+def mpii(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
+    """People of an MPII file: a list of image, center, scale (200 pixels), joints and joints_vis, counted from 1.
+
+    The centre is moved down by 15 scales and the box padded by 1.25, as the published networks expect. `size` is the
+    length of the head, from upper neck to head top.
+    """
+    path, folder = Path(annotations), Path(pictures)
+    content = _json(path)
+    if not isinstance(content, list):
+        raise BadInput(f"{path}: expected a list of people, found {type(content).__name__}")
+    people, left_out = [], Counter[str]()
+    for i, entry in enumerate(content):
+        _needed(entry, ("image", "center", "scale", "joints", "joints_vis"), f"{path}: person {i}")
+        joints = np.asarray(entry["joints"], dtype=np.float64)
+        weight = np.asarray(entry["joints_vis"], dtype=np.float64)
+        if joints.shape != (16, 2) or weight.shape != (16,):
+            raise BadInput(f"{path}: person {i} has joints of shape {list(joints.shape)}, expected [16, 2]")
+        if not weight.any():
+            left_out["no visible joint"] += 1
+            continue
+        scale, (x, y) = float(entry["scale"]), entry["center"]
+        if scale <= 0:
+            left_out["box outside the picture or of no area"] += 1
+            continue
+        if x != -1:
+            y, scale = y + 15 * scale, scale * crop.padding
+        people.append(
+            Person(
+                id=str(i),
+                image_id=entry["image"],
+                picture=folder / entry["image"],
+                centre=(x - 1, y - 1),
+                extent=(200 * scale, 200 * scale),
+                joints=joints - 1,
+                weight=(weight > 0).astype(np.float64),
+                area=(200 * scale) ** 2,
+                size=float(np.linalg.norm(joints[9] - joints[8])),
+            )
+        )
+    return PoseData(tuple(people), MPII_BODY, str(path), dict(left_out))
+
+
+def located(root: str | Path, split: str, kind: str, annotations: str | Path | None = None) -> tuple[Path, Path]:
+    """Where a data set lies: (annotation file, folder of pictures).
+
+    Known: annotations/person_keypoints_<split>.json and images/<split>/ (COCO), annot/<split>.json and images/ (MPII),
+    or a folder or file with the JSON beside its pictures.
+    """
+    root = Path(root)
+    if annotations is not None:
+        path = Path(annotations)
+        folders = (root / "images" / split, root / "images", root)
+        return path, next((folder for folder in folders if folder.is_dir()), root)
+    if root.is_file():
+        return root, root.parent
+    if kind == "mpii":
+        return root / "annot" / f"{split}.json", root / "images"
+    usual = root / "annotations" / f"person_keypoints_{split}.json"
+    if usual.exists():
+        return usual, root / "images" / split
+    beside = sorted(path for path in root.glob("*.json") if "det" not in path.stem)
+    if len(beside) == 1:
+        return beside[0], root
+    raise BadInput(f"{root}: found neither {usual.relative_to(root)} nor one annotation JSON; name it: --annotations")

@@ -1,0 +1,174 @@
+"""Questions about joints, and how coordinates are read from heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchloupe.errors import BadInput, nearest
+from torchloupe.probe import Batch
+from torchloupe.results import Scores
+
+
+def soft_argmax(heatmaps: Tensor, beta: float = 10.0) -> Tensor:
+    """(u, v) = sum over pixels of softmax(beta H) * (column, row)
+
+    heatmaps (n, j, h, w) -> (n, j, 2) in heatmap pixels, u to the right, v down; differentiable.
+    Source: Sun et al. 2018, Integral Human Pose Regression, arXiv:1711.08229; beta 10 as He et al. 2023, PoseIG, CVPR.
+    """
+    share = (beta * heatmaps).flatten(-2).softmax(-1).view_as(heatmaps)
+    columns = torch.arange(heatmaps.shape[-1], dtype=share.dtype, device=share.device)
+    rows = torch.arange(heatmaps.shape[-2], dtype=share.dtype, device=share.device)
+    return torch.stack([(share.sum(-2) * columns).sum(-1), (share.sum(-1) * rows).sum(-1)], -1)
+
+
+def peaks(heatmaps: Tensor, shift: bool = True) -> tuple[Tensor, Tensor]:
+    """The highest pixel of each heatmap, moved a quarter pixel towards its higher neighbour in each direction
+
+    heatmaps (n, j, h, w) -> coordinates (n, j, 2) in heatmap pixels, and the heights (n, j). A heatmap without a
+    positive value has its peak at (0, 0). Peaks within one pixel of the upper or left edge, or at the lower or right
+    one, are not moved, as in the published evaluation.
+    Source: Xiao et al. 2018, arXiv:1804.06208.
+    """
+    _, _, h, w = heatmaps.shape
+    height, index = heatmaps.flatten(-2).max(-1)
+    column, row = index % w, index // w
+    found = torch.stack([column, row], -1).to(heatmaps.dtype) * (height > 0)[..., None]
+    if shift:
+        column, row = found[..., 0].long(), found[..., 1].long()
+        inner = (column > 1) & (column < w - 1) & (row > 1) & (row < h - 1)
+        flat = heatmaps.flatten(-2)
+
+        def at(down: int, across: int) -> Tensor:
+            where = (row + down).clamp(0, h - 1) * w + (column + across).clamp(0, w - 1)
+            return flat.gather(-1, where[..., None])[..., 0]
+
+        slope = torch.stack([at(0, 1) - at(0, -1), at(1, 0) - at(-1, 0)], -1)
+        found = found + 0.25 * slope.sign() * inner[..., None]
+    return found, height
+
+
+def merge_mirrored(heatmaps: Tensor, mirrored: Tensor, pairs: Sequence[tuple[int, int]], shift: bool) -> Tensor:
+    """Flip test: mean of the heatmaps and of those of the mirrored picture, mirrored back with left and right exchanged
+
+    heatmaps and mirrored (n, j, h, w); shift moves the mirrored ones a pixel to the right, which aligns them.
+    """
+    order = list(range(heatmaps.shape[1]))
+    for left, right in pairs:
+        order[left], order[right] = right, left
+    back = mirrored.flip(-1)[:, order]
+    if shift:
+        back = torch.cat([back[..., :1], back[..., :-1]], -1)
+    return (heatmaps + back) / 2
+
+
+def predicted(output: Tensor, beta: float = 10.0) -> Tensor:
+    """Coordinates of every joint: soft-argmax of heatmaps (n, j, h, w), or coordinates (n, j, 2 or 3) as they are.
+
+    Errors: BadInput for an output of another shape.
+    """
+    if isinstance(output, Tensor) and output.ndim == 4:
+        return soft_argmax(output, beta)
+    if isinstance(output, Tensor) and output.ndim == 3 and output.shape[-1] in (2, 3):
+        return output
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise BadInput(
+        f"pose targets need heatmaps (n, joints, h, w) or coordinates (n, joints, 2 or 3); the model gave {shape}"
+    )
+
+
+def true(output: Tensor, batch: Batch, beta: float = 10.0) -> Tensor:
+    """The true coordinates in the unit of the output: those of the true heatmaps, or truth["coordinates"].
+
+    True heatmaps go through the same soft-argmax as predicted ones, so that both carry the same bias.
+    Errors: BadInput where the batch does not know the truth, or knows another number of joints.
+    """
+    key = "heatmaps" if output.ndim == 4 else "coordinates"
+    if key not in batch.truth:
+        raise BadInput(f"where the joints are is not known: the batch has no truth[{key!r}]")
+    known = batch.truth[key].to(output)
+    if known.shape[1:] != output.shape[1:]:
+        raise BadInput(
+            f"the model gave {key} of {tuple(output.shape[1:])}, the truth has {tuple(known.shape[1:])}; "
+            "check the number of joints and the sizes in the config"
+        )
+    return soft_argmax(known, beta) if output.ndim == 4 else known
+
+
+@dataclass(frozen=True)
+class Joints:
+    """One question a joint:  s_j = exp( -rate * || predicted_j - true_j ||_2 ),  in (0, 1]
+
+    Output heatmaps (n, j, h, w), distance in heatmap pixels, or coordinates (n, j, 2 or 3), distance in their unit.
+    Truth: batch.truth["heatmaps"] or ["coordinates"], and ["weight"] (n, j), 0 where a joint is not annotated.
+    Question i of a sample is its i-th annotated joint, so that k is the largest number of annotated joints in the
+    batch; samples that have fewer answer 0 to the rest, under an empty label.
+
+    score: your own (output, batch) -> scores (n, j) in place of the exponential, for models whose output is read otherwise.
+    only: joints to ask about, by number or name; () = all. every: ask about joints that are not annotated too, as
+    PoseIG's template does. names: of the joints, for the labels.
+    Source: He et al. 2023, Analyzing and Diagnosing Pose Estimation with Attributions, CVPR.
+    """
+
+    only: tuple[int | str, ...] = ()
+    every: bool = False
+    beta: float = 10.0
+    rate: float = 0.3
+    score: Callable[[Any, Batch], Tensor] | None = None
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """{"joints": (n, k)}, joint numbers, -1 where a sample has no further joint."""
+        weight = batch.truth.get("weight")
+        count = self._scores(output, batch).shape[1] if weight is None else weight.shape[1]
+        if self.every or weight is None:
+            asked = torch.ones(batch.n, count, dtype=torch.bool)
+        else:
+            asked = weight.cpu() > 0
+        if self.only:
+            chosen = torch.zeros(count, dtype=torch.bool)
+            chosen[[joint_index(one, self.names, count) for one in self.only]] = True
+            asked = asked & chosen
+        k = int(asked.sum(1).max())
+        # a stable sort of "not asked" brings the asked joints to the front, in their own order
+        order = (~asked).to(torch.uint8).sort(dim=1, stable=True).indices[:, :k]
+        return {"joints": torch.where(asked.gather(1, order), order, -1)}
+
+    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+        scores = self._scores(output, batch)
+        joints = (batch.asked or self.choose(output, batch))["joints"]
+        index = joints.to(scores.device)
+        value = torch.where(index >= 0, scores.gather(1, index.clamp_min(0)), 0.0).T
+        labels = tuple(tuple(self._name(j) for j in row) for row in joints.T.tolist())
+        return Scores(value, labels)
+
+    def _scores(self, output: Any, batch: Batch) -> Tensor:
+        """(n, j), one a joint."""
+        if self.score is not None:
+            found = self.score(output, batch)
+            if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != batch.n:
+                shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise BadInput(f"the score is expected to be (samples, joints) = ({batch.n}, ...), found {shape}")
+            return found
+        points = predicted(output, self.beta)
+        return torch.exp(-self.rate * (points - true(output, batch, self.beta)).norm(dim=-1))
+
+    def _name(self, joint: int) -> str:
+        if joint < 0:
+            return ""
+        return self.names[joint] if self.names else str(joint)
+
+
+def joint_index(wanted: int | str, names: Sequence[str], count: int) -> int:
+    """A joint by number or name. Errors: BadInput that offers the nearest names."""
+    if isinstance(wanted, int) or wanted.isdigit():
+        if not 0 <= int(wanted) < count:
+            raise BadInput(f"joint {wanted}: there are {count} joints, 0 to {count - 1}")
+        return int(wanted)
+    if wanted not in names:
+        raise BadInput(f"no joint {wanted!r}.{nearest(wanted, names)}")
+    return list(names).index(wanted)

@@ -1,0 +1,562 @@
+"""A diagnosis over a data set: streaming, resuming after SIGKILL, refusing other settings, the commands and their files."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchloupe import diagnosis
+from torchloupe.cli import main
+from torchloupe.errors import BadInput
+from torchloupe.examples import figures
+from torchloupe.render import pose, pose_report
+from torchloupe.runner import Stream, run
+from torchloupe.sources.assemble import Options
+from torchloupe.sources.hrnet import experiment, network
+from torchloupe.sources.poses import Crop
+from torchloupe.targets.pose import soft_argmax
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+QUICK = ["--steps", "2", "--places", "even"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums of floats depend on how many threads share them: as many here as in the processes that are killed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six figures, the config of a tiny Pose ResNet and its weights."""
+    folder = tmp_path_factory.mktemp("pose")
+    figures.write(folder / "data", 6, seed=3)
+    config = figures.config(folder / "net.yaml", width=4, filters=8)
+    torch.manual_seed(0)
+    torch.save(network(experiment(config)).state_dict(), folder / "net.pth")
+    return folder
+
+
+def common(bench: Path) -> list[str]:
+    return ["--cfg", str(bench / "net.yaml"), "--weights", str(bench / "net.pth"), "--data", str(bench / "data")]
+
+
+def study(bench: Path) -> diagnosis.Study:
+    options = Options(weights=bench / "net.pth", device="cpu")
+    return diagnosis.study(config=experiment(bench / "net.yaml"), data=bench / "data", options=options)
+
+
+@pytest.fixture(scope="module")
+def done(bench: Path) -> Path:
+    """A finished run of everything."""
+    run = bench / "done"
+    assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(run), "TEST.USE_GT_BBOX", "True"]) == 0
+    assert main(["pose", "epe", *common(bench), "-o", str(run), "TEST.FLIP_TEST", "True"]) == 0
+    return run
+
+
+def contents(run: Path, kind: str = "ig") -> dict[str, dict[str, np.ndarray]]:
+    stream = Stream(run, kind)
+    return {id: stream.read(id) for id in stream.done()}
+
+
+def same(a: dict[str, dict[str, np.ndarray]], b: dict[str, dict[str, np.ndarray]]) -> bool:
+    if a.keys() != b.keys():
+        return False
+    return all(
+        np.array_equal(a[id][name], b[id][name], equal_nan=a[id][name].dtype.kind == "f") for id in a for name in a[id]
+    )
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
+    bench: Path, done: Path, tmp_path: Path, after: int
+) -> None:
+    run = tmp_path / "run"
+    script = (
+        "import os, signal, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from torchloupe.cli import main\n"
+        "from torchloupe.runner import Stream\n"
+        "write, count = Stream.write, 0\n"
+        "def killing(self, id, arrays):\n"
+        "    global count\n"
+        "    count += 1\n"
+        f"    if count == {after}:\n"
+        "        (self.folder / f'{id}.npz.part').write_bytes(b'torn')\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(self, id, arrays)\n"
+        "Stream.write = killing\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = ["pose", "ig", *common(bench), *QUICK, "-o", str(run), "TEST.USE_GT_BBOX", "True"]
+    killed = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(Stream(run, "ig").done()) == after - 1
+    assert main(command) == 0
+    assert same(contents(run), contents(done))
+    assert not list(run.rglob("*.part"))
+
+
+def test_a_run_killed_from_outside_leaves_whole_files_only(bench: Path, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["pose", "ig", *common(bench), *QUICK, "-o", str(run), "TEST.USE_GT_BBOX", "True"]
+    script = "import sys, torch; torch.set_num_threads(1); from torchloupe.cli import main; main(sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-c", script, *command], stdout=subprocess.DEVNULL) as process:
+        for _ in range(1200):
+            if len(list((run / "ig").glob("*.npz"))) >= 2 or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.kill()
+    reference = contents(done)
+    for id, kept in contents(run).items():
+        assert same({id: kept}, {id: reference[id]})
+    assert main(command) == 0
+    assert same(contents(run), reference)
+
+
+def test_a_finished_run_computes_nothing(bench: Path, done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(done), "TEST.USE_GT_BBOX", "True"]) == 0
+    assert "0 samples made, 6 were there, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seed", "3"], "attribution.seed 0, now it is 3"),
+        (["--path", "straight"], 'attribution.path "blur", now it is "straight"'),
+        (["--no-save-ig"], 'maps "float16", now it is "none"'),
+    ],
+)
+def test_other_settings_are_refused(
+    bench: Path, done: Path, change: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(done), *change]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_model_is_refused(bench: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(1)
+    torch.save(network(experiment(bench / "net.yaml")).state_dict(), tmp_path / "other.pth")
+    command = ["pose", "ig", *common(bench), *QUICK, "-o", str(done), "--weights", str(tmp_path / "other.pth")]
+    command.remove(str(bench / "net.pth"))
+    command.remove("--weights")
+    assert main(command) == 2
+    assert "holds results made with weights_sha256" in capsys.readouterr().err
+
+
+def test_the_stored_maps_are_those_of_the_method(bench: Path, done: Path) -> None:
+    from torchloupe.methods.blur import along, blur_curve
+    from torchloupe.methods.poseig import poseig
+    from torchloupe.probe import INPUT, Probe
+    from torchloupe.targets.pose import Joints
+
+    one = study(bench)
+    loaded, broken = diagnosis.load(one, ["2"])
+    assert loaded is not None
+    assert not broken
+    path = along(blur_curve(bend=2.0), lambda count: torch.linspace(0, 1, count, dtype=torch.float64)[:, None])
+    found = poseig(Probe(one.subject, (INPUT,), Joints()), loaded.batch, path=path, steps=2)
+    kept = Stream(done, "ig").read("2")
+    shown = np.nonzero(loaded.samples[0].weight)[0]
+    assert kept["joints"].tolist() == shown.tolist()
+    back = kept["maps"].astype(np.float64) * kept["scale"][:, None, None]
+    np.testing.assert_allclose(back, found[INPUT][:, 0, 0].numpy(), atol=1e-3 * kept["scale"].max())
+    np.testing.assert_allclose(kept["completeness_residual"], found.notes["completeness_residual"][:, 0], atol=1e-6)
+
+
+def test_stored_maps_give_the_same_indices_without_the_model(bench: Path, done: Path) -> None:
+    again = diagnosis.stored_indices(done)
+    for id, kept in contents(done).items():
+        for name in ("DI", "FI", "LI", "RI"):
+            np.testing.assert_array_equal(again[id][name], kept[name])
+    assert main(["pose", "ig", "-o", str(done), "--load-ig"]) == 0
+    content = json.loads((done / "index.json").read_text())
+    assert content["2"]["DI"] == [None if np.isnan(v) else v for v in contents(done)["2"]["DI"].tolist()]
+
+
+def test_maps_that_were_never_made_are_named(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pose", "ig", "-o", str(tmp_path), "--load-ig"]) == 2
+    assert "holds no ig results" in capsys.readouterr().err
+    bare = tmp_path / "bare"
+    assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(bare), "--no-save-ig", "--ids", "1"]) == 0
+    assert "maps" not in Stream(bare, "ig").read("1")
+    capsys.readouterr()
+    assert main(["pose", "index", "-o", str(bare), "--load-ig"]) == 2
+    assert "its maps were not kept (--no-save-ig)" in capsys.readouterr().err
+    assert main(["pose", "draw", str(bare), "--sample", "1"]) == 2
+    assert main(["pose", "draw", str(bare), "--sample", "4"]) == 2
+    assert "has no ig result of sample 4; there are 1 ... 1 (1)" in capsys.readouterr().err
+
+
+def test_samples_are_chosen(bench: Path) -> None:
+    one = study(bench)
+    assert diagnosis.chosen(one) == list("012345")
+    assert diagnosis.chosen(one, every=2) == ["0", "2", "4"]
+    assert diagnosis.chosen(one, every=2, most=2) == ["0", "2"]
+    assert diagnosis.chosen(one, ids=[5, 1]) == ["5", "1"]
+    with pytest.raises(BadInput, match="sample 6: the data set has 6 samples"):
+        diagnosis.chosen(one, ids=[6])
+    with pytest.raises(BadInput, match="are 1 or more"):
+        diagnosis.chosen(one, every=0)
+
+
+def test_a_missing_picture_is_recorded_skipped_and_tried_again(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = figures.write(tmp_path / "data", 3, seed=4)
+    picture = data / "images" / "figures" / "000001.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    command = ["pose", "ig", *common(bench)[:4], "--data", str(data), *QUICK, "-o", str(tmp_path / "run")]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "2 samples made, 0 were there, 1 failed" in said
+    assert "sample 1:" in said
+    assert "no such picture" in Stream(tmp_path / "run", "ig").failed()["1"]
+    assert main([*command, "--strict"]) == 2
+    picture.write_bytes(content)
+    assert main(command) == 0
+    assert "1 samples made, 2 were there, 0 failed" in capsys.readouterr().out
+    assert not Stream(tmp_path / "run", "ig").failed()
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stream(tmp_path, "ig")
+    stream.open({"steps": 1})
+    stream.write("0", {"a": np.arange(3)})
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BadInput, match="no space left on the disk; what is stored so far is whole"):
+        run(stream, ["0", "1"], lambda ids: [(id, {"a": np.arange(3)}) for id in ids])
+    assert stream.done() == ["0"]
+    assert stream.read("0")["a"].tolist() == [0, 1, 2]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    stream = Stream(tmp_path, "ig")
+    stream.open({})
+    stream.write("7", {"a": np.arange(3)})
+    path = tmp_path / "ig" / "7.npz"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(BadInput, match="is damaged"):
+        stream.read("7")
+
+
+def test_errors_are_distances_in_input_pixels(bench: Path, done: Path) -> None:
+    one = study(bench)
+    loaded, _ = diagnosis.load(one, ["3"])
+    assert loaded is not None
+    kept = Stream(done, "epe").read("3")
+    with torch.no_grad():
+        found = soft_argmax(one.subject.module.eval()(loaded.batch.x))[0] * 4
+    truth = soft_argmax(loaded.batch.truth["heatmaps"])[0] * 4
+    shown = kept["weight"] > 0
+    np.testing.assert_allclose(kept["EPE"][shown], (found - truth).norm(dim=-1).numpy()[shown], rtol=1e-4)
+    assert np.isnan(kept["EPE"][~shown]).all()
+    content = json.loads((done / "errors.json").read_text())
+    assert content["unit"] == "pixels of the network's input"
+    assert set(content["coco"]) >= {"AP", "AR"}
+
+
+def test_the_template_s_folder(done: Path, tmp_path: Path) -> None:
+    folder, count = pose_report.export(done, "ig-db", tmp_path)
+    assert count == 6
+    maps = pickle.loads((folder / "ig" / "2_ig.pickle").read_bytes())
+    kept = Stream(done, "ig").read("2")
+    assert maps.shape == (17, 128, 96)
+    assert maps.max((1, 2))[kept["joints"]] == pytest.approx(1)
+    idx = json.loads((folder / "idx.json").read_text())
+    assert set(idx["2"]) == {"DI", "FI", "LI", "weight"}
+    assert all(len(values) == 17 for values in idx["2"].values())
+    j = int(kept["joints"][0])
+    assert idx["2"]["DI"][j] == pytest.approx(kept["DI"][j], abs=1e-3)
+    epe = json.loads((folder / "epe.json").read_text())
+    assert epe["2"]["EPE"][j] == pytest.approx(Stream(done, "epe").read("2")["EPE"][j] / 4, abs=1e-3)
+    pairs = json.loads((folder / "j2j.json").read_text())["J2J"]
+    assert all(int(key) == n * 289 + a * 17 + b for key, (n, a, b) in pairs.items())
+    assert len(json.loads((folder / "RI.json").read_text())["2"]) == 17
+    with pytest.raises(BadInput, match="the only format is ig-db"):
+        pose_report.export(done, "csv")
+
+
+def test_the_report_and_the_pictures(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pose", "inversions", "-o", str(done)]) == 0
+    assert main(["pose", "report", str(done)]) == 0
+    page = (done / "report" / "index.html").read_text()
+    for word in ("By joint", "Index against error", "By error", "Inversions", "Worst samples", "left_wrist"):
+        assert word in page
+    for name in page.split('src="')[1:]:
+        assert (done / "report" / name.split('"')[0]).stat().st_size > 500
+    joint = int(Stream(done, "ig").read("2")["joints"][0])
+    assert main(["pose", "draw", str(done), "--sample", "2", "--joint", str(joint)]) == 0
+    assert main(["pose", "draw", str(done), "--sample", "2"]) == 0
+    names = {path.name for path in (done / "pictures").iterdir()}
+    assert {f"2_{joint}_ig.png", f"2_{joint}_kde.png", f"2_{joint}_img.png", "2_grid.png", "2_skeleton.png"} <= names
+    capsys.readouterr()
+    assert main(["pose", "draw", str(done), "--sample", "2", "--joint", "left_wrst"]) == 2
+    assert "Did you mean left_wrist" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared_on_their_common_samples(
+    bench: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(5)
+    torch.save(network(experiment(bench / "net.yaml")).state_dict(), tmp_path / "other.pth")
+    other = tmp_path / "other"
+    mine = [*common(bench)[:2], "--weights", str(tmp_path / "other.pth"), *common(bench)[4:]]
+    assert main(["pose", "epe", *mine, "-o", str(other), "--max-samples", "4", "TEST.FLIP_TEST", "True"]) == 0
+    count, (row,) = diagnosis.compare([done, other])
+    assert count == 4
+    ids = ["0", "1", "2", "3"]
+    first, second = (np.stack([contents(r, "epe")[id]["EPE"] for id in ids]) for r in (done, other))
+    assert row.name == "EPE"
+    assert row.differences[0].mean == pytest.approx(np.nanmean(second - first))
+    assert row.differences[0].low <= row.differences[0].mean <= row.differences[0].high
+    assert main(["pose", "compare", str(done), str(other), "--save", str(tmp_path / "c.json")]) == 0
+    assert "4 samples in common" in capsys.readouterr().out
+    assert json.loads((tmp_path / "c.json").read_text())[0]["name"] == "EPE"
+    with pytest.raises(BadInput, match="two runs or more"):
+        diagnosis.compare([done])
+
+
+def test_dependency_between_joints(bench: Path, done: Path) -> None:
+    assert main(["pose", "depend", *common(bench), "-o", str(done), "--max-samples", "2"]) == 0
+    content = json.loads((done / "dependency.json").read_text())
+    assert content["samples"] == ["0", "1"]
+    values = np.array(content["mean"], dtype=float)
+    assert values.shape == (17, 17)
+    assert np.nanmin(values) >= 0
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--path", "straight", "--baseline", "white"],
+        ["--path", "straight", "--baseline", "mean"],
+        ["--path", "straight", "--baseline", "blur"],
+        ["--noise", "0.01", "--power", "2"],
+        ["--tolerance", "0.5"],
+        ["--method", "gradcam"],
+        ["--method", "layercam", "--layers", "layer4", "layer3"],
+        ["--method", "gradient_x_input"],
+    ],
+)
+def test_other_ways_to_attribute(bench: Path, tmp_path: Path, how: list[str]) -> None:
+    command = ["pose", "ig", *common(bench), "--steps", "2", "-o", str(tmp_path), "--ids", "0", *how]
+    assert main(command) == 0
+    kept = Stream(tmp_path, "ig").read("0")
+    assert np.isfinite(kept["maps"]).all()
+    assert np.isfinite(kept["DI"][kept["joints"]]).any()
+
+
+def test_the_reference_asks_about_every_joint_and_stores_normalised_maps(bench: Path, tmp_path: Path) -> None:
+    command = ["pose", "ig", *common(bench), "-o", str(tmp_path), "--ids", "1", "--reference"]
+    assert main(command) == 0
+    kept = Stream(tmp_path, "ig").read("1")
+    assert kept["joints"].tolist() == list(range(17))
+    assert kept["maps"].min() >= 0
+    assert kept["maps"].max((1, 2)).tolist() == [1] * 17
+    assert kept["steps"].tolist() == [50] * 17
+    # against the template's loop in float64: straight kernels, left-hand folds, one joint at a time
+    one = study(bench)
+    loaded, _ = diagnosis.load(one, ["1"])
+    assert loaded is not None
+    net, x = copy.deepcopy(one.subject.module).double().eval(), loaded.batch.x.double()
+    true = soft_argmax(loaded.batch.truth["heatmaps"].double())
+    at = torch.arange(31, dtype=torch.float64) - 15
+    square = at[:, None] ** 2 + at**2
+    images = []
+    for sigma in np.linspace(19, 0, 51):
+        weight = torch.exp(-square / (2 * (sigma + 1e-5) ** 2))
+        kernel = (weight / weight.sum()).expand(3, 1, 31, 31)
+        wide = torch.nn.functional.pad(x, (15,) * 4, mode="reflect")
+        images.append(torch.nn.functional.conv2d(wide, kernel, groups=3))
+    for j in (0, 9):
+        total = torch.zeros_like(x)
+        for here, there in pairwise(images):
+            point = here.clone().requires_grad_()
+            score = torch.exp(-0.3 * (soft_argmax(net(point))[0, j] - true[0, j]).norm())
+            total += torch.autograd.grad(score, point)[0] * (there - here)
+        values = total.sum(1)[0].abs()
+        np.testing.assert_allclose(kept["maps"][j], (values / values.max()).numpy(), atol=1e-4)
+
+
+def height_of_peak(output: torch.Tensor, _batch: object) -> torch.Tensor:
+    """A target of one's own: how sure the model is of each joint."""
+    return output.flatten(2).amax(2)
+
+
+def test_a_target_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = study(bench)
+    how = diagnosis.Attribution(steps=2, places="even", score=height_of_peak)
+    diagnosis.attribute(one, ["0"], how, tmp_path)
+    kept = Stream(tmp_path, "ig").read("0")
+    loaded, _ = diagnosis.load(one, ["0"])
+    assert loaded is not None
+    with torch.no_grad():
+        heights = one.subject.module.eval()(loaded.batch.x).flatten(2).amax(2)[0]
+    np.testing.assert_allclose(kept["scores"], heights.numpy()[kept["joints"]], rtol=1e-5)
+    assert Stream(tmp_path, "ig").settings()["attribution"]["score"].endswith(":height_of_peak")
+    assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(tmp_path / "x"), "--score", "nowhere:f"]) == 2
+    assert "No module named 'nowhere'" in capsys.readouterr().err
+
+
+class Regressor(nn.Module):
+    """A network that gives coordinates as shares of the input's sides, or in three dimensions."""
+
+    def __init__(self, joints: int = 21, axes: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 7, 8), nn.Tanh(), nn.Flatten(), nn.LazyLinear(joints * axes))
+        self.shape = (joints, axes)
+        self.body(torch.zeros(1, 3, 64, 64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).view(-1, *self.shape)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_a_network_that_regresses_hands_in_three_dimensions(tmp_path: Path) -> None:
+    path = SHARED / "rhd" / "test_rhd.json"
+    made = diagnosis.study(
+        model=Regressor(),
+        data=path,
+        kind="rhd",
+        crop=Crop(size=(64, 64)),
+        coordinates="camera",
+        options=Options(device="cpu"),
+    )
+    how = diagnosis.Attribution(steps=4, places="even", path="straight", joints=("wrist", 4))
+    ids = diagnosis.chosen(made)
+    # the scores of an untrained network half a metre off are 0 in float32; the wrist's are tiny but not
+    diagnosis.errors(made, ids, tmp_path)
+    kept = Stream(tmp_path, "epe").read(ids[0])
+    assert kept["predicted"].shape == (21, 3)
+    assert np.isfinite(kept["EPE"]).all()
+    assert (
+        how.target(made).choose(torch.zeros(1, 21, 3), diagnosis.load(made, ids)[0].batch)["joints"].tolist()
+        == [[0, 4]] * 3
+    )
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_a_network_that_regresses_shares_of_the_picture(tmp_path: Path) -> None:
+    net = Regressor(17, 2)
+    made = diagnosis.study(
+        model=net,
+        data=SHARED / "coco" / "test_coco.json",
+        crop=Crop(size=(64, 64)),
+        coordinates="unit",
+        options=Options(device="cpu"),
+    )
+    how = diagnosis.Attribution(steps=4, places="even", path="straight")
+    done = diagnosis.attribute(made, ["0", "1"], how, tmp_path, batch=2)
+    assert (done.made, dict(done.failed)) == (2, {})
+    diagnosis.errors(made, ["0"], tmp_path)
+    loaded, _ = diagnosis.load(made, ["0"])
+    assert loaded is not None
+    kept = Stream(tmp_path, "epe").read("0")
+    with torch.no_grad():
+        away = net(loaded.batch.x)[0].numpy() * 64 - loaded.samples[0].joints
+    shown = kept["weight"] > 0
+    np.testing.assert_allclose(kept["EPE"][shown], np.linalg.norm(away, axis=-1)[shown], rtol=1e-4)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_real_people_from_a_detections_file(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = SHARED / "coco"
+    boxes = coco / "test_coco_det_AP_H_56.json"
+    command = ["pose", "epe", *common(bench)[:4], "--data", str(coco), "-o", str(tmp_path), "--annotations"]
+    command += [str(coco / "test_coco.json"), "TEST.USE_GT_BBOX", "False", "TEST.COCO_BBOX_FILE", str(boxes)]
+    assert main([*command, "TEST.IMAGE_THRE", "0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "score below the threshold" in said
+    assert "AP " in said
+    capsys.readouterr()
+    command[command.index(str(boxes))] = "none.json"
+    assert main(command) == 2
+    assert "for annotated boxes put TEST.USE_GT_BBOX True" in capsys.readouterr().err
+
+
+def test_density_is_scipy_s_kernel_density() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    values = rng.random((24, 18)) ** 4
+    values[4:9, 3:8] += 2
+    rows, columns = np.indices(values.shape)
+    kernel = stats.gaussian_kde(np.stack([rows.ravel(), columns.ravel()]), weights=values.ravel())
+    theirs = kernel(np.stack([rows.ravel(), columns.ravel()])).reshape(values.shape)
+    assert np.abs(pose.density(values) - theirs / theirs.max()).max() < 0.03
+    assert pose.density(np.zeros((4, 4))).max() == 0
+
+
+def test_rank_correlation_is_scipy_s() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(0, 9, 50).astype(float), rng.normal(size=50)
+    assert pose.rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["ig", "-o", "x"], "give either a config"),
+        (["ig", "-o", "x", "--model", "torch:a:b", "TEST.X", "1"], "--cfg was not given"),
+        (["report", "nowhere"], "nowhere: holds no results of `loupe pose`"),
+        (["epe", "-o", "x", "--cfg", "none.yaml"], "none.yaml: no such config file"),
+    ],
+)
+def test_bad_commands_are_one_line(
+    command: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["pose", *command]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
+def test_vitpose_of_transformers(tmp_path: Path) -> None:
+    from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
+
+    body = VitPoseBackboneConfig(
+        image_size=[256, 192], hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    VitPoseForPoseEstimation(VitPoseConfig(backbone_config=body, num_labels=17)).save_pretrained(tmp_path / "vit")
+    one = diagnosis.study(
+        model=f"transformers:{tmp_path / 'vit'}",
+        data=SHARED / "coco" / "test_coco.json",
+        options=Options(device="cpu"),
+    )
+    assert one.crop.heatmap == (48, 64)
+    done = diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=2, places="even"), tmp_path / "run")
+    assert (done.made, dict(done.failed)) == (1, {})
+    assert np.isfinite(Stream(tmp_path / "run", "ig").read("0")["DI"]).sum() == 17
