@@ -42,28 +42,26 @@ def view(sample: Sample, mode: str = "transformed", factor: float = 1.0, flip: b
         raise BadInput(f"--mode {mode}: expected one of {', '.join(MODES)}")
     head = sample.label
     if mode == "pipeline":
-        tiles = [tile for step in sample.steps for tile in _tiles(step, step.name, factor, flip)]
+        tiles = [_tile(step, step.name, factor, flip) for step in sample.steps]
         return captioned(joined(tiles), head)
     steps = {
         "original": [("", sample.original)],
         "transformed": [("", sample.transformed)],
         "concat": [("original", sample.original), ("transformed", sample.transformed)],
     }[mode]
-    tiles = [tile for name, step in steps for tile in _tiles(step, name, factor, flip, told=False)]
+    tiles = [_tile(step, name, factor, flip, told=False) for name, step in steps]
     return captioned(joined(tiles), head)
 
 
-def _tiles(step: Step, name: str, factor: float, flip: bool, told: bool = True) -> list[Image.Image]:
+def _tile(step: Step, name: str, factor: float, flip: bool, told: bool = True) -> Image.Image:
+    """A step: its pictures side by side below its name; a step without one is a narrow empty tile."""
+    from PIL import Image
+
     text = f"{name}\n{step.told}" if told and step.told else name
     if not step.pictures:
-        from PIL import Image
-
-        # A step without a picture is a narrow empty tile with its name.
-        return [captioned(Image.new("RGB", (150, 4), "white"), text)]
-    return [
-        captioned(marked(picture, step.marks, factor, flip), text if k == 0 else f"{name} {k + 1}" if name else "")
-        for k, picture in enumerate(step.pictures)
-    ]
+        return captioned(Image.new("RGB", (150, 4), "white"), text)
+    drawn = [marked(picture, step.known(k), factor, flip) for k, picture in enumerate(step.pictures)]
+    return captioned(joined(drawn), text)
 
 
 def marked(picture: np.ndarray, marks: Marks, factor: float = 1.0, flip: bool = False) -> Image.Image:

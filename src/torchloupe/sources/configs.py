@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import importlib.util
 import sys
@@ -116,15 +117,21 @@ def yaml_config(path: str | Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected a YAML mapping, found {type(content).__name__}")
+    return changed(content, changes, path)
+
+
+def changed(content: Mapping[str, Any], changes: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """A copy of a config's blocks with `a.b=value` changes made. Errors: BadInput for a value in a block's place."""
+    made = copy.deepcopy(dict(content))
     for key, value in changes.items():
         *parents, last = key.split(".")
-        place = content
+        place = made
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise BadInput(f"--cfg-options {key}: {parent} in {path} holds a value, not a block")
         place[last] = value
-    return content
+    return made
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
