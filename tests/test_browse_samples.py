@@ -120,6 +120,49 @@ def test_boxes_points_and_masks_are_flipped_along(photos, name):
     assert np.array_equal(np.asarray(marks.masks)[0] > 0, Boxes()[0]["masks"][0][:, ::-1])
 
 
+class Kept(torch.utils.data.Dataset):
+    """Gives the same memory each time, through a transform of its own where one is asked for."""
+
+    def __init__(self, form: str = "uint8", own: bool = False) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        self.kept = torch.as_tensor(picture / np.float32(255)).permute(2, 0, 1) if form == "float" else picture
+        if own:
+            self.transform = mirror_in_place
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int):
+        return self.transform(self.kept) if hasattr(self, "transform") else self.kept
+
+
+def mirror_in_place(image):
+    """Mirrors the memory that it is given."""
+    image[...] = image.flip(-1) if isinstance(image, torch.Tensor) else image[:, ::-1].copy()
+    return image
+
+
+@pytest.mark.parametrize("form", ["uint8", "float"])
+def test_a_step_in_place_spoils_neither_the_loaded_picture_nor_the_next_repeat(form):
+    (feed,) = feeds(f"torch:{__file__}:Kept?form={form}", transform=f"{__file__}:mirror_in_place")
+    expected = Kept().kept
+    for sample in samples(feed, range(1), repeat=2):
+        assert np.array_equal(sample.steps[0].pictures[0], expected)
+        assert np.array_equal(sample.steps[-1].pictures[0], expected[:, ::-1])
+    (own,) = feeds(f"torch:{__file__}:Kept?form={form}&own=True")
+    sample = own.sample(0, 0)
+    assert [step.name for step in sample.steps] == ["load", "mirror_in_place"]
+    assert np.array_equal(sample.steps[0].pictures[0], expected)
+    assert np.array_equal(sample.steps[1].pictures[0], expected[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["alb", "kor", "v1", "v2_"])
+def test_the_load_tile_is_the_file_in_every_repeat(photos, name):
+    (feed,) = feeds(f"folder:{photos}", transform=f"{photos}/tf.py:{name}")
+    for sample in samples(feed, range(2), repeat=3):
+        assert np.array_equal(sample.steps[0].pictures[0], np.asarray(Image.open(photos / sample.name)))
+
+
 def folder_dataset(root: str):
     from torchvision import datasets, transforms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -187,7 +188,8 @@ class TorchFeed:
                 )
             if whole:
                 try:
-                    run(self.steps, Flow(image, marks), look, log)
+                    # A copy: a data set may keep what it gave, and a step may work in place.
+                    run(self.steps, Flow(copy.deepcopy(image), copy.deepcopy(marks)), look, log)
                 except StepFailed as error:
                     raise BadSample(index, name, f"step {error.step}", error.message) from error
         return Sample(index, name, label, tuple(log if whole else log[:1]))
