@@ -18,14 +18,21 @@ $(VENV)/.ready: $(VENV)/.demo-ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group test --group lint
 	touch $@
 
+# A browser for the tests of interactive pages: one that is there, the distribution's, or Playwright's own.
+$(VENV)/.browser: $(VENV)/.ready
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium) \
+		|| $(BIN)/python -m playwright install chromium-headless-shell
+	touch $@
+
 demo: $(VENV)/.demo-ready
 	$(BIN)/loupe demo --save demo
 
-test: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/.ready $(VENV)/.browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(VENV)/.ready
-	$(BIN)/python -m pytest
+test-all: $(VENV)/.ready $(VENV)/.browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TOPICS = ("cam", "gait")
+FIGURES = HERE.parent / "demo" / "pose"
+TOPICS: dict[str, list[str]] = {"cam": [], "gait": [], "embed": [], "pose": [str(FIGURES)]}
 
-for topic in TOPICS:
+if not FIGURES.exists():
+    subprocess.run([Path(sys.executable).with_name("loupe"), "demo", "pose", "--save", FIGURES], check=True)
+for topic, words in TOPICS.items():
     print(f"\n## {topic}\n", flush=True)
-    subprocess.run([sys.executable, HERE / f"{topic}.py"], check=True)
+    subprocess.run([sys.executable, HERE / f"{topic}.py", *words], check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two workers of pytest share two cores
 
 
 def load_torchvision() -> None:

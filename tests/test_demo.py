@@ -171,6 +171,13 @@ def test_accuracy_counts(seen: digits.Scenes) -> None:
             return self.logits
 
     assert digits.accuracy(Told(truth.float() - 0.5), seen) == (1, 1, 0, 1)
+    half = truth & (torch.arange(10) < 5)
+    found = digits.accuracy(Told(half.float() - 0.5), seen)
+    assert found.exact == sum(set(row) <= set(range(5)) for row in map(np.flatnonzero, seen.present)) / len(
+        seen.present
+    )
+    assert found.found == pytest.approx(sum(row[:5].sum() for row in seen.present) / seen.present.sum())
+    assert 0 < found.exact < found.found < 1
     inverted = digits.accuracy(Told(0.5 - truth.float()), seen)
     assert inverted == (0, 0, 1, 0)
 

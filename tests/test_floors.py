@@ -17,7 +17,7 @@ FLOORS = [
     {"trace", "probe", "replay", "points"},
     {"methods", "targets", "networks"},
     {"sources"},
-    {"store", "runner", "gait", "sequence_maps", "diagnosis"},
+    {"store", "runner", "diagnosis", "gait", "sequence_maps", "arrange"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

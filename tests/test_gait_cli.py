@@ -101,6 +101,18 @@ def test_videos_and_one_scale_over_the_run(place):
         assert picture.n_frames == 7
 
 
+def test_loupe_draw_knows_these_results_too(place, capsys):
+    assert cam("-s", "out", "--parts", "0", "1", "-l", "Head", "gl_block2", "--method", "layercam") == 0
+    given = ["draw", "out/000-bg-01-090.npz", "--compare", "--resize", "2", "--layers", "gl*", "--save", "pictures"]
+    assert main(given) == 0
+    assert (place / "pictures" / "000-bg-01-090" / "compare.png").exists()
+    assert main(["draw", "out/000-bg-01-090.npz", "--target", "part", "--save", "parts"]) == 0
+    assert len(list((place / "parts" / "000-bg-01-090").glob("*/Head/*.png"))) == 14
+    capsys.readouterr()
+    assert main(["draw", "out/000-bg-01-090.npz", "--target", "nobody", "--save", "parts"]) == 2
+    assert "no question nobody; it has 0" in capsys.readouterr().err
+
+
 def test_the_checkpoint_that_the_config_means_is_found(place, capsys):
     blocks = {"evaluator_cfg": {"save_name": "GS", "restore_hint": 40}}
     write_config(place, "hinted", SMALL["gaitset"], **blocks)

@@ -10,15 +10,22 @@ __version__ = "0.1.0"
 _HOMES = {
     "axes": ("Layout", "resize"),
     "errors": ("BadInput", "BadSample", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
+    "gait": ("embed_gallery", "explain_walk"),
     "methods.backprop": ("guided_backprop", "guided_gradcam"),
+    "methods.blur": ("blur", "blur_curve", "scouted", "straight_curve"),
     "methods.cam": (
         *("cam", "cams", "eigencam", "eigengradcam", "gradcam", "gradcam_pp", "hirescam", "layercam", "rule"),
         *("smooth_gradcam_pp", "weights", "xgradcam"),
     ),
-    "gait": ("embed_gallery", "explain_walk"),
     "methods.opengait": ("opengait",),
     "methods.path": ("gradient_x_input", "integrated_gradients", "smoothgrad", "straight"),
     "methods.perturb": ("ablationcam", "iscam", "occlusion", "scorecam", "sscam"),
+    "methods.arrangement": ("arrangement", "linear_cka", "procrustes"),
+    "methods.embed": ("embed",),
+    "methods.project": ("project",),
+    "methods.rows": ("prepare",),
+    "points": ("Points",),
+    "methods.poseig": ("poseig",),
     "methods.registry": ("METHODS",),
     "methods.smooth": ("aug_smooth",),
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
@@ -28,8 +35,9 @@ _HOMES = {
     "sources": ("subject",),
     "sources.images": ("pictures",),
     "sources.sequences": ("Walk", "sequences"),
-    "targets.retrieval": ("Gallery", "Margin", "Match", "Nearest", "Pair", "Rival"),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
+    "targets.pose": ("Joints",),
+    "targets.retrieval": ("Gallery", "Margin", "Match", "Nearest", "Pair", "Rival"),
 }
 _FROM = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_FROM)

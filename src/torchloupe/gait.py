@@ -157,7 +157,7 @@ def explain_walk(
         raise BadInput(f"method {method} asked no question")
     if found.empty:
         dark = ", ".join(dict.fromkeys(layer for layer, _, _ in found.empty))
-        text = f"{walk.name}: the map is zero everywhere at {dark}; try --signed, or --method layercam"
+        text = f"{walk.name}: nothing speaks for it at {dark}, the map is 0 everywhere; try --signed, or another method"
         warnings.warn(text, LoupeWarning, stacklevel=2)
     answers = tuple(gallery.names[i] for i in heard.item[0].tolist())
     ranked = gallery.distances(heard.output)[0].cpu().masked_fill(torch.tensor(same), float("inf"))

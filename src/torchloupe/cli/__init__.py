@@ -14,13 +14,23 @@ COMMANDS: dict[str, str] = {
     "cam": "torchloupe.cli.cam:cam",
     "draw": "torchloupe.cli.draw:draw",
     "layers": "torchloupe.cli.layers:layers",
+    "embed": "torchloupe.cli.embed:embed",
+    "project": "torchloupe.cli.embed:project",
+    "tsne": "torchloupe.cli.embed:tsne",
+    "compare-points": "torchloupe.cli.embed:compare_points",
+    "adjust-3d": "torchloupe.cli.embed:adjust_3d",
     "schedule": "torchloupe.cli.browse:schedule",
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "demo": (
         "See the tool at work, from data to pictures, without a download.",
-        {"": "torchloupe.cli.demo:demo", "gait": "torchloupe.cli.gait:demo", "pose": "torchloupe.cli.pose:demo"},
+        {
+            "": "torchloupe.cli.demo:demo",
+            "embed": "torchloupe.cli.embed:demo",
+            "gait": "torchloupe.cli.gait:demo",
+            "pose": "torchloupe.cli.pose:demo",
+        },
     ),
     "gait": (
         "Why did this probe match that gallery sequence? OpenGait's models, configs and data.",

@@ -7,28 +7,34 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from torchloupe.render.look import Look
 from torchloupe.render.style import Style
 
 KINDS: dict[str, str] = {
     "maps": "torchloupe.render.pictures:redraw",
     "curves": "torchloupe.render.curves:redraw",
+    "gait maps": "torchloupe.render.sequences:redraw",
 }
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
+
+POINTS = ("projection", "features", "points")
+"""Kinds that are drawn as points."""
 
 SIGNS: dict[str, str] = {"feats": "points"}
 """An array that tells the kind of an npz file that has no record beside it."""
 
-STYLE = Style()
+STYLE, LOOK = Style(), Look()
 
 
 def draw(
     results: Annotated[list[str], Parameter(negative=())],
     *,
-    save: Annotated[str | None, Parameter(name=["--save", "-o"])] = None,
+    save: Annotated[str | None, Parameter(name=["--save", "-o", "--save-path", "--save_path"])] = None,
     method: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     layers: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     target: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     style: Annotated[Style, Parameter(name="*")] = STYLE,
+    look: Annotated[Look, Parameter(name="*")] = LOOK,
 ) -> None:
     """Draw results again with other settings, without running the model.
 
@@ -39,6 +45,7 @@ def draw(
         layers: Only these layers (names or globs).
         target: Only these questions (names, globs, or a part of a name that only it has).
         style: How to draw.
+        look: How to draw points.
     """
     from importlib import import_module
 
@@ -50,6 +57,11 @@ def draw(
         kinds.setdefault(kind_of(path), []).append(path)
     written = []
     for kind, some in kinds.items():
+        if kind in POINTS:
+            from torchloupe.render.points import redraw
+
+            written += redraw(some, save, style, look)
+            continue
         if kind not in KINDS:
             raise BadInput(f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join(KINDS)}")
         home, _, name = KINDS[kind].partition(":")
@@ -87,6 +99,8 @@ def kind_of(path: Path) -> str:
     from torchloupe import store
     from torchloupe.errors import BadInput
 
+    if path.suffix in (".npy", ".parquet"):
+        return "points"
     data, words = store.pair(path)
     if data.is_file() and not words.is_file():
         held = store.load_arrays(data)

@@ -10,12 +10,10 @@ from torch import Tensor
 from torchloupe.errors import BadInput, NoGradient
 from torchloupe.methods.blur import blur_curve, scouted
 from torchloupe.methods.path import Path
-from torchloupe.methods.registry import method
 from torchloupe.probe import INPUT, Batch, Probe, restored
 from torchloupe.results import Maps
 
 
-@method
 def poseig(
     probe: Probe,
     batch: Batch,

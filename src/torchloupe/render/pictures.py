@@ -291,7 +291,10 @@ class Drawing:
                 rows = [(TITLES.get(methods[0], methods[0]), [cells.get((k, methods[0], layer)) for layer in layers])]
             else:
                 rows = [
-                    (layer, [cells.get((k, m, INPUT if m in floating and layer == layers[0] else layer)) for m in methods])
+                    (
+                        layer,
+                        [cells.get((k, m, INPUT if m in floating and layer == layers[0] else layer)) for m in methods],
+                    )
                     for layer in layers
                 ]
             groups.append(Group(heading(own, k), rows, lead))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from torchloupe.errors import BadInput
+from torchloupe.render.style import Style as WholeStyle
 from torchloupe.sequence_maps import SequenceMaps
 
 MODES = ("merge", "compare", "both")
@@ -80,6 +82,38 @@ def draw(
                 written.append(_save(painter.plane(layer), top / f"{safe(layer)}_joints.png"))
     if mode in ("compare", "both"):
         written.append(_save(compare(painter), top / "compare.png"))
+    return written
+
+
+def redraw(
+    paths: Sequence[Path],
+    save: str | None,
+    how: WholeStyle,
+    methods: Sequence[str],
+    layers: Sequence[str],
+    targets: Sequence[str],
+) -> list[Path]:
+    """Results of `loupe gait cam` drawn by `loupe draw`, with its options; each into a folder of its own.
+
+    Errors: BadInput for a layer or a question that a result does not have, or a result of another method.
+    """
+    results = {path: SequenceMaps.load(path) for path in paths}
+    run = limits_of(results.values()) if how.scale == "run" else None
+    written = []
+    for path, made in results.items():
+        if methods and not any(fnmatchcase(made.method, one) for one in methods):
+            raise BadInput(f"{path}: its method is {made.method}, not {', '.join(methods)}")
+        asked = [i for i, name in enumerate(made.questions) if any(one in name for one in targets)] if targets else [0]
+        if not asked:
+            raise BadInput(f"{path}: no question {', '.join(targets)}; it has {', '.join(made.questions)}")
+        height, width = made.imgs.shape[1:] if len(made.imgs) else SKELETON_SIZE
+        ratio = how.size(height, width)[0] / height
+        style = Style(how.opacity, ratio, scale="frame" if how.scale == "map" else how.scale)
+        folder = Path(save) / path.stem if save else path.with_suffix("")
+        for question in asked:
+            place = folder / safe(made.questions[question]) if len(asked) > 1 else folder
+            mode = "compare" if how.compare else "merge"
+            written += draw(made.at(layers), place, mode, style, question=question, run=run)
     return written
 
 

@@ -179,7 +179,7 @@ def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
             openmmlab._import()
             if "mmpretrain.models" not in sys.modules:
                 # Somebody imported mmpretrain before us; its models are still to come.
-                importlib.import_module("mmpretrain.utils.dependency").WITH_MULTIMODAL = False
+                vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
         importlib.import_module(scope)
     except ModuleNotFoundError as error:
         if error.name != scope:

@@ -1,0 +1,391 @@
+"""From files to files: a data set to features, features to a map with its numbers, new points into a map, two maps on each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchloupe import __version__
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, UnsafeFile
+from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
+from torchloupe.methods.embed import OUTPUT, Embedder
+from torchloupe.methods.project import KEEP_FROM, SEED, Kept, Plan, Progress, place, project, quiet
+from torchloupe.methods.rows import Parts, Rows, prepare
+from torchloupe.points import Points
+from torchloupe.probe import Batch, Subject
+from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
+from torchloupe.sources.samples import Samples
+from torchloupe.store import aside, plain
+
+PLACED = "placed"
+
+
+def check_writable(path: str | Path) -> Path:
+    """The path, if points can be written there; else BadInput. Asked before any work is done."""
+    path = Path(path)
+    if path.suffix not in (".npz", ".parquet"):
+        raise BadInput(f"{path}: points are written as .npz or .parquet, not {path.suffix or 'without a suffix'!r}")
+    if path.suffix == ".parquet":
+        pyarrow()
+    return path
+
+
+def write_points(points: Points, path: str | Path) -> Path:
+    """Write points to .npz (plain arrays) or .parquet, and their record to .json beside it; both or none."""
+    path = check_writable(path)
+    with aside(path, path.with_suffix(".json")) as (data, words):
+        if path.suffix == ".parquet":
+            _to_parquet(points, data)
+        else:
+            with data.open("wb") as file:
+                np.savez(file, **{"feats": points.feats, "ids": points.ids, **points.columns})  # type: ignore[arg-type]
+        words.write_text(json.dumps(plain(points.record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _to_parquet(points: Points, path: Path) -> None:
+    package = pyarrow()
+    flat = np.ascontiguousarray(points.feats.reshape(len(points), -1))
+    vectors = package.FixedSizeListArray.from_arrays(package.array(flat.ravel()), flat.shape[1])
+    columns = {"id": package.array(points.ids), "feats": vectors}
+    if points.record.get("kind") == "projection":
+        columns |= {f"projection_{axis}": package.array(flat[:, i]) for i, axis in enumerate("xyz"[: flat.shape[1]])}
+    columns |= {name: package.array(column) for name, column in points.columns.items()}
+    package.parquet.write_table(package.table(columns), path)
+
+
+def project_file(
+    feats: str | Path,
+    out: str | Path,
+    *,
+    method: str = "auto",
+    dims: int = 2,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = SEED,
+    metric: str = "euclidean",
+    parts: Parts = "flatten",
+    normalize: str | None = None,
+    drop_bad: bool = False,
+    reduce: int | None = None,
+    neighbours: str = "auto",
+    bucket: int | None = None,
+    labels: str | Path | None = None,
+    vector: str | None = None,
+    numbers: bool = True,
+    k: int = 15,
+    jobs: int | None = None,
+    progress: Progress = quiet,
+    started: Callable[[Plan], None] | None = None,
+) -> Points:
+    """Project a features file and write the map, its record and its numbers.
+
+    feats: what read_points reads. out: .npz or .parquet; while a long projection runs, OUT.part/ holds what a killed run
+    needs to go on. Options as in prepare, project and arrangement. Returns the map.
+    """
+    out = check_writable(out)
+    points = read_points(feats, labels=labels, vector=vector)
+    rows = _named_file(
+        feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad)
+    )
+    work = Path(f"{out}.part") if len(rows) >= KEEP_FROM else None
+    made = project(
+        rows,
+        method,
+        dims,
+        seed=seed,
+        parameters=parameters,
+        reduce=reduce,
+        neighbours=neighbours,
+        bucket=bucket,
+        jobs=jobs,
+        work=work,
+        progress=progress,
+        started=started,
+    )
+    kept = points if rows.keep is None else points.take(rows.keep)
+    record = {
+        **made.record,
+        "features": os.path.relpath(feats, out.parent),
+        "prepared": {"parts": parts, "normalize": normalize, "metric": metric, "drop_bad": drop_bad},
+        "torchloupe": __version__,
+    }
+    if numbers and len(rows) >= 3:
+        progress("numbers", 0, 1)
+        found = _numbers(rows, made.coords, kept.labels, k, seed)
+        record["numbers"] = found.record()
+        record["doubts"] = found.doubts()
+    mapped = kept.moved(made.coords, record)
+    write_points(mapped, out)
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
+    return mapped
+
+
+def _named_file(path: str | Path, make: Callable[[], Rows]) -> Rows:
+    try:
+        return make()
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _numbers(rows: Rows, coords: np.ndarray, labels: np.ndarray | None, k: int, seed: int) -> Arrangement:
+    if k < 1:
+        raise BadInput(f"k {k}: expected 1 or more neighbours")
+    wanted = labels if labels is not None and labels.dtype.kind != "f" else None
+    return arrangement(rows.array(), coords, wanted, k=k, seed=seed)
+
+
+def place_file(
+    feats: str | Path,
+    into: str | Path,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    vector: str | None = None,
+    jobs: int | None = None,
+    progress: Progress = quiet,
+) -> Points:
+    """Place the points of a features file in a map that exists; write both, with a column `placed` (map or new).
+
+    The map's record says where its features are and how they were prepared; the new ones are prepared in the same way.
+    """
+    out = check_writable(out)
+    here = read_points(into)
+    if here.record.get("kind") != "projection":
+        raise BadInput(f"{into}: no record of a projection beside it; --into needs a map made by loupe project")
+    source = Path(into).parent / here.record["features"]
+    if not source.is_file():
+        raise BadInput(f"{into}: its features {source} are gone; placing new points needs them")
+    asked = here.record["prepared"]
+    old, new = read_points(source), read_points(feats, labels=labels, vector=vector)
+    if old.feats.shape[1:] != new.feats.shape[1:]:
+        raise BadInput(
+            f"{feats}: rows of shape {new.feats.shape[1:]}, the map was made of {old.feats.shape[1:]}; use the same layer"
+        )
+    rows = prepare(old.feats, **asked)
+    fresh = Rows(new.feats, rows.parts, rows.unit, rows.shift, rows.scale)
+    bad = [start + i for start, block in fresh.pieces() for i in np.flatnonzero(~np.isfinite(block).all(1))]
+    if bad:
+        raise BadInput(f"{feats}: {len(bad)} of {len(new)} rows hold NaN or infinity, the first in row {bad[0]}")
+    coords = place(rows, here.feats, fresh, here.record, jobs=jobs, progress=progress)
+    shared = [name for name in here.columns if name in new.columns]
+    columns = {name: _joined(here.columns[name], new.columns[name]) for name in shared}
+    columns[PLACED] = np.array(["map"] * len(here) + ["new"] * len(new))
+    record = {**here.record, "placed_from": os.path.relpath(feats, out.parent), "placed": len(new)}
+    both = Points(np.concatenate([here.feats, coords]), np.concatenate([here.ids, new.ids]), columns, record)
+    write_points(both, out)
+    return both
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    if first.dtype.kind == second.dtype.kind:
+        return np.concatenate([first, second])
+    return np.concatenate([first.astype(str), second.astype(str)])
+
+
+def compare_files(
+    first: str | Path, second: str | Path, *, method: str = "auto", dims: int = 2, seed: int = SEED, **options: Any
+) -> tuple[Points, Points, Aligned, float | None]:
+    """Two files about the same samples, joined by id: both maps, the second laid on the first, and linear CKA.
+
+    Features are projected, both in the same way, the second beginning (t-SNE, UMAP) from the first one's places; maps are taken as they are, their CKA from the features that they were
+    made of, None where those are gone.
+    """
+    a, b = read_points(first), read_points(second)
+    a, b = _same_samples(a, b, first, second)
+    mine, theirs = _features(a, first), _features(b, second)
+    cka = None if mine is None or theirs is None else linear_cka(prepare(mine).array(), prepare(theirs).array())
+    one = _mapped(a, method, dims, seed, None, options)
+    two = _mapped(b, method, one.feats.shape[1], seed, one.feats, options)
+    aligned = procrustes(one.feats, two.feats)
+    return one, two.moved(aligned.coords, two.record), aligned, cka
+
+
+def _mapped(
+    points: Points, method: str, dims: int, seed: int, begin: np.ndarray | None, options: Mapping[str, Any]
+) -> Points:
+    """A map as it is; features projected, from the other one's places where the method can."""
+    if points.record.get("kind") == "projection":
+        return points
+    made = project(prepare(points.feats), method, dims, seed=seed, begin=begin, **options)
+    return points.moved(made.coords, made.record)
+
+
+def _same_samples(a: Points, b: Points, first: str | Path, second: str | Path) -> tuple[Points, Points]:
+    place = {name: row for row, name in enumerate(b.ids.tolist())}
+    rows = [(i, place[name]) for i, name in enumerate(a.ids.tolist()) if name in place]
+    if len(rows) < 3:
+        raise BadInput(
+            f"{first} and {second} have {len(rows)} ids in common; a comparison needs the same samples in both"
+        )
+    if len(rows) < max(len(a), len(b)):
+        warnings.warn(
+            f"{len(rows)} samples are in both files; {len(a) + len(b) - 2 * len(rows)} others are left out",
+            LoupeWarning,
+            3,
+        )
+    mine, theirs = (np.array(column) for column in zip(*rows, strict=True))
+    return a.take(mine), b.take(theirs)
+
+
+def _features(points: Points, path: str | Path) -> np.ndarray | None:
+    """The features behind a file, in the order of its ids."""
+    if points.record.get("kind") != "projection":
+        return points.feats
+    source = Path(path).parent / str(points.record.get("features", ""))
+    if not source.is_file():
+        return None
+    found = read_points(source)
+    place = {name: row for row, name in enumerate(found.ids.tolist())}
+    return found.feats[np.array([place[name] for name in points.ids.tolist()])]
+
+
+def embed_file(
+    subject: Subject,
+    data: Samples,
+    out: str | Path,
+    *,
+    layer: str | None = None,
+    pool: str = "mean",
+    batch: int = 32,
+    strict: bool = False,
+    record: Mapping[str, Any] | None = None,
+    progress: Progress = quiet,
+) -> Points:
+    """Embed a data set and write its features; a killed run goes on where it was, from OUT.part/.
+
+    A sample that cannot be read, or whose features are not finite, is left out and named in a warning and in the record;
+    strict: it stops the run. Raises BadInput where no sample is left.
+    """
+    out = check_writable(out)
+    if batch < 1:
+        raise BadInput(f"batch size {batch}: expected 1 or more")
+    ask = Embedder(subject, layer, pool)
+    together = min(batch, data.together or batch)
+    key = json.dumps([subject.spec, ask.layer, pool, len(data), data.stamp, dict(record or {})], default=str)
+    kept = Kept(Path(f"{out}.part"), key)
+    feats, rows, bad, first = _so_far(kept)
+    saved = time.monotonic()
+    spans = [list(range(start, min(start + together, len(data)))) for start in range(first, len(data), together)]
+    for asked, load in _read_ahead(subject, data, spans):
+        good, found = _rows(ask, data, asked, strict, bad, load)
+        if good:
+            feats.append(found)
+            rows.extend(good)
+        progress("embedding", asked[-1] + 1, len(data))
+        if time.monotonic() - saved > 20:
+            saved = time.monotonic()
+            feats = _keep(kept, feats, rows, bad, asked[-1] + 1)
+    if not rows:
+        raise BadInput(f"none of the {len(data)} samples could be embedded; the first: {next(iter(bad.values()), '')}")
+    if bad:
+        named = ", ".join(list(bad)[:5]) + (" ..." if len(bad) > 5 else "")
+        reason = next(iter(bad.values()))
+        warnings.warn(f"{len(bad)} of {len(data)} samples were left out: {named} ({reason})", LoupeWarning, 2)
+    about = {
+        **(record or {}),
+        "kind": "features",
+        "model": subject.spec,
+        "layer": ask.layer,
+        "pool": pool if ask.layer != OUTPUT else None,
+        "samples": len(rows),
+        "stamp": data.stamp,
+        "left_out": bad,
+        "torchloupe": __version__,
+    }
+    chosen = np.array(rows)
+    columns = {name: column[chosen] for name, column in data.columns.items()}
+    points = Points(np.concatenate(feats), data.ids[chosen], columns, about)
+    write_points(points, out)
+    kept.done()
+    return points
+
+
+def _read_ahead(
+    subject: Subject, data: Samples, spans: list[list[int]]
+) -> Iterator[tuple[list[int], Callable[[], Batch]]]:
+    """(rows, load) of every span; the next one is read while the caller works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        following = None
+        for number, span in enumerate(spans):
+            present = following or reader.submit(data.load, subject, span)
+            following = reader.submit(data.load, subject, spans[number + 1]) if number + 1 < len(spans) else None
+            yield span, present.result
+
+
+def _rows(
+    ask: Embedder,
+    data: Samples,
+    asked: list[int],
+    strict: bool,
+    bad: dict[str, str],
+    load: Callable[[], Batch],
+) -> tuple[list[int], np.ndarray]:
+    """Features of the samples that have some; after a failure, one by one to find out which do not."""
+    try:
+        found = ask(load())
+    except (BadInput, UnsafeFile, OSError) as error:
+        if strict or isinstance(error, MissingPackage):
+            raise
+        if len(asked) == 1:
+            bad[str(data.ids[asked[0]])] = str(error)
+            return [], np.empty(0)
+        each = [_rows(ask, data, [row], strict, bad, partial(data.load, ask.subject, [row])) for row in asked]
+        good = [row for rows, _ in each for row in rows]
+        return good, np.concatenate([part for rows, part in each if rows]) if good else np.empty(0)
+    finite = np.isfinite(found.reshape(len(found), -1)).all(1)
+    for row in np.array(asked)[~finite]:
+        if strict:
+            raise BadInput(f"{data.ids[row]}: its features are NaN or infinite")
+        bad[str(data.ids[row])] = "its features are NaN or infinite"
+    return np.array(asked)[finite].tolist(), found[finite]
+
+
+def _keep(kept: Kept, feats: list[np.ndarray], rows: list[int], bad: dict[str, str], first: int) -> list[np.ndarray]:
+    joined = [np.concatenate(feats)] if feats else []
+    stored = {"feats": joined[0]} if joined else {}
+    names = {"bad": np.array(list(bad), dtype=str), "why": np.array(list(bad.values()), dtype=str)}
+    kept.save("embedded", rows=np.array(rows), first=np.array(first), **names, **stored)
+    return joined
+
+
+def _so_far(kept: Kept) -> tuple[list[np.ndarray], list[int], dict[str, str], int]:
+    found = kept.load("embedded")
+    if found is None:
+        return [], [], {}, 0
+    feats = [found["feats"]] if "feats" in found else []
+    bad = dict(zip(found["bad"].tolist(), found["why"].tolist(), strict=True))
+    return feats, found["rows"].tolist(), bad, int(found["first"])
+
+
+def join_labels(points: Points, labels: str | Path, out: str | Path) -> Points:
+    """Points with the columns of another file, joined by id, written again."""
+    joined = with_labels(points, Path(labels))
+    write_points(joined, out)
+    return joined
+
+
+def is_made(path: Path, asked: Mapping[str, Any], data: Samples) -> bool:
+    """Whether a features file is there, made of these samples as asked."""
+    if not path.is_file():
+        return False
+    record = read_record(path)
+    return all(record.get(name) == value for name, value in {**asked, "stamp": data.stamp}.items())
+
+
+def numbers_by(feats: str | Path, points: str | Path, column: str, *, k: int = 5) -> Arrangement:
+    """The numbers of a map once more, with the labels of another column."""
+    here = read_points(points)
+    source = _features(here, points)
+    rows = prepare(read_points(feats).feats if source is None else source, **here.record["prepared"])
+    return _numbers(rows, here.feats, here.column(column), k, int(here.record["seed"]))

@@ -1,0 +1,783 @@
+"""From feature rows to a map of one, two, three or more dimensions: PCA, t-SNE, UMAP, LocalMAP, or any such class."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchloupe.errors import BadInput, LoupeWarning, nearest, need
+from torchloupe.methods.arrangement import nearest_neighbours
+from torchloupe.methods.rows import Rows
+
+SEED = 1597
+EXACT_NEIGHBOURS = 20_000
+EXACT_GRADIENT = 10_000
+KEEP_FROM = 20_000
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(_stage: str, _done: int, _total: int) -> None:
+    """Progress that nobody reads."""
+
+
+# --- principal axes -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Principal axes: mean (D,), axes (e, D) of unit length, variance (e,) along each, total variance over all D."""
+
+    mean: np.ndarray
+    axes: np.ndarray
+    variance: np.ndarray
+    total: float
+
+    def apply(self, rows: Rows) -> np.ndarray:
+        """(N, D) -> (N, e) float32, a piece at a time."""
+        out = np.empty((len(rows), len(self.axes)), np.float32)
+        for start, block in rows.pieces():
+            out[start : start + len(block)] = (block.astype(np.float64) - self.mean) @ self.axes.T
+        return out
+
+
+def principal_axes(rows: Rows, count: int, *, seed: int = SEED, exact: int = 2048) -> Axes:
+    """PCA:  the eigenvectors of  sum_i (x_i - mean)(x_i - mean)' / (N - 1)  with the largest eigenvalues.
+
+    Exact (float64) while N or D is at most `exact`; above, by six rounds of subspace iteration over the rows, seeded.
+    Never holds more than a piece of the rows and min(N, D) x D numbers. Each axis points where its largest entry > 0.
+    Source: Halko, Martinsson and Tropp 2011, Finding structure with randomness, arXiv:0909.4061 (the iteration).
+    """
+    total, width = len(rows), rows.width
+    if not 1 <= count <= min(total, width):
+        raise BadInput(
+            f"PCA to {count} dimensions: {total} samples of {width} numbers have at most {min(total, width)}"
+        )
+    mean = sum(block.sum(0, dtype=np.float64) for _, block in rows.pieces()) / total
+    spread = float(sum(((block - mean) ** 2).sum() for _, block in rows.pieces())) / (total - 1)
+    if width <= exact:
+        covariance = sum(_centred(block, mean).T @ _centred(block, mean) for _, block in rows.pieces())
+        values, vectors = np.linalg.eigh(covariance)
+        axes, values = vectors[:, ::-1][:, :count].T, values[::-1][:count]
+    elif total <= exact:
+        data = rows.array() - mean
+        values, vectors = np.linalg.eigh(data @ data.T)
+        values = values[::-1][:count]
+        axes = (vectors[:, ::-1][:, :count] / np.sqrt(values.clip(np.finfo(float).tiny))).T @ data
+    else:
+        basis = np.random.default_rng(seed).standard_normal((width, min(count + 16, width)))
+        for _ in range(6):
+            basis = np.linalg.qr(_twice(rows, mean, basis))[0]
+        values, turn = np.linalg.eigh(basis.T @ _twice(rows, mean, basis))
+        axes, values = (basis @ turn[:, ::-1][:, :count]).T, values[::-1][:count]
+    top = np.abs(axes).argmax(1)
+    axes = axes * np.sign(axes[np.arange(count), top])[:, None]
+    return Axes(np.asarray(mean), axes, values.clip(0) / (total - 1), spread)
+
+
+def _centred(block: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return block.astype(np.float64) - mean
+
+
+def _twice(rows: Rows, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """X' (X basis), X the centred rows."""
+    out = np.zeros_like(basis)
+    for _, block in rows.pieces():
+        centred = _centred(block, mean)
+        out += centred.T @ (centred @ basis)
+    return out
+
+
+# --- one projection -------------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """Finished pieces of a long projection in a folder, so that the same command goes on after a kill.
+
+    Pieces belong to one key (a hash of the data and of every option); those of another key are removed.
+    """
+
+    def __init__(self, folder: Path | None, key: str = "") -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        stamp = folder / "key"
+        if folder.is_dir() and any(folder.iterdir()) and not stamp.is_file():
+            raise BadInput(f"{folder}: not a folder of ours, and a long run would keep its pieces there; move it away")
+        if stamp.is_file() and stamp.read_text() != key:
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(key)
+
+    def load(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a piece, or None."""
+        if self.folder is None or not (self.folder / f"{name}.npz").is_file():
+            return None
+        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def save(self, name: str, **arrays: np.ndarray) -> None:
+        """Keep a piece; whole or absent."""
+        if self.folder is None:
+            return
+        aside = self.folder / f"{name}.aside"
+        with aside.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(aside, self.folder / f"{name}.npz")
+
+    def done(self) -> None:
+        """The result is on disk: the pieces are not needed any more."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an algorithm is given: x (N, d) float32 in memory, the number of dimensions of the map, and how to go about.
+
+    begin (N, dims): places to begin from, for the algorithms that take steps (tsne, umap); None: as they choose.
+    """
+
+    x: np.ndarray
+    dims: int
+    seed: int = SEED
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    neighbours: str = "auto"
+    jobs: int = 1
+    kept: Kept = field(default_factory=lambda: Kept(None))
+    progress: Progress = quiet
+    begin: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to make a map. run(task) -> coords (N, dims) and notes; place(task, coords, new x) -> coords of new points.
+
+    package: what has to be installed. parameters: the names that can be passed. least: fewest points that it can map.
+    """
+
+    name: str
+    package: str
+    parameters: tuple[str, ...]
+    run: Callable[[Task], tuple[np.ndarray, dict[str, Any]]]
+    place: Callable[[Task, np.ndarray, np.ndarray], np.ndarray] | None = None
+    least: int = 2
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raises BadInput for a parameter that the implementation does not have, with the ones that it has."""
+        for name in given:
+            if name in RESERVED:
+                raise BadInput(f"{self.name}: {name} is set by {RESERVED[name]}, not by --args")
+            if name not in self.parameters:
+                known = ", ".join(self.parameters)
+                raise BadInput(
+                    f"{self.name} has no parameter {name!r}.{nearest(name, self.parameters)} It has: {known}"
+                )
+
+    @property
+    def library(self) -> dict[str, str]:
+        """Package and version, for the record."""
+        try:
+            return {self.package: version(self.package)}
+        except PackageNotFoundError:
+            return {self.package: "unknown version"}
+
+
+RESERVED = {"n_components": "--dims (-e)", "random_state": "--seed", "callbacks": "torchloupe itself"}
+
+
+def _parameters(of: Callable[..., Any]) -> tuple[str, ...]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = inspect.signature(of).parameters.values()
+    return tuple(p.name for p in found if p.kind in kinds and p.name not in RESERVED)
+
+
+def algorithm(name: str) -> Algorithm:
+    """An algorithm by name (pca, tsne, umap, localmap, pacmap) or the import path of a scikit-learn style class.
+
+    Raises BadInput for an unknown name, MissingPackage where its library is absent.
+    """
+    if name in NAMED:
+        return NAMED[name]()
+    if "." not in name and ":" not in name:
+        known = ", ".join(NAMED)
+        raise BadInput(
+            f"method {name!r}: expected {known}, or the import path of a class, such as sklearn.manifold.Isomap."
+            f"{nearest(name, NAMED)}"
+        )
+    return _imported(name)
+
+
+def _pca() -> Algorithm:
+    def run(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+        axes = principal_axes(Rows(task.x), task.dims, seed=task.seed)
+        share = (axes.variance / axes.total).tolist() if axes.total else [0.0] * task.dims
+        return _whitened(axes.apply(Rows(task.x)), axes, task), {"explained_variance_ratio": share}
+
+    def place(task: Task, _coords: np.ndarray, new: np.ndarray) -> np.ndarray:
+        axes = principal_axes(Rows(task.x), task.dims, seed=task.seed)
+        return _whitened(axes.apply(Rows(new)), axes, task)
+
+    return Algorithm("pca", "torchloupe", ("whiten",), run, place)
+
+
+def _whitened(coords: np.ndarray, axes: Axes, task: Task) -> np.ndarray:
+    if not task.parameters.get("whiten", False):
+        return coords
+    return (coords / np.sqrt(axes.variance.clip(np.finfo(float).tiny))).astype(np.float32)
+
+
+# --- t-SNE ----------------------------------------------------------------------------------------------------------
+
+LIBRARY_NEIGHBOURS = ("metric", "metric_params", "neighbors", "knn_kwargs")
+
+
+def _tsne() -> Algorithm:
+    try:
+        import openTSNE
+    except ImportError:
+        raise need("openTSNE", "embed") from None
+    return Algorithm("tsne", "openTSNE", _parameters(openTSNE.TSNE), _run_tsne, _place_tsne, least=4)
+
+
+def perplexity_for(total: int, parameters: Mapping[str, Any]) -> Any:
+    """The perplexity that was asked for (30 if none), lowered with a warning to (N - 1) / 3 where N < 3 * perplexity."""
+    asked = parameters.get("perplexity", 30)
+    if not isinstance(asked, int | float):
+        return asked
+    if asked <= 0:
+        raise BadInput(f"perplexity {asked}: expected a number above 0, usually 5 to 50")
+    if total - 1 >= 3 * asked:
+        return asked
+    lowered = (total - 1) / 3
+    warnings.warn(
+        f"{total} points are fewer than 3 x perplexity {asked}: perplexity lowered to {lowered:.4g}", LoupeWarning, 2
+    )
+    return lowered
+
+
+def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    import openTSNE
+
+    total = len(task.x)
+    options: dict[str, Any] = {"n_jobs": task.jobs, "random_state": task.seed, **task.parameters}
+    options["perplexity"] = perplexity_for(total, task.parameters)
+    if "negative_gradient_method" not in options:
+        options["negative_gradient_method"] = _gradient(total, task.dims)
+    if task.begin is not None:
+        options["initialization"] = (task.begin - task.begin.mean(0)) / task.begin.std() * 1e-4
+    model = openTSNE.TSNE(n_components=task.dims, **options)
+    affinities, how = _affinities(task, options)
+    task.progress("neighbours", 1, 1)
+    embedding = model.prepare_initial(task.x, affinities=affinities)
+    del affinities
+    plan = [(model.early_exaggeration_iter, model.early_exaggeration, model.initial_momentum)]
+    plan.append((model.n_iter, model.exaggeration, model.final_momentum))
+    _descend(embedding, plan, task)
+    notes = {"kl_divergence": float(embedding.kl_divergence), "neighbours": how, "perplexity": options["perplexity"]}
+    method = options["negative_gradient_method"]
+    notes["gradient"] = method if isinstance(method, str) else "exact"
+    return np.asarray(embedding, np.float32), notes
+
+
+def _gradient(total: int, dims: int) -> Any:
+    """Barnes-Hut for few points and in 3-D, interpolation for many, all pairs above three dimensions."""
+    if dims > 3:
+        if total > EXACT_GRADIENT:
+            raise BadInput(
+                f"t-SNE in {dims} dimensions needs all pairs of points, possible up to {EXACT_GRADIENT:,} points, not"
+                f" {total:,}; use 1 to 3 dimensions, or --method umap or pca"
+            )
+        return exact_gradient
+    return "fft" if dims < 3 and total >= 5000 else "bh"
+
+
+def exact_gradient(
+    embedding: np.ndarray,
+    P: Any,  # noqa: N803
+    dof: float,
+    *,
+    should_eval_error: bool = False,
+    **_: Any,
+) -> tuple[float, np.ndarray]:
+    """t-SNE's gradient over all pairs:  dC/dy_i = sum_j (p_ij - q_ij) w_ij (y_i - y_j),  w = 1 / (1 + |y_i - y_j|^2).
+
+    embedding (N, e), P sparse (N, N) -> KL divergence (0 unless asked for), gradient (N, e). As in openTSNE, the factor
+    4 is left to the learning rate. dof is 1.
+    Source: van der Maaten and Hinton 2008, Visualizing Data using t-SNE, JMLR 9.
+    """
+    if dof != 1:
+        raise BadInput(f"dof {dof}: above three dimensions only 1 is supported")
+    places = np.asarray(embedding, np.float64)
+    square = (places**2).sum(1)
+    repulsion, normal = np.zeros_like(places), 0.0
+    step = max(1, (1 << 22) // len(places))
+    for start in range(0, len(places), step):
+        rows = places[start : start + step]
+        weight = 1 / (1 + (square[start : start + step, None] - 2 * rows @ places.T + square[None]).clip(0))
+        weight[np.arange(len(rows)), np.arange(start, start + len(rows))] = 0
+        normal += weight.sum()
+        weight **= 2
+        repulsion[start : start + step] = weight.sum(1)[:, None] * rows - weight @ places
+    here, there = np.repeat(np.arange(len(places)), np.diff(P.indptr)), P.indices
+    apart = places[here] - places[there]
+    weight = 1 / (1 + (apart**2).sum(1))
+    gradient = -repulsion / normal
+    for axis in range(places.shape[1]):
+        gradient[:, axis] += np.bincount(here, P.data * weight * apart[:, axis], len(places))
+    if not should_eval_error:
+        return 0.0, gradient
+    return float((P.data * np.log(P.data.clip(1e-300) / (weight / normal))).sum()), gradient
+
+
+def _affinities(task: Task, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """openTSNE's P, from neighbours over all distances where that is quick, from its approximate index elsewhere."""
+    from openTSNE import affinity
+    from openTSNE.nearest_neighbors import PrecomputedNeighbors
+
+    total, perplexity = len(task.x), options["perplexity"]
+    if not isinstance(perplexity, int | float) or any(name in task.parameters for name in LIBRARY_NEIGHBOURS):
+        return None, "as openTSNE chooses"
+    count = min(total - 1, int(3 * perplexity) or 1)
+    exact = task.neighbours == "exact" or (task.neighbours == "auto" and total <= EXACT_NEIGHBOURS)
+    found = task.kept.load("neighbours")
+    if found is None:
+        task.progress("neighbours", 0, 1)
+        indices, lengths = nearest_neighbours(task.x, count) if exact else _approximate(task, count)
+        found = {"indices": indices, "lengths": lengths}
+        task.kept.save("neighbours", **found)
+    index = PrecomputedNeighbors(found["indices"], found["lengths"])
+    made = affinity.PerplexityBasedNN(knn_index=index, perplexity=perplexity, n_jobs=options["n_jobs"])
+    return made, "exact" if exact else "approximate (annoy)"
+
+
+def _approximate(task: Task, count: int) -> tuple[np.ndarray, np.ndarray]:
+    from openTSNE.nearest_neighbors import Annoy
+
+    indices, lengths = Annoy(
+        task.x, count, "euclidean", n_jobs=task.jobs, random_state=task.seed, knn_kwargs=None
+    ).build()
+    return indices.astype(np.int32), lengths.astype(np.float32)
+
+
+def _descend(embedding: Any, plan: list[tuple[int, Any, float]], task: Task, step: int = 50) -> None:
+    """Gradient descent in steps of 50; place, speed and gains are kept after each where there is a folder for them.
+
+    Each step starts from exactly what was kept, so a resumed run ends on the same picture.
+    """
+    total, done = sum(rounds for rounds, _, _ in plan), 0
+    started = time.monotonic()
+    optimizer = embedding.optimizer
+    before = task.kept.load("descent")
+    ready = int(before["done"]) if before else 0
+    if before:
+        embedding[:] = before["places"]
+        optimizer.gains, optimizer.update = before["gains"], before["update"]
+        embedding.kl_divergence = float(before["kl"])
+    for rounds, exaggeration, momentum in plan:
+        for first in range(0, rounds, step):
+            size = min(step, rounds - first)
+            done += size
+            if done <= ready:
+                continue
+            embedding.optimize(
+                size,
+                exaggeration=exaggeration,
+                momentum=momentum,
+                inplace=True,
+                callbacks=[lambda *_: False],
+                callbacks_every_iters=size,
+            )
+            task.progress("t-SNE", done, total)
+            if task.kept.folder is not None and (done == total or time.monotonic() - started > 20):
+                started = time.monotonic()
+                state = {"places": np.asarray(embedding), "gains": optimizer.gains, "update": optimizer.update}
+                task.kept.save("descent", done=np.array(done), kl=np.array(embedding.kl_divergence), **state)
+
+
+def _place_tsne(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
+    import openTSNE
+    from openTSNE import affinity
+
+    options: dict[str, Any] = {"n_jobs": task.jobs, "random_state": task.seed}
+    perplexity = perplexity_for(len(task.x), task.parameters)
+    method = "exact" if len(task.x) <= EXACT_NEIGHBOURS else "approx"
+    affinities = affinity.PerplexityBasedNN(task.x, perplexity=perplexity, method=method, **options)
+    gradient = {"negative_gradient_method": "bh"} if task.dims > 2 or len(task.x) < 5000 else {}
+    embedding = openTSNE.TSNEEmbedding(coords.astype(np.float64), affinities, **options, **gradient)
+    near = min(25, len(task.x) - 1)
+    placed = np.asarray(embedding.transform(new, perplexity=min(5, max(1, near / 3)), k=near))
+    # openTSNE moves the embedding to another origin while placing; what it placed has to move back.
+    shift = coords[0] - np.asarray(embedding)[0]
+    return (placed + shift).astype(np.float32)
+
+
+# --- UMAP, LocalMAP, PaCMAP, and classes from elsewhere ---------------------------------------------------------------
+
+
+def _umap() -> Algorithm:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import umap
+    except ImportError:
+        raise need("umap-learn", "embed") from None
+    return Algorithm("umap", "umap-learn", _parameters(umap.UMAP), _run_umap, _place_umap, least=4)
+
+
+def _umap_options(task: Task) -> dict[str, Any]:
+    total = len(task.x)
+    options: dict[str, Any] = {"n_jobs": 1, "random_state": task.seed, **task.parameters}
+    asked = options.get("n_neighbors", 15)
+    if asked >= total:
+        options["n_neighbors"] = total - 1
+        warnings.warn(f"{total} points have no {asked} neighbours: n_neighbors lowered to {total - 1}", LoupeWarning, 2)
+    if task.begin is not None:
+        options["init"] = (
+            (task.begin - task.begin.mean(0)) / np.abs(task.begin - task.begin.mean(0)).max() * 10
+        ).astype(np.float32)
+    elif task.dims >= total - 1:
+        options.setdefault("init", "random")
+    return options
+
+
+def _run_umap(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    import umap
+
+    total, options = len(task.x), _umap_options(task)
+    how = "as umap-learn chooses"
+    if total >= KEEP_FROM and not {"metric", "precomputed_knn", "unique"} & set(task.parameters):
+        found = task.kept.load("neighbours")
+        if found is None:
+            task.progress("neighbours", 0, 1)
+            found = _umap_neighbours(task, options)
+            task.kept.save("neighbours", **found)
+        options["precomputed_knn"] = (found["indices"], found["lengths"])
+        how = "approximate (pynndescent)"
+    if task.progress is not quiet:
+        options.setdefault("tqdm_kwds", {"disable": False, "desc": "UMAP", "leave": False})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"umap.*")
+        coords = umap.UMAP(n_components=task.dims, **options).fit_transform(task.x)
+    lost = np.flatnonzero(~np.isfinite(coords).all(1))
+    if len(lost):
+        raise BadInput(
+            f"UMAP left {len(lost)} points without a neighbour, the first in row {lost[0]}; raise n_neighbors"
+        )
+    return coords.astype(np.float32), {"neighbours": how, "n_neighbors": options.get("n_neighbors", 15)}
+
+
+def _umap_neighbours(task: Task, options: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    from sklearn.utils import check_random_state
+    from umap.umap_ import nearest_neighbors
+
+    state = check_random_state(options["random_state"])
+    count = options.get("n_neighbors", 15)
+    indices, lengths, _ = nearest_neighbors(task.x, count, "euclidean", {}, False, state, n_jobs=task.jobs)
+    return {"indices": indices, "lengths": lengths}
+
+
+def _place_umap(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
+    import umap
+
+    options = {**_umap_options(task), "init": coords, "n_epochs": 0}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"umap.*")
+        model = umap.UMAP(n_components=task.dims, **options).fit(task.x)
+        model.embedding_, model.n_epochs = coords, task.parameters.get("n_epochs")
+        return np.asarray(model.transform(new), np.float32)
+
+
+def _pacmap(name: str, title: str) -> Algorithm:
+    try:
+        import pacmap
+    except ImportError:
+        raise need("pacmap", "embed") from None
+    made = getattr(pacmap, title)
+
+    def run(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+        asked = task.parameters.get("n_neighbors", 10) or 10
+        options = {"random_state": task.seed, **task.parameters, "n_neighbors": min(asked, len(task.x) - 1)}
+        logging.getLogger("pacmap.pacmap").setLevel(logging.ERROR)
+        return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
+
+    return Algorithm(name, "pacmap", _parameters(made), run, least=12)
+
+
+def _imported(path: str) -> Algorithm:
+    """A class with fit_transform(x), given n_components and random_state where it takes them."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(
+            f"method {path!r}: {error}; expected the import path of a class, such as sklearn.manifold.Isomap"
+        ) from None
+    if not callable(getattr(made, "fit_transform", None)):
+        raise BadInput(f"method {path!r}: no method fit_transform; expected a scikit-learn style class")
+    names = inspect.signature(made).parameters
+
+    def fresh(task: Task) -> Any:
+        given = {"n_components": task.dims, "random_state": task.seed}
+        return made(**{key: value for key, value in given.items() if key in names}, **task.parameters)
+
+    def run(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+        coords = np.asarray(fresh(task).fit_transform(task.x), np.float32)
+        if coords.ndim != 2 or len(coords) != len(task.x):
+            raise BadInput(f"method {path!r} returned shape {coords.shape} for {len(task.x)} points")
+        return coords, {}
+
+    def place(task: Task, _coords: np.ndarray, new: np.ndarray) -> np.ndarray:
+        return np.asarray(fresh(task).fit(task.x).transform(new), np.float32)
+
+    placing = place if hasattr(made, "transform") else None
+    package = {"sklearn": "scikit-learn", "umap": "umap-learn"}.get(path.split(".")[0], path.split(".")[0])
+    return Algorithm(path, package, _parameters(made), run, placing)
+
+
+NAMED: dict[str, Callable[[], Algorithm]] = {
+    "pca": _pca,
+    "tsne": _tsne,
+    "umap": _umap,
+    "localmap": lambda: _pacmap("localmap", "LocalMAP"),
+    "pacmap": lambda: _pacmap("pacmap", "PaCMAP"),
+}
+
+
+# --- what is done for how many points ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done to N points: the algorithm, the width that the rows are reduced to (0: not), the buckets."""
+
+    algorithm: Algorithm
+    total: int
+    width: int
+    dims: int
+    reduce: int
+    buckets: int
+    cores: int
+
+    def estimate(self) -> tuple[float, float]:
+        """(seconds, bytes), rough: read off what was measured on two cores, a line between sizes in log-log."""
+        table = COSTS.get(self.algorithm.name, COSTS["pca"])
+        size = self.total / self.buckets
+        seconds = float(np.exp(np.interp(np.log(size), np.log(SIZES), np.log(table)))) * self.buckets
+        if self.algorithm.name == "tsne" and self.dims > 2:
+            seconds *= max(1.0, size / 5000) ** 0.5 * 2
+        wide = self.reduce or self.width
+        memory = 3e8 + 4.0 * size * (2.5 * wide + {"tsne": 900, "umap": 500}.get(self.algorithm.name, 200))
+        return seconds * (wide / 256) ** 0.3 * min(1.0, 2 / self.cores) ** 0.5, memory
+
+    def __str__(self) -> str:
+        seconds, memory = self.estimate()
+        took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        first = f" after PCA to {self.reduce}" if self.reduce else ""
+        parts = f" in {self.buckets} buckets" if self.buckets > 1 else ""
+        return (
+            f"{self.algorithm.name} of {self.total:,} x {self.width} to {self.dims}-D{first}{parts}:"
+            f" roughly {took} and {memory / 1e9:.1f} GB on {self.cores} cores"
+        )
+
+
+SIZES = (1e2, 1e3, 1e4, 5e4, 2e5, 1e6)
+COSTS = {
+    "pca": (0.1, 0.1, 0.2, 0.5, 2, 10),
+    "tsne": (0.5, 2, 14, 40, 170, 1300),
+    "umap": (8, 12, 30, 45, 110, 420),
+    "localmap": (0.3, 0.5, 3, 19, 90, 700),
+    "pacmap": (0.3, 0.5, 3, 15, 75, 650),
+}
+
+
+def cores() -> int:
+    """Processors that this process may use, no more than OMP_NUM_THREADS where it is set."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(found, int(asked)) if asked.isdigit() and int(asked) > 0 else found
+
+
+def choose(total: int) -> str:
+    """The method for N points: t-SNE keeps neighbours best, up to 500,000; above, UMAP in reasonable time."""
+    return "tsne" if total <= 500_000 else "umap"
+
+
+def reduced(total: int, width: int, method: str, ask: int | None) -> int:
+    """The width that rows are reduced to by PCA first; 0 for not at all. ask None: 256 for wide rows, 64 for many."""
+    if ask is not None:
+        if ask < 0:
+            raise BadInput(f"reduce {ask}: expected a number of dimensions, or 0 for none")
+        return ask if ask < min(total, width) else 0
+    limit = 64 if total > 300_000 else 256 if width > 512 else width
+    return limit if method != "pca" and limit < min(total, width) else 0
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A map: coords (N, e) float32, and the record of how it was made."""
+
+    coords: np.ndarray
+    record: dict[str, Any]
+
+
+def project(
+    rows: Rows,
+    method: str = "auto",
+    dims: int = 2,
+    *,
+    seed: int = SEED,
+    parameters: Mapping[str, Any] | None = None,
+    reduce: int | None = None,
+    neighbours: str = "auto",
+    bucket: int | None = None,
+    jobs: int | None = None,
+    work: Path | None = None,
+    begin: np.ndarray | None = None,
+    progress: Progress = quiet,
+    started: Callable[[Plan], None] | None = None,
+) -> Projection:
+    """Project feature rows (N, D) to a map (N, dims).
+
+    method: pca, tsne, umap, localmap, pacmap, auto (t-SNE up to 500,000 points, UMAP above) or a class's import path.
+    parameters: passed to the implementation under its own names. reduce: PCA to so many dimensions first; None: when
+    rows are wider than 512 (to 256) or more than 300,000 (to 64); 0: never. neighbours: exact, approximate, or auto
+    (exact up to 20,000 points). bucket: project independent buckets of so many rows (their places cannot be compared).
+    work: a folder for what a killed run needs to go on; the same call continues from it. begin (N, dims): places that
+    t-SNE and UMAP begin from, so that two maps can be compared. started: told the plan.
+    Raises BadInput for an unknown method, parameter or dimension and for too few points.
+    """
+    chosen = algorithm(choose(len(rows)) if method == "auto" else method)
+    given = dict(parameters or {})
+    chosen.check(given)
+    if dims < 1:
+        raise BadInput(f"{dims} dimensions: expected 1, 2, 3 or more")
+    if neighbours not in ("auto", "exact", "approximate"):
+        raise BadInput(f"neighbours {neighbours!r}: expected auto, exact or approximate")
+    if bucket is not None and bucket < chosen.least:
+        raise BadInput(f"bucket size {bucket}: {chosen.name} needs at least {chosen.least} points in each")
+    if len(rows) < chosen.least:
+        raise BadInput(f"{len(rows)} samples: {chosen.name} needs at least {chosen.least}; --method pca needs 2")
+    width = rows.width
+    spans = _buckets(len(rows), bucket, chosen.least)
+    to = reduced(len(rows), width, chosen.name, reduce)
+    plan = Plan(chosen, len(rows), width, dims, to, len(spans), jobs or cores())
+    if started is not None:
+        started(plan)
+    begun = time.monotonic()
+    kept = Kept(work, _key(rows, chosen, given, dims, seed, to, neighbours, bucket) if work else "")
+    x, variance = _reduced_rows(rows, to, seed, kept, progress)
+    task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress, begin)
+    coords, notes = _run(chosen, task, spans)
+    record: dict[str, Any] = {
+        "kind": "projection",
+        "method": chosen.name,
+        "chosen_by": "number of points" if method == "auto" else "user",
+        "library": chosen.library,
+        "parameters": given,
+        "dims": dims,
+        "seed": seed,
+        "points": len(rows),
+        "width": width,
+        "reduced_to": to,
+        "neighbour_search": neighbours,
+        "bucket_size": bucket,
+        "buckets": len(spans),
+        **({"variance_kept": variance} if to else {}),
+        **notes,
+        "seconds": round(time.monotonic() - begun, 3),
+    }
+    return Projection(coords, record)
+
+
+def _run(chosen: Algorithm, task: Task, spans: list[tuple[int, int]]) -> tuple[np.ndarray, dict[str, Any]]:
+    try:
+        if len(spans) == 1:
+            return chosen.run(task)
+        warnings.warn(
+            f"{len(spans)} buckets are projected independently: places in different buckets cannot be compared, and the"
+            " same class may lie in several places; leave out the bucket size for one map of all points",
+            LoupeWarning,
+            3,
+        )
+        parts = [chosen.run(replace(task, x=task.x[a:b], kept=Kept(None)))[0] for a, b in spans]
+        return np.concatenate(parts), {}
+    except (TypeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{chosen.name}: {error}") from error
+
+
+def _buckets(total: int, bucket: int | None, least: int) -> list[tuple[int, int]]:
+    """Spans of rows; a last one too small to be mapped joins the one before it."""
+    size = bucket or total
+    edges = [*range(0, total, size), total]
+    if len(edges) > 2 and edges[-1] - edges[-2] < least:
+        edges.pop(-2)
+    return list(pairwise(edges))
+
+
+def _reduced_rows(rows: Rows, to: int, seed: int, kept: Kept, progress: Progress) -> tuple[np.ndarray, float]:
+    if not to:
+        return rows.array(), 1.0
+    found = kept.load("reduced")
+    if found is None:
+        progress("PCA", 0, 1)
+        axes = principal_axes(rows, to, seed=seed)
+        found = {"x": axes.apply(rows), "share": np.array(axes.variance.sum() / axes.total)}
+        kept.save("reduced", **found)
+    return found["x"], float(found["share"])
+
+
+def _key(rows: Rows, chosen: Algorithm, *options: object) -> str:
+    """A hash of the rows (up to 10,000 of them, spread over all) and of everything that was asked."""
+    step = max(1, len(rows) // 10_000)
+    digest = hashlib.sha256(np.ascontiguousarray(rows[slice(0, len(rows), step)]).tobytes())
+    digest.update(json.dumps([len(rows), chosen.name, chosen.library, *options], default=str).encode())
+    return digest.hexdigest()
+
+
+def place(
+    rows: Rows,
+    coords: np.ndarray,
+    new: Rows,
+    record: Mapping[str, Any],
+    *,
+    jobs: int | None = None,
+    progress: Progress = quiet,
+) -> np.ndarray:
+    """Places of new rows in a map that exists: the map's own points do not move.
+
+    rows (N, D) and coords (N, e): what the map was made of, prepared in the same way; record: the map's record;
+    new (M, D) -> (M, e). Each new point is placed by itself, by its neighbours among the map's points.
+    Raises BadInput where the method cannot place, or the widths differ.
+    """
+    chosen = algorithm(str(record["method"]))
+    if chosen.place is None:
+        raise BadInput(f"{chosen.name} cannot place new points; pca, tsne and umap can")
+    if record.get("buckets", 1) > 1:
+        raise BadInput("the map was made in buckets: there is no one map to place new points in")
+    if rows.width != new.width:
+        raise BadInput(f"new points have {new.width} numbers, the map's {rows.width}; embed both with the same layer")
+    if len(rows) != len(coords):
+        raise BadInput(f"the map has {len(coords)} points, its features {len(rows)} rows; were they written again?")
+    to, seed = int(record.get("reduced_to", 0)), int(record["seed"])
+    axes = principal_axes(rows, to, seed=seed) if to else None
+    x, fresh = (axes.apply(part) if axes else part.array() for part in (rows, new))
+    progress("placing", 0, 1)
+    task = Task(x, coords.shape[1], seed, dict(record.get("parameters", {})), jobs=jobs or cores(), progress=progress)
+    return chosen.place(task, coords, fresh)

@@ -1,0 +1,155 @@
+"""What goes into a projection: feature rows of any size, checked and normalised, read a piece at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from torchloupe.errors import BadInput, LoupeWarning
+
+Parts = Literal["flatten", "mean"] | int
+NORMALS = ("none", "l2", "zscore", "minmax")
+PIECE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Feature rows (N, D) of float32, made from a source that may be larger than memory.
+
+    source (N, D) or (N, c, p); parts: "flatten" (c * p numbers), "mean" over the parts, or one part's number;
+    unit: each row to unit length; shift and scale (D,): row = (row - shift) * scale before that;
+    keep: the rows to use, None for all.
+    """
+
+    source: np.ndarray
+    parts: Parts = "flatten"
+    unit: bool = False
+    shift: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    keep: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.source) if self.keep is None else len(self.keep)
+
+    @property
+    def width(self) -> int:
+        """D, the length of a row."""
+        return self[0:1].shape[1]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        raw = self.source[rows if self.keep is None else self.keep[rows]]
+        if raw.ndim > 2:
+            raw = _one_vector(raw, self.parts)
+        block = np.array(raw, dtype=np.float32).reshape(len(raw), -1)
+        if self.shift is not None and self.scale is not None:
+            block = (block - self.shift) * self.scale
+        if self.unit:
+            block /= np.linalg.norm(block, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
+        return block
+
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, block) from the first to the last, each of bounded size."""
+        step = max(1, PIECE // max(1, self.width))
+        for start in range(0, len(self), step):
+            yield start, self[start : start + step]
+
+    def array(self) -> np.ndarray:
+        """All rows, in memory."""
+        out = np.empty((len(self), self.width), np.float32)
+        for start, block in self.pieces():
+            out[start : start + len(block)] = block
+        return out
+
+
+def _one_vector(raw: np.ndarray, parts: Parts) -> np.ndarray:
+    if parts == "flatten":
+        return raw.reshape(len(raw), -1)
+    if parts == "mean":
+        return raw.mean(axis=-1, dtype=np.float32).reshape(len(raw), -1)
+    if not 0 <= int(parts) < raw.shape[-1]:
+        raise BadInput(f"part {parts}: there are parts 0 to {raw.shape[-1] - 1}")
+    return raw[..., int(parts)].reshape(len(raw), -1)
+
+
+def prepare(
+    feats: np.ndarray,
+    *,
+    parts: Parts = "flatten",
+    normalize: str | None = None,
+    metric: str = "euclidean",
+    drop_bad: bool = False,
+) -> Rows:
+    """Feature rows, looked at once from the first to the last before anything is computed from them.
+
+    feats (N, D), or (N, c, p) body parts. normalize: none, l2 (unit length), zscore, minmax (each dimension to [0, 1]);
+    None is l2 for body parts and none for vectors. metric: euclidean, or cosine = unit length, then euclidean.
+    drop_bad: leave out rows with NaN or infinity, with a warning, instead of an error.
+    Raises BadInput: fewer than 2 rows, NaN or infinite values (which rows), all rows equal. Warns of duplicates.
+    """
+    normalize = normalize or ("l2" if feats.ndim > 2 else "none")
+    if normalize not in NORMALS:
+        raise BadInput(f"normalize {normalize!r}: expected one of {', '.join(NORMALS)}")
+    if metric not in ("euclidean", "cosine"):
+        raise BadInput(f"metric {metric!r}: expected euclidean or cosine")
+    if len(feats) < 2:
+        raise BadInput(f"{len(feats)} sample{'' if len(feats) else 's'}: an arrangement needs at least 2")
+    rows = Rows(feats, parts)
+    bad = _bad(rows)
+    if len(bad):
+        if not drop_bad:
+            raise BadInput(
+                f"{len(bad)} of {len(feats)} rows hold NaN or infinity: {_named(bad)}; --drop-bad leaves them out"
+            )
+        warnings.warn(f"{len(bad)} of {len(feats)} rows hold NaN or infinity, left out: {_named(bad)}", LoupeWarning, 2)
+        rows = Rows(feats, parts, keep=np.setdiff1d(np.arange(len(feats)), bad))
+        if len(rows) < 2:
+            raise BadInput(f"{len(rows)} of {len(feats)} rows are finite: an arrangement needs at least 2")
+    shift, scale = _statistics(rows, normalize)
+    unit = normalize == "l2" or metric == "cosine"
+    rows = Rows(feats, parts, unit, shift, scale, rows.keep)
+    _duplicates(rows)
+    return rows
+
+
+def _bad(rows: Rows) -> np.ndarray:
+    return np.concatenate([start + np.flatnonzero(~np.isfinite(block).all(1)) for start, block in rows.pieces()])
+
+
+def _named(rows: np.ndarray, most: int = 5) -> str:
+    return ", ".join(map(str, rows[:most])) + (" ..." if len(rows) > most else "")
+
+
+def _statistics(rows: Rows, normalize: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """shift and scale (D,) of zscore and minmax; a constant dimension is shifted to 0 and not scaled."""
+    if normalize == "zscore":
+        mean = sum(block.sum(0, dtype=np.float64) for _, block in rows.pieces()) / len(rows)
+        square = sum(((block - mean) ** 2).sum(0) for _, block in rows.pieces()) / len(rows)
+        spread = np.sqrt(square)
+    elif normalize == "minmax":
+        mean = np.min([block.min(0) for _, block in rows.pieces()], axis=0)
+        spread = np.max([block.max(0) for _, block in rows.pieces()], axis=0) - mean
+    else:
+        return None, None
+    return np.float32(mean), np.float32(1 / np.where(spread > 0, spread, 1))
+
+
+def _duplicates(rows: Rows) -> None:
+    """Warn of equal rows, refuse when all are equal. Rows are compared by their inner product with a random vector."""
+    probe = np.random.default_rng(0).standard_normal(rows.width)
+    seen = np.concatenate([block @ probe for _, block in rows.pieces()])
+    _, first, inverse, counts = np.unique(seen, return_index=True, return_inverse=True, return_counts=True)
+    if len(counts) == 1:
+        raise BadInput(f"all {len(rows)} rows are equal: there is nothing to arrange (is the layer constant?)")
+    again = np.flatnonzero(first[inverse] != np.arange(len(rows)))
+    if len(again):
+        one = again[0]
+        twin = first[inverse[one]]
+        warnings.warn(
+            f"{len(again)} of {len(rows)} rows repeat an earlier row ({one} repeats {twin}); they fall on one place",
+            LoupeWarning,
+            3,
+        )

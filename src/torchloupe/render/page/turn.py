@@ -1,0 +1,82 @@
+"""The page of a 3-D map, served on this machine until its view is saved."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+from torchloupe.errors import BadInput
+from torchloupe.render.look import Look
+from torchloupe.render.page import page
+from torchloupe.render.points import read_map
+from torchloupe.store import aside
+
+
+def serve(
+    path: Path,
+    ready: Callable[[str], None],
+    *,
+    port: int = 0,
+    look: Look | None = None,
+    cmap: str | None = None,
+) -> Path:
+    """Serve the page at an address that cannot be guessed, until it posts a view; the view's file is returned.
+
+    ready(address) is called once the page can be opened. Raises BadInput for a map of fewer than three dimensions.
+    """
+    look = look or Look()
+    points = read_map(path, labels=look.labels)
+    if points.feats.shape[1] < 3:
+        raise BadInput(f"{path}: a map of {points.feats.shape[1]} dimensions cannot be turned; project with -e 3")
+    saved = path.with_suffix(".view.json")
+    if look.view is None and saved.is_file():
+        look = replace(look, view=str(saved))
+    text = page(points, look, cmap=cmap).encode()
+    secret = secrets.token_urlsafe(12)
+    done: list[dict[str, float]] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._reply(200 if self.path == f"/{secret}/" else 404, text if self.path == f"/{secret}/" else b"")
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            view = _view(self.rfile.read(length)) if self.path == f"/{secret}/view" and length < 1000 else None
+            self._reply(200 if view else 400, b"")
+            if view:
+                done.append(view)
+
+        def _reply(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Silent: the address is all that a user needs to see."""
+
+    try:
+        server = HTTPServer(("127.0.0.1", port), Answer)
+    except OSError as error:
+        raise BadInput(f"port {port}: {error.strerror}; leave out --port to take a free one") from None
+    with server:
+        ready(f"http://127.0.0.1:{server.server_port}/{secret}/")
+        while not done:
+            server.handle_request()
+    with aside(saved) as (draft,):
+        draft.write_text(json.dumps(done[0]) + "\n", encoding="utf-8")
+    return saved
+
+
+def _view(raw: bytes) -> dict[str, float] | None:
+    try:
+        sent = json.loads(raw)
+        return {name: float(sent[name]) for name in ("elev", "azim", "zoom")}
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,653 @@
+"""Pictures of points for a paper: 2-D and 3-D scatters, two maps side by side, a turntable."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import ConnectionPatch
+from matplotlib.patheffects import withStroke
+from PIL import Image
+
+from torchloupe.errors import BadInput, LoupeWarning, nearest, need
+from torchloupe.points import LABELS, Points
+from torchloupe.render.look import Look, View
+from torchloupe.render.video import write_video
+from torchloupe.sources.points import read_points
+from torchloupe.store import aside
+
+FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "mp4", "html")
+MARKERS = "osD^vP*X<>ph"
+LISTED, AT_MEDIANS = 20, 100
+FEATURES_WIDE = 10
+Shapes = tuple[tuple[str, ...], np.ndarray, str]
+
+
+# --- colours --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A column of categories: names in natural order, codes (N,) into them, colours (C, 3) in [0, 1]."""
+
+    title: str
+    names: tuple[str, ...]
+    codes: np.ndarray
+    colours: np.ndarray
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(N, 3), the colour of every point."""
+        return self.colours[self.codes]
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Class numbers, the one with most points first."""
+        return np.argsort(-np.bincount(self.codes, minlength=len(self.names)), kind="stable")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A column of numbers: values (N,), drawn from low to high along a colour map; not-a-number is grey."""
+
+    title: str
+    values: np.ndarray
+    low: float
+    high: float
+    cmap: str
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(N, 3), the colour of every point."""
+        share = (self.values - self.low) / ((self.high - self.low) or 1)
+        rgb = matplotlib.colormaps[self.cmap](np.nan_to_num(share, posinf=0, neginf=0))[:, :3]
+        rgb[~np.isfinite(self.values)] = 0.6
+        return rgb
+
+
+def natural(name: str) -> tuple[int, float, list[tuple[int, int, str]]]:
+    """A key that sorts 2 before 10, walk 2 before walk 10, and numbers before words."""
+    parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
+    try:
+        return (0, float(name), parts)
+    except ValueError:
+        return (1, 0.0, parts)
+
+
+def is_numeric(values: np.ndarray, name: str) -> bool:
+    """Whether a column is a quantity: floats, and integers of more than 50 values unless they are the labels."""
+    if values.dtype.kind == "f":
+        return True
+    return values.dtype.kind in "iu" and name != LABELS and len(np.unique(values)) > 50
+
+
+def categories(values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names in natural order, and the number of each value's name."""
+    found, codes = np.unique(np.asarray(values).astype(str), return_inverse=True)
+    order = sorted(range(len(found)), key=lambda i: natural(str(found[i])))
+    place = np.empty(len(found), np.int64)
+    place[order] = np.arange(len(found))
+    return tuple(str(found[i]) for i in order), place[codes]
+
+
+def colouring(
+    points: Points, column: str | None, cmap: str | None, kind: Literal["auto", "categories", "numbers"] = "auto"
+) -> Classes | Scale:
+    """Colours of the points by a column (None: "labels" where there are any, else one colour for all)."""
+    if cmap is not None and cmap not in matplotlib.colormaps:
+        raise BadInput(f"colour map {cmap!r}: unknown to matplotlib.{nearest(cmap, matplotlib.colormaps)}")
+    name = column or (LABELS if points.labels is not None else None)
+    if name is None:
+        return Classes("", ("all",), np.zeros(len(points), int), np.array([matplotlib.colors.to_rgb("tab:blue")]))
+    values = points.column(name)
+    if kind == "numbers" and values.dtype.kind not in "iuf":
+        raise BadInput(f"column {name!r} holds words; it can be coloured as categories only")
+    if kind == "numbers" or (kind == "auto" and is_numeric(values, name)):
+        numbers = values.astype(float)
+        finite = numbers[np.isfinite(numbers)]
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        return Scale(name, numbers, low, high, cmap or "viridis")
+    names, codes = categories(values)
+    return Classes(name, names, codes, class_colours(len(names), cmap))
+
+
+def class_colours(count: int, cmap: str | None = None) -> np.ndarray:
+    """(count, 3): ten or twenty distinct colours where they suffice, else hues around the wheel, or along a cmap."""
+    if cmap is None and count <= 20:
+        return np.array(matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors)[:count]  # type: ignore[attr-defined]
+    if cmap is None:
+        hue = np.arange(count) / count
+        light = np.where(np.arange(count) % 2, 0.95, 0.72)
+        return matplotlib.colors.hsv_to_rgb(np.stack([hue, np.full(count, 0.85), light], 1))
+    return matplotlib.colormaps[cmap](np.linspace(0, 1, count))[:, :3]
+
+
+# --- the view -------------------------------------------------------------------------------------------------------
+
+
+def directions(view: View) -> np.ndarray:
+    """(3, 3): the directions in space of right, up, and towards the viewer."""
+    e, a = math.radians(view.elev), math.radians(view.azim)
+    se, ce, sa, ca = math.sin(e), math.cos(e), math.sin(a), math.cos(a)
+    return np.array([[-sa, ca, 0], [-se * ca, -se * sa, ce], [ce * ca, ce * sa, se]])
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Points on the paper: xy (N, 2); depth (N,) towards the viewer, or None; box edges to draw; limits."""
+
+    xy: np.ndarray
+    depth: np.ndarray | None
+    edges: np.ndarray
+    limits: tuple[float, float, float, float]
+
+
+def flatten(coords: np.ndarray, view: View) -> Flat:
+    """Places on the paper of a map of any dimension: 1 on a zero axis, 2 as they are, 3 turned, more: the first three."""
+    coords = np.asarray(coords[:, :3], np.float64)
+    if coords.shape[1] < 3:
+        xy = coords if coords.shape[1] == 2 else np.column_stack([coords[:, 0], np.zeros(len(coords))])
+        low, high = xy.min(0), xy.max(0)
+        pad = 0.05 * max((high - low).max(), 1e-9)
+        return Flat(xy, None, np.empty((0, 2, 2)), (low[0] - pad, high[0] + pad, low[1] - pad, high[1] + pad))
+    low, high = coords.min(0), coords.max(0)
+    centre, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-9)
+    axes = directions(view)
+    turned = (coords - centre) @ axes.T
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * half
+    pairs = [(i, j) for i in range(8) for j in range(i + 1, 8) if np.sum(corners[i] != corners[j]) == 1]
+    edges = np.array([[corners[i] @ axes[:2].T, corners[j] @ axes[:2].T] for i, j in pairs])
+    reach = float(np.linalg.norm(half)) / view.zoom
+    return Flat(turned[:, :2], turned[:, 2], edges, (-reach, reach, -reach, reach))
+
+
+# --- a picture ------------------------------------------------------------------------------------------------------
+
+
+def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None, dpi: int = 150) -> Figure:
+    """A figure of a map: feats (N, 1 | 2 | 3 | more) as places, a column as colour, a second one as marker shape.
+
+    cmap: a colour map of matplotlib; None: distinct colours for categories, viridis for numbers.
+    """
+    look = look or Look()
+    if not len(points):
+        raise BadInput("no points to draw")
+    if not np.isfinite(points.feats).all():
+        raise BadInput("some places are NaN or infinite; project again")
+    colours = colouring(points, look.color_by, cmap, look.color_as)
+    pictures = find_pictures(points, look.images) if look.images else None
+    flat = flatten(points.feats, look.seen)
+    style = _legend_style(look.legend, colours)
+    if style == "wheel" and isinstance(colours, Classes):
+        colours = _by_direction(colours, flat.xy, cmap)
+    figure, axes = _figure(look, dpi)
+    shapes = _shapes(points, look)
+    _panel(figure, axes, colours, shapes, style)
+    _frame(axes, flat)
+    _marks(axes, flat, colours.rgb, shapes, look)
+    if pictures is not None:
+        _thumbnails(figure, axes, flat, colours.rgb, pictures)
+    if style == "medians" and isinstance(colours, Classes):
+        _names_at_medians(figure, axes, flat.xy, colours)
+    return figure
+
+
+def _figure(look: Look, dpi: int) -> tuple[Figure, Any]:
+    figure = Figure(figsize=look.fig_size, dpi=dpi)
+    FigureCanvasAgg(figure)
+    top = 0.98
+    if look.title:
+        title = figure.suptitle(look.title, y=0.985, va="top", fontsize=12)
+        top = title.get_window_extent().y0 / figure.bbox.height - 0.015
+    return figure, figure.add_axes((0.02, 0.02, 0.96, top - 0.02))
+
+
+def _frame(axes: Any, flat: Flat) -> None:
+    """Limits of equal scale in both directions, no ticks (the axes of a map mean nothing), the box of a 3-D map."""
+    left, right, bottom, top = _limits(flat, axes.get_window_extent())
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.patch.set_alpha(0)
+    if flat.depth is not None:
+        axes.set_frame_on(False)
+    elif not np.ptp(flat.xy[:, 1]):
+        axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    for spine in axes.spines.values():
+        spine.set_color("0.75")
+    for line in flat.edges:
+        axes.plot(line[:, 0], line[:, 1], color="0.8", linewidth=0.8, zorder=0)
+
+
+def _shapes(points: Points, look: Look) -> Shapes:
+    """Names, the code of each point, and the column's title; one shape for all where no column is asked for."""
+    column = look.shape_by
+    if column is None:
+        return ("",), np.zeros(len(points), int), ""
+    names, codes = categories(points.column(column))
+    if len(names) > len(MARKERS):
+        raise BadInput(f"column {column!r} has {len(names)} values; there are {len(MARKERS)} marker shapes")
+    if len(points) > look.dense:
+        warnings.warn(f"above {look.dense:,} points density is drawn: marker shapes are left out", LoupeWarning, 3)
+        return ("",), np.zeros(len(points), int), ""
+    return names, codes, column
+
+
+def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -> None:
+    total = len(flat.xy)
+    if total > look.dense:
+        _density(axes, flat, rgb, look)
+        return
+    size = look.marker_size or float(np.clip(25_000 / total, 2, 50))
+    alpha = look.alpha or (0.9 if total < 2000 else 0.7)
+    order = np.random.default_rng(0).permutation(total) if flat.depth is None else np.argsort(flat.depth, kind="stable")
+    sizes = np.full(total, size)
+    if flat.depth is not None:
+        near = (flat.depth - flat.depth.min()) / max(float(np.ptp(flat.depth)), 1e-9)
+        sizes = size * (0.55 + 0.9 * near)
+    colours = np.column_stack([rgb, np.full(total, alpha)])
+    for code in range(len(shapes[0])):
+        mine = order[shapes[1][order] == code]
+        axes.scatter(
+            *flat.xy[mine].T,
+            s=sizes[mine],
+            c=colours[mine],
+            marker=MARKERS[code],
+            linewidths=0,
+            rasterized=total > 5000,
+        )
+
+
+def _density(axes: Any, flat: Flat, rgb: np.ndarray, look: Look) -> None:
+    """Pixels instead of markers: hue is the mean colour of the points in a pixel, strength the log of their number."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    wide = int(np.clip(2.2 * len(flat.xy) ** 0.5, 200, max(200, axes.get_window_extent().width)))
+    high = max(1, round(wide * (top - bottom) / (right - left)))
+    column = ((flat.xy[:, 0] - left) / (right - left) * wide).astype(int)
+    row = ((flat.xy[:, 1] - bottom) / (top - bottom) * high).astype(int)
+    seen = (column >= 0) & (column < wide) & (row >= 0) & (row < high)
+    cell = row[seen] * wide + column[seen]
+    count = np.bincount(cell, minlength=wide * high)
+    mean = [np.bincount(cell, rgb[seen, i], wide * high) / np.maximum(count, 1) for i in range(3)]
+    strength = (
+        np.log1p(count) / np.log1p(max(1.0, float(np.quantile(count[count > 0], 0.98)))) if count.any() else count
+    )
+    alpha = np.where(count > 0, 0.25 + 0.75 * strength.clip(0, 1), 0) * (look.alpha or 1)
+    image = np.stack([*mean, alpha], -1).reshape(high, wide, 4).clip(0, 1)
+    axes.imshow(image, extent=(left, right, bottom, top), origin="lower", interpolation="nearest", aspect="auto")
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+
+
+def _limits(flat: Flat, box: Any) -> tuple[float, float, float, float]:
+    """Limits that show all of a map in a box of pixels, the same scale across and up."""
+    left, right, bottom, top = flat.limits
+    scale = max((right - left) / box.width, (top - bottom) / box.height)
+    x, y, w, h = (left + right) / 2, (bottom + top) / 2, scale * box.width / 2, scale * box.height / 2
+    return x - w, x + w, y - h, y + h
+
+
+# --- legends --------------------------------------------------------------------------------------------------------
+
+
+def _legend_style(asked: str, colours: Classes | Scale) -> str:
+    if isinstance(colours, Scale):
+        return "none" if asked == "none" else "bar"
+    if asked != "auto":
+        return asked
+    count = len(colours.names)
+    return "none" if count == 1 else "list" if count <= LISTED else "medians" if count <= AT_MEDIANS else "wheel"
+
+
+def _by_direction(colours: Classes, xy: np.ndarray, cmap: str | None) -> Classes:
+    """Hue by the direction in which a class lies from the middle of the map, so that near classes are alike."""
+    apart = medians(xy, colours.codes, len(colours.names)) - np.median(xy, 0)
+    order = np.argsort(np.arctan2(apart[:, 1], apart[:, 0]), kind="stable")
+    turned = np.empty_like(colours.colours)
+    turned[order] = class_colours(len(order), cmap or "hsv")
+    return replace(colours, colours=turned)
+
+
+def medians(xy: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+    """(count, 2): the coordinate-wise median of every class."""
+    order = np.argsort(codes, kind="stable")
+    edges = np.searchsorted(codes[order], np.arange(count + 1))
+    return np.array([np.median(xy[order[a:b]], 0) if b > a else np.zeros(2) for a, b in pairwise(edges)])
+
+
+def _short(name: str, most: int = 28) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _panel(figure: Figure, axes: Any, colours: Classes | Scale, shapes: Shapes, style: str) -> None:
+    """What stands to the right of the plot; the plot is narrowed by as much as it needs."""
+    box = axes.get_position()
+    if style == "bar" and isinstance(colours, Scale):
+        axes.set_position((box.x0, box.y0, 0.84 - box.x0, box.height))
+        mappable = matplotlib.cm.ScalarMappable(
+            matplotlib.colors.Normalize(colours.low, colours.high), matplotlib.colormaps[colours.cmap]
+        )
+        side = figure.add_axes((0.86, box.y0 + 0.2 * box.height, 0.025, 0.6 * box.height))
+        figure.colorbar(mappable, cax=side).set_label(colours.title)
+    groups = []
+    if style in ("list", "wheel") and isinstance(colours, Classes):
+        shown = range(len(colours.names)) if style == "list" else sorted(colours.largest[:LISTED])
+        title = colours.title if style == "list" else f"{colours.title}: {len(shown)} largest of {len(colours.names):,}"
+        rows = [(_short(colours.names[i]), {"color": tuple(colours.colours[i]), "marker": "o"}) for i in shown]
+        groups.append((title, rows))
+    if shapes[2]:
+        rows = [(_short(name), {"color": "0.35", "marker": MARKERS[i]}) for i, name in enumerate(shapes[0])]
+        groups.append((shapes[2], rows))
+    if groups:
+        _list(figure, axes, groups, wheel=style == "wheel")
+
+
+def _list(figure: Figure, axes: Any, groups: list[tuple[str, list[tuple[str, dict]]]], wheel: bool) -> None:
+    """Legends one below the other at the right edge, in letters small enough to fit."""
+    box = axes.get_position()
+    size = np.array([figure.bbox.width, figure.bbox.height])
+    ring = 0.16 if wheel else 0.0
+    for font, columns in ((9, 1), (8, 1), (7, 1), (6, 1), (6, 2), (5, 2), (4, 3)):
+        made, y, wide = [], box.y1 - ring * size[0] / size[1], ring
+        for title, rows in groups:
+            handles = [Line2D([], [], linestyle="", markersize=font * 0.7, label=name, **mark) for name, mark in rows]
+            legend = figure.legend(
+                handles=handles,
+                title=_short(title, 40),
+                loc="upper right",
+                bbox_to_anchor=(0.99, y),
+                fontsize=font,
+                title_fontsize=font,
+                ncols=columns,
+                frameon=False,
+                borderpad=0,
+                borderaxespad=0,
+                handletextpad=0.3,
+            )
+            extent = legend.get_window_extent()
+            y, wide = y - extent.height / size[1] - 0.02, max(wide, extent.width / size[0])
+            made.append(legend)
+        if y >= box.y0 - 0.02 and wide < 0.45:
+            break
+        if (font, columns) != (4, 3):
+            for legend in made:
+                legend.remove()
+    axes.set_position((box.x0, box.y0, 0.99 - wide - 0.02 - box.x0, box.height))
+    if wheel:
+        side = figure.add_axes(
+            (0.99 - wide / 2 - 0.07, box.y1 - 0.14 * size[0] / size[1], 0.14, 0.14 * size[0] / size[1]),
+            projection="polar",
+        )
+        turn = np.linspace(-np.pi, np.pi, 181)
+        side.pcolormesh(turn, [0.6, 1], np.linspace(0, 1, 180)[None], cmap="hsv")
+        side.set_ylim(0, 1)
+        side.axis("off")
+
+
+def _names_at_medians(figure: Figure, axes: Any, xy: np.ndarray, colours: Classes) -> None:
+    """The name of every class on its median, moved aside with a line where names would overlap; largest first."""
+    font = 8 if len(colours.names) <= 60 else 6
+    middle = axes.transData.transform(medians(xy, colours.codes, len(colours.names)))
+    frame = axes.get_window_extent()
+    taken: list[tuple[float, float, float, float]] = []
+    left_out = 0
+    for code in colours.largest:
+        text = axes.text(0, 0, _short(colours.names[code]), fontsize=font, ha="center", va="center", zorder=5)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        extent = text.get_window_extent()
+        place = _free_place(middle[code], extent.width + 4, extent.height + 2, taken, frame)
+        if place is None:
+            text.remove()
+            left_out += 1
+            continue
+        taken.append(place)
+        centre = np.array([place[0] + place[2], place[1] + place[3]]) / 2
+        there, target = axes.transData.inverted().transform([centre, middle[code]])
+        text.set_position(there)
+        if np.hypot(*(centre - middle[code])) > extent.height:
+            axes.plot(*zip(there, target, strict=True), color="0.4", linewidth=0.6, zorder=4)
+    if left_out:
+        figure.text(0.98, 0.005, f"{left_out} names had no room", fontsize=7, ha="right", color="0.4")
+
+
+def _free_place(middle: np.ndarray, wide: float, high: float, taken: list, frame: Any) -> tuple | None:
+    """A box of this size near middle that overlaps none of those taken and lies in the frame, nearest first."""
+    for ring in range(13):
+        for turn in range(1 if ring == 0 else 16):
+            angle = 2 * math.pi * turn / 16
+            x = middle[0] + ring * high * 1.4 * math.cos(angle)
+            y = middle[1] + ring * high * 1.1 * math.sin(angle)
+            box = (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2)
+            inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
+            if inside and not any(_overlap(box, other) for other in taken):
+                return box
+    return None
+
+
+def _overlap(a: tuple, b: tuple) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+# --- thumbnails -----------------------------------------------------------------------------------------------------
+
+
+def find_pictures(points: Points, folder: Path) -> list[Path | None]:
+    """The picture of every sample: folder / (column "file" or "path", else the id), with or without a suffix."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder of pictures")
+    column = next((points.columns[name] for name in ("file", "path") if name in points.columns), points.ids)
+    stems = {
+        path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix
+    }
+    found = []
+    for name in column.tolist():
+        path = folder / str(name)
+        found.append(path if path.is_file() else stems.get(str(name)))
+    if not any(found):
+        raise BadInput(
+            f"{folder}: holds no picture of the first sample {str(column[0])!r} nor of any other; names are the ids"
+        )
+    return found
+
+
+def thumbnail(path: Path, side: int) -> np.ndarray:
+    """(h, w, 3) uint8, the longer side `side` pixels."""
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+        scale = side / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return np.asarray(picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST))
+
+
+def _thumbnails(figure: Figure, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None]) -> None:
+    """Pictures as markers: in a fixed random order, each where it overlaps none before it."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    side = max(12.0, min(figure.bbox.width, figure.bbox.height) / 24)
+    middle, apart = axes.transData.transform(flat.xy), 1.25 * side
+    taken: dict[tuple[int, int], np.ndarray] = {}
+    for i in np.random.default_rng(0).permutation(len(flat.xy)):
+        path = pictures[i]
+        x, y = (middle[i] // apart).astype(int)
+        near = (taken.get((x + right, y + up)) for right in (-1, 0, 1) for up in (-1, 0, 1))
+        if path is None or any(other is not None and (abs(other - middle[i]) < apart).all() for other in near):
+            continue
+        taken[x, y] = middle[i]
+        image = OffsetImage(thumbnail(path, 64), zoom=side / 64 * 72 / figure.dpi, interpolation="bilinear")
+        frame = {"edgecolor": tuple(rgb[i]), "linewidth": 1.5, "boxstyle": "square,pad=0.05"}
+        axes.add_artist(AnnotationBbox(image, flat.xy[i], frameon=True, pad=0, bboxprops=frame))
+
+
+# --- two maps -------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(
+    first: Points,
+    second: Points,
+    moved: np.ndarray,
+    names: tuple[str, str],
+    look: Look | None = None,
+    *,
+    cmap: str | None = None,
+    dpi: int = 150,
+    caption: str = "",
+) -> Figure:
+    """Two maps of the same samples, row for row, with lines between the places of the rows in `moved`."""
+    look = look or Look(fig_size=(14.0, 7.5))
+    both = np.concatenate([first.feats, second.feats])
+    shared = flatten(both, look.seen)
+    halves = [replace(shared, xy=part, depth=None) for part in (shared.xy[: len(first)], shared.xy[len(first) :])]
+    colours = colouring(first, look.color_by, cmap, look.color_as)
+    plain: Shapes = (("",), np.zeros(len(first), int), "")
+    style = _legend_style(look.legend, colours)
+    figure, axes = _figure(look, dpi)
+    _panel(figure, axes, colours, plain, style)
+    box = axes.get_position()
+    axes.remove()
+    wide = (box.width - 0.03) / 2
+    panels = [figure.add_axes((box.x0 + i * (wide + 0.03), 0.07, wide, box.y1 - 0.12)) for i in (0, 1)]
+    for panel, flat, name in zip(panels, halves, names, strict=True):
+        _frame(panel, flat)
+        _marks(panel, flat, colours.rgb, plain, look)
+        panel.set_title(name, fontsize=10)
+    for row in moved:
+        line = ConnectionPatch(halves[0].xy[row], halves[1].xy[row], "data", "data", axesA=panels[0], axesB=panels[1])
+        line.set(color="0.25", linewidth=0.6, alpha=0.6)
+        figure.add_artist(line)
+    if style == "medians" and isinstance(colours, Classes):
+        for panel, flat in zip(panels, halves, strict=True):
+            _names_at_medians(figure, panel, flat.xy, colours)
+    figure.text(0.5 * (box.x0 + box.x1), 0.02, caption, ha="center", fontsize=9)
+    return figure
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def check_format(suffix: str) -> str:
+    """The format without its dot, or BadInput."""
+    name = suffix.lower().lstrip(".")
+    if name not in FORMATS:
+        raise BadInput(f"format {suffix!r} cannot be written; expected one of {', '.join(FORMATS)}")
+    if name == "mp4" and find_spec("imageio_ffmpeg") is None:
+        raise need("imageio-ffmpeg", "video")
+    return name
+
+
+def save(figure: Figure, path: Path, *, transparent: bool = False) -> Path:
+    """Write a figure in the format of its suffix; whole or absent. Formats without transparency get white."""
+    name = check_format(path.suffix)
+    with aside(path) as (draft,):
+        if name in ("bmp", "jpg", "jpeg"):
+            Image.fromarray(_pixels(figure)).save(draft, quality=92)
+        else:
+            with matplotlib.rc_context({"svg.hashsalt": "loupe"}):
+                figure.savefig(draft, format=name, dpi=figure.dpi, transparent=transparent, metadata=_undated(name))
+    return path
+
+
+def _undated(name: str) -> Mapping[str, Any] | None:
+    """The same picture twice is the same file: no date inside."""
+    return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name)
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """(h, w, 3) uint8."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def turntable(
+    points: Points,
+    path: Path,
+    look: Look,
+    *,
+    cmap: str | None = None,
+    dpi: int = 100,
+    frames: int = 72,
+    seconds: float = 6.0,
+) -> Path:
+    """A 3-D map turned once around its upright axis, as .gif or .mp4."""
+    name = check_format(path.suffix)
+    if name not in ("gif", "mp4"):
+        raise BadInput(f"{path}: a turntable is written as .gif or .mp4")
+    if points.feats.shape[1] < 3:
+        raise BadInput(
+            f"a turntable needs a map of 3 dimensions, this one has {points.feats.shape[1]}; project with -e 3"
+        )
+    turned = []
+    for i in range(frames):
+        view = replace(look.seen, azim=look.seen.azim + 360 * i / frames)
+        turned.append(_pixels(scatter(points, replace(look, view=str(view)), cmap=cmap, dpi=dpi)))
+    return write_video(turned, path, frames / seconds)
+
+
+def read_map(path: str | Path, **options: Any) -> Points:
+    """Points to draw: a projection. Raises BadInput for features that were not projected yet."""
+    points = read_points(path, **options)
+    width = points.feats.shape[1]
+    wide = points.feats.ndim > 2 or width > FEATURES_WIDE
+    if points.record.get("kind") == "features" or (not points.record and wide):
+        raise BadInput(
+            f"{path}: features of {' x '.join(map(str, points.feats.shape[1:]))} numbers, not a map;"
+            f" first: loupe project {path} -o points.npz"
+        )
+    if width > 3:
+        warnings.warn(f"{path}: the first 3 of {width} dimensions are drawn", LoupeWarning, 2)
+    return points
+
+
+def draw_points(
+    path: str | Path,
+    save_path: str | Path | None = None,
+    look: Look | None = None,
+    *,
+    cmap: str | None = None,
+    dpi: int = 150,
+) -> Path:
+    """Draw a points file: a picture (png jpg jpeg bmp tiff tif svg pdf), a turntable (gif mp4), or a page (html).
+
+    path: .npz, .npy or .parquet. save_path: a file; None: beside it, in the format look.save_ext (png). A view saved
+    beside it by adjust-3d (NAME.view.json) is used unless look has one.
+    """
+    look = look or Look()
+    name = check_format(Path(save_path).suffix if save_path else look.save_ext or "png")
+    out = Path(save_path) if save_path else Path(path).with_suffix(f".{name}")
+    points = read_map(path, labels=look.labels)
+    saved = Path(path).with_suffix(".view.json")
+    if look.view is None and saved.is_file():
+        look = replace(look, view=str(saved))
+    if name == "html":
+        from torchloupe.render.page import write_page
+
+        return write_page(points, out, look, cmap=cmap)
+    if name in ("gif", "mp4"):
+        return turntable(points, out, look, cmap=cmap, dpi=min(dpi, 100))
+    return save(scatter(points, look, cmap=cmap, dpi=dpi), out, transparent=look.transparent)
+
+
+def redraw(paths: Sequence[Path], goal: str | None, style: Any, look: Look) -> list[Path]:
+    """Draw points files for `loupe draw`: goal is a file or a folder, or None for beside each; style gives cmap and dpi."""
+    name = look.save_ext or style.format
+    written = []
+    for path in paths:
+        out = None if goal is None else Path(goal)
+        if out is not None and (len(paths) > 1 or not out.suffix):
+            out = out / f"{path.stem}.{name}"
+        cmap = None if style.cmap == "auto" else style.cmap
+        written.append(draw_points(path, out, replace(look, save_ext=name), cmap=cmap, dpi=style.dpi))
+    return written

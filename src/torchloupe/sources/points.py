@@ -1,0 +1,245 @@
+"""Reading points: npz, npy, parquet; memory-mapped where the file allows it, never pickled."""
+
+from __future__ import annotations
+
+import csv
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchloupe.errors import BadInput, UnsafeFile, need
+from torchloupe.points import LABELS, Points
+
+FEATS = ("feats", "features", "embeddings", "embedding", "X", "x")
+SUFFIXES = (".npz", ".npy", ".parquet")
+
+
+def read_points(path: str | Path, *, labels: str | Path | None = None, vector: str | None = None) -> Points:
+    """Points from a file.
+
+    path: .npz with `feats` (or `features`, `embeddings`, `X`, or the array named by vector) and any (N,) columns;
+    .npy with the features alone; .parquet with one column of vectors (named by vector, or the only one there is).
+    Uncompressed npz members and npy files are memory-mapped, so they may be larger than memory.
+    labels: .npy or .npz with (N,) values in the same order, or .csv or .parquet: joined by a column `id` (or `ids`)
+    where it has one, else in the same order.
+    Raises BadInput (what was found, what was expected), UnsafeFile for pickled objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; expected one of {', '.join(SUFFIXES)}")
+    if path.suffix == ".npz":
+        feats, columns = _from_npz(path, vector)
+    elif path.suffix == ".npy":
+        feats, columns = _npy(path), {}
+    elif path.suffix == ".parquet":
+        feats, columns = _from_parquet(path, vector)
+    else:
+        raise BadInput(f"{path}: unknown kind of file {path.suffix or 'without a suffix'!r}; expected {SUFFIXES}")
+    if feats.ndim < 2 or feats.dtype.kind not in "fiub":
+        raise BadInput(
+            f"{path}: feats has shape {feats.shape} of {feats.dtype}, expected numbers (samples, dimensions)"
+        )
+    ids = columns.pop("ids", None)
+    ids = np.arange(len(feats)).astype(str) if ids is None else _text(ids)
+    points = _checked(path, feats, ids, columns)
+    return points if labels is None else with_labels(points, Path(labels))
+
+
+def _checked(path: Path, feats: np.ndarray, ids: np.ndarray, columns: Mapping[str, np.ndarray]) -> Points:
+    try:
+        return Points(feats, ids, {name: _column(values) for name, values in columns.items()}, read_record(path))
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The JSON record beside a points file, or {} where there is none."""
+    beside = Path(path).with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        record = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{beside}: not a JSON record ({error}); move it away or write it again") from None
+    return record if isinstance(record, dict) else {}
+
+
+def _from_npz(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    arrays = _members(path)
+    wanted = (vector,) if vector else FEATS
+    name = next((name for name in wanted if name in arrays), None)
+    if name is None:
+        raise BadInput(f"{path}: no array {' or '.join(wanted)}; it holds {', '.join(arrays) or 'nothing'}")
+    feats = arrays.pop(name)
+    columns = {key: np.asarray(values) for key, values in arrays.items() if values.ndim == 1}
+    return feats, columns
+
+
+def _members(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz by name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
+    except zipfile.BadZipFile:
+        raise BadInput(f"{path}: not an npz file; write it with numpy.savez, or name a .npy file .npy") from None
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array of an npz: memory-mapped where it is stored uncompressed, else read."""
+    try:
+        with archive.open(info) as file:
+            if info.compress_type != zipfile.ZIP_STORED:
+                return np.lib.format.read_array(file, allow_pickle=False)
+            shape, order, dtype = _header(file)
+            start = file.tell()
+    except ValueError as error:
+        raise _refused(f"{path}: {info.filename}", error) from None
+    if dtype.hasobject:
+        raise _refused(f"{path}: {info.filename}", "it holds Python objects")
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        name_length, extra_length = struct.unpack("<26xHH", file.read(30))
+    offset = info.header_offset + 30 + name_length + extra_length + start
+    return np.memmap(path, dtype, "r", offset, shape, order)
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], Any, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, "F" if fortran else "C", dtype
+
+
+def _npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise BadInput(f"{path}: not a numpy array; write it with numpy.save")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise _refused(str(path), error) from None
+
+
+def _refused(where: str, error: object) -> BadInput | UnsafeFile:
+    if "object" in str(error).lower() or "pickle" in str(error).lower():
+        return UnsafeFile(
+            f"{where}: pickled objects, refused (they run code); save plain arrays of numbers and strings"
+        )
+    return BadInput(f"{where}: not a numpy array ({error})")
+
+
+def pyarrow() -> Any:
+    """The package pyarrow, or MissingPackage."""
+    try:
+        import pyarrow as package
+        import pyarrow.parquet
+    except ImportError:
+        raise need("pyarrow", "embed") from None
+    return package
+
+
+def _from_parquet(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    table = _table(path)
+    types = {name: table.schema.field(name).type for name in table.column_names}
+    arrow = pyarrow().types
+    lists = [name for name, kind in types.items() if arrow.is_list(kind) or arrow.is_large_list(kind)]
+    lists += [name for name, kind in types.items() if arrow.is_fixed_size_list(kind)]
+    known = [name for name in FEATS if name in lists]
+    name = vector or (known[0] if known else lists[0] if len(lists) == 1 else None)
+    if name is None or name not in lists:
+        raise BadInput(
+            f"{path}: no single column of vectors; vector columns: {lists or 'none'}; say which with --vector"
+        )
+    column = table[name].combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    if len(column) == 0 or len(flat) % len(column) or column.null_count or len(set(np.diff(_offsets(column)))) > 1:
+        raise BadInput(f"{path}: column {name}: its vectors are not all of one length")
+    columns = {key: table[key].to_numpy() for key in table.column_names if key not in lists}
+    return flat.reshape(len(column), -1), _named(columns)
+
+
+def _offsets(column: Any) -> np.ndarray:
+    if hasattr(column, "offsets"):
+        return column.offsets.to_numpy()
+    return np.arange(len(column) + 1) * column.type.list_size
+
+
+def _table(path: Path) -> Any:
+    package = pyarrow()
+    try:
+        return package.parquet.read_table(path)
+    except package.ArrowInvalid as error:
+        raise BadInput(f"{path}: not a parquet file ({error})") from None
+
+
+def _named(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`id` read as `ids`, `label` as `labels`; the columns x, y, z of a map that was written are dropped."""
+    renamed = {{"id": "ids", "label": LABELS}.get(name, name): column for name, column in columns.items()}
+    return {name: column for name, column in renamed.items() if not name.startswith("projection_")}
+
+
+def with_labels(points: Points, path: Path) -> Points:
+    """Points with the label columns of another file: joined by id, or in the same order where it has no ids."""
+    columns = _label_columns(path)
+    ids = columns.pop("ids", None)
+    if ids is None:
+        return _checked(path, points.feats, points.ids, {**points.columns, **columns})
+    place = {name: row for row, name in enumerate(_text(ids).tolist())}
+    missing = [name for name in points.ids.tolist() if name not in place]
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise BadInput(f"{path}: {len(missing)} of {len(points)} ids have no row, the first: {shown}")
+    rows = np.array([place[name] for name in points.ids.tolist()])
+    joined = {**points.columns, **{name: _column(values)[rows] for name, values in columns.items()}}
+    return Points(points.feats, points.ids, joined, points.record)
+
+
+def _label_columns(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file of labels; expected .npy, .npz, .csv or .parquet")
+    if path.suffix == ".npy":
+        return {LABELS: np.asarray(_npy(path))}
+    if path.suffix == ".npz":
+        arrays = _members(path)
+        return _named({name: np.asarray(values) for name, values in arrays.items() if values.ndim == 1})
+    if path.suffix == ".parquet":
+        table = _table(path)
+        return _named({name: table[name].to_numpy() for name in table.column_names})
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: not a CSV file in UTF-8 ({error}); expected .npy, .npz, .csv or .parquet") from None
+    ragged = next((i for i, row in enumerate(rows, start=2) if len(row) != len(header)), None)
+    if not header or ragged is not None:
+        raise BadInput(f"{path}: line {ragged or 1} does not have the {len(header)} values of the header line")
+    return _named({name: _numeric([row[i] for row in rows]) for i, name in enumerate(header)})
+
+
+def _numeric(values: list[str]) -> np.ndarray:
+    """Numbers where all are numbers; a name such as 007 stays text."""
+    if any(len(value) > 1 and value[0] == "0" and value.isdigit() for value in values):
+        return np.array(values, dtype=str)
+    for kind in (np.int64, np.float64):
+        try:
+            return np.array(values, dtype=kind)
+        except ValueError:
+            continue
+    return np.array(values, dtype=str)
+
+
+def _text(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values).astype(str)
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    """A column as numbers or strings; objects (from parquet) become strings."""
+    values = np.asarray(values)
+    return values if values.dtype.kind in "fiubU" else values.astype(str)

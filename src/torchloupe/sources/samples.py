@@ -1,0 +1,97 @@
+"""A data set as named samples that a model can be fed with: `folder:PATH` of pictures, `sequences:PATH` of gait."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from torchloupe.errors import BadInput, nearest
+from torchloupe.points import LABELS
+from torchloupe.probe import Batch, Subject
+from torchloupe.sources.images import find, read
+from torchloupe.sources.sequences import sequences
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N samples, not yet read: ids, label columns (N,) each, and load(subject, rows) -> Batch of those rows.
+
+    stamp: changes when a file behind the samples does.
+    together: how many may go into one batch (1 where samples differ in length); None: as many as asked.
+    """
+
+    ids: np.ndarray
+    load: Callable[[Subject, Sequence[int]], Batch]
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stamp: str = ""
+    together: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _stamp(files: Iterable[Path]) -> str:
+    """A hash of names, sizes and times; no file is read."""
+    digest = hashlib.sha256()
+    for file in files:
+        about = file.stat()
+        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def folder(path: str) -> Samples:
+    """All pictures below a folder, sorted; ids are paths relative to it, the first folder below it is the label."""
+    root = Path(path)
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder of pictures")
+    files = find(root)
+    relative = [file.relative_to(root) for file in files]
+    columns = {}
+    if all(len(name.parts) > 1 for name in relative):
+        columns[LABELS] = np.array([name.parts[0] for name in relative])
+
+    def load(subject: Subject, rows: Sequence[int]) -> Batch:
+        if subject.prepare is None:
+            raise BadInput(f"model {subject.spec or 'given'!r} does not say how it takes pictures: no data to embed")
+        return subject.prepare([read(files[row]) for row in rows], tuple(relative[row].as_posix() for row in rows))
+
+    return Samples(np.array([name.as_posix() for name in relative]), load, columns, _stamp(files))
+
+
+def walks(path: str) -> Samples:
+    """All sequences of a gait tree <id>/<type>/<view>/; ids are id-type-view, labels the identities.
+
+    Further columns: type and view (numbers where all views are numbers). One sequence a batch: lengths differ.
+    """
+    found = sequences(path)
+    columns = {
+        LABELS: np.array([walk.identity for walk in found]),
+        "type": np.array([walk.condition for walk in found]),
+    }
+    columns["view"] = np.array([walk.view for walk in found])
+
+    def load(subject: Subject, rows: Sequence[int]) -> Batch:
+        if subject.prepare is None or subject.kind != "embedder":
+            raise BadInput(f"model {subject.spec or 'given'!r} does not take sequences; expected opengait:CONFIG.yaml")
+        return subject.prepare(found[rows[0]])
+
+    stamp = _stamp(file for walk in found for file in walk.files)
+    return Samples(np.array([walk.name for walk in found]), load, columns, stamp, together=1)
+
+
+KINDS: dict[str, Callable[[str], Samples]] = {"folder": folder, "sequences": walks}
+
+
+def samples(spec: str) -> Samples:
+    """A data set from "kind:rest"; a folder's path alone is a folder of pictures."""
+    kind, colon, rest = spec.partition(":")
+    if not colon and Path(spec).is_dir():
+        return folder(spec)
+    if not colon or kind not in KINDS:
+        known = ", ".join(f"{name}:PATH" for name in KINDS)
+        raise BadInput(f"data {spec!r}: expected {known}.{nearest(kind, KINDS)}")
+    return KINDS[kind](rest)

@@ -1,0 +1,169 @@
+"""The numbers of an arrangement against plain loops, scikit-learn and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.manifold import trustworthiness
+from sklearn.metrics import silhouette_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from torchloupe.errors import BadInput
+from torchloupe.methods.arrangement import (
+    Arrangement,
+    arrangement,
+    linear_cka,
+    nearest_neighbours,
+    procrustes,
+    silhouette,
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    feats, labels = load_digits(return_X_y=True)
+    return feats[:400], labels[:400], np.random.default_rng(0).normal(size=(400, 2)) + feats[:400, 20:22]
+
+
+def loops(feats, coords, k):
+    """Trustworthiness and kept neighbours, as their definitions read."""
+    n, penalty, kept = len(feats), 0, 0
+    for i in range(n):
+        far = sorted((float(np.sum((feats[i] - feats[j]) ** 2)), j) for j in range(n) if j != i)
+        near = sorted((float(np.sum((coords[i] - coords[j]) ** 2)), j) for j in range(n) if j != i)
+        rank = {j: r for r, (_, j) in enumerate(far, start=1)}
+        chosen = [j for _, j in near[:k]]
+        penalty += sum(rank[j] - k for j in chosen if rank[j] > k)
+        kept += len({j for _, j in far[:k]} & set(chosen))
+    return 1 - 2 * penalty / (n * k * (2 * n - 3 * k - 1)), kept / (n * k)
+
+
+@pytest.mark.parametrize("k", [1, 5, 12])
+def test_trustworthiness_and_kept_neighbours_by_loops(k):
+    random = np.random.default_rng(k)
+    feats = random.normal(size=(60, 5))
+    coords = feats[:, :2] + random.normal(size=(60, 2))
+    found = arrangement(feats, coords, k=k)
+    assert (found.trustworthiness, found.kept) == pytest.approx(loops(feats, coords, k), abs=1e-12)
+    assert found.asked == found.points == 60
+
+
+def test_against_scikit_learn(digits):
+    feats, labels, coords = digits
+    found = arrangement(feats, coords, labels, k=10)
+    assert found.trustworthiness == pytest.approx(trustworthiness(feats, coords, n_neighbors=10), abs=1e-3)
+    assert found.silhouette[0] == pytest.approx(silhouette_score(feats, labels), abs=1e-9)
+    assert found.silhouette[1] == pytest.approx(silhouette_score(coords, labels), abs=1e-9)
+    for mine, space in zip(found.accuracy, (feats, coords), strict=True):
+        right = 0
+        for i in range(0, 400, 10):
+            others = np.delete(np.arange(400), i)
+            model = KNeighborsClassifier(10).fit(space[others], labels[others])
+            right += model.predict(space[i : i + 1])[0] == labels[i]
+        assert mine == pytest.approx(right / 40, abs=0.12)
+
+
+def test_accuracy_by_loops(digits):
+    feats, labels, coords = digits
+    right = 0
+    for i in range(400):
+        order = np.argsort(((coords - coords[i]) ** 2).sum(1), kind="stable")
+        votes = np.bincount(labels[[j for j in order if j != i][:7]], minlength=10)
+        right += votes.argmax() == labels[i]
+    assert arrangement(feats, coords, labels, k=7).accuracy[1] == pytest.approx(right / 400, abs=1e-12)
+
+
+def test_sampled_numbers_estimate_the_exact_ones(monkeypatch):
+    feats, labels = load_digits(return_X_y=True)
+    coords = feats[:, [21, 42]] + np.random.default_rng(1).normal(size=(len(feats), 2))
+    monkeypatch.setattr("torchloupe.methods.arrangement._sample", lambda total, seed: np.arange(0, total, 4))
+    exact, sampled = arrangement(feats, coords, labels), arrangement(feats, coords, labels, exact=500)
+    assert sampled.asked < exact.asked == len(feats)
+    assert sampled.record()["on_a_sample"]
+    assert not exact.record()["on_a_sample"]
+    assert sampled.trustworthiness == pytest.approx(exact.trustworthiness, abs=0.02)
+    assert sampled.kept == pytest.approx(exact.kept, abs=0.02)
+    assert sampled.accuracy == pytest.approx(exact.accuracy, abs=0.04)
+
+
+def test_shuffling_everything_alike_changes_nothing(digits):
+    feats, labels, coords = digits
+    order = np.random.default_rng(2).permutation(len(feats))
+    before, after = arrangement(feats, coords, labels), arrangement(feats[order], coords[order], labels[order])
+    assert before.trustworthiness == pytest.approx(after.trustworthiness, abs=1e-4)
+    assert before.silhouette == pytest.approx(after.silhouette, abs=1e-9)
+    assert before.accuracy == pytest.approx(after.accuracy, abs=5e-3)
+    mixed = arrangement(feats, coords, labels[order])
+    assert mixed.accuracy[0] < 0.3 < before.accuracy[0]
+
+
+def test_a_map_that_is_the_features_is_perfect(digits):
+    labels = digits[1]
+    feats = np.random.default_rng(0).normal(size=(400, 6))
+    found = arrangement(feats, feats * 3 + 1, labels)
+    assert found.trustworthiness == found.kept == 1
+    assert found.doubts() == []
+
+
+def test_doubts_say_what_to_doubt():
+    bad = Arrangement(0.6, 0.05, 15, 100, 100, (0.9, 0.5), None).doubts()
+    assert [word in text for word, text in zip(("trustworthiness", "nearest neighbours", "overlap"), bad, strict=True)]
+    assert "separates more" in Arrangement(0.9, 0.5, 15, 100, 100, (0.4, 0.8), None).doubts()[0]
+
+
+def test_silhouette_of_single_points_and_single_class():
+    points = torch.tensor([[0.0], [1.0], [10.0]], dtype=torch.float64)
+    expected = ((10 - 1) / 10 + (9 - 1) / 9 + 0) / 3
+    assert silhouette(points, torch.tensor([4, 4, 9])) == pytest.approx(expected)
+    assert np.isnan(silhouette(points, torch.tensor([1, 1, 1])))
+
+
+def test_nearest_neighbours_by_sorting():
+    points = np.random.default_rng(0).normal(size=(70, 6)).astype(np.float32) + 100
+    indices, lengths = nearest_neighbours(points, 8, pairs=500)
+    for i in range(70):
+        all_lengths = np.linalg.norm(points.astype(float) - points[i].astype(float), axis=1)
+        all_lengths[i] = np.inf
+        assert indices[i].tolist() == np.argsort(all_lengths)[:8].tolist()
+        assert lengths[i] == pytest.approx(np.sort(all_lengths)[:8], rel=1e-4)
+
+
+def test_linear_cka_by_loops_and_closed_forms():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(30, 4)), random.normal(size=(30, 6))
+    k, m = x - x.mean(0), y - y.mean(0)
+
+    def hsic(a, b):
+        return sum((a[i] @ a[j]) * (b[i] @ b[j]) for i in range(30) for j in range(30))
+
+    assert linear_cka(x, y) == pytest.approx(hsic(k, m) / (hsic(k, k) * hsic(m, m)) ** 0.5, abs=1e-12)
+    turn = np.linalg.qr(random.normal(size=(4, 4)))[0]
+    assert linear_cka(x, 3 * x @ turn + 7) == pytest.approx(1)
+    wide = random.normal(size=(10, 50))
+    assert linear_cka(wide, wide[:, ::-1]) == pytest.approx(1)
+    with pytest.raises(BadInput, match="30 and 29 samples"):
+        linear_cka(x, y[:29])
+    with pytest.raises(BadInput, match="all rows"):
+        linear_cka(x, np.ones((30, 2)))
+
+
+def test_procrustes_finds_what_was_done():
+    random = np.random.default_rng(0)
+    reference = random.normal(size=(40, 3))
+    turn = np.linalg.qr(random.normal(size=(3, 3)))[0]
+    other = 2.5 * reference @ turn + np.array([1.0, -4.0, 2.0])
+    other[7] += 30
+    found = procrustes(reference, other)
+    assert found.most(1).tolist() == [7]
+    other[7] -= 30
+    found = procrustes(reference, other)
+    assert np.allclose(found.coords, reference)
+    assert found.disparity == pytest.approx(0, abs=1e-20)
+    from scipy.spatial import procrustes as scipys
+
+    noisy = other + random.normal(size=other.shape)
+    assert procrustes(reference, noisy).disparity == pytest.approx(scipys(reference, noisy)[2])
+    with pytest.raises(BadInput, match="2 and 3 dimensions"):
+        procrustes(reference[:, :2], other)

@@ -1,0 +1,333 @@
+"""Projections: PCA against SVD, t-SNE against scikit-learn's, choices, resumption, bad input."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn.datasets import load_digits
+
+from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.methods.arrangement import arrangement
+from torchloupe.methods.project import (
+    Plan,
+    algorithm,
+    choose,
+    exact_gradient,
+    place,
+    principal_axes,
+    project,
+    reduced,
+)
+from torchloupe.methods.rows import Rows, prepare
+
+
+@pytest.fixture(scope="module")
+def digits():
+    feats, labels = load_digits(return_X_y=True)
+    return feats[:500], labels[:500]
+
+
+@pytest.mark.parametrize(("shape", "exact"), [((80, 12), 2048), ((20, 70), 40), ((300, 60), 20)])
+def test_pca_is_the_svd(shape, exact):
+    random = np.random.default_rng(0)
+    feats = (random.normal(size=shape) * 1.5 ** -np.arange(shape[1]) + 5).astype(np.float32)
+    axes = principal_axes(Rows(feats), 3, exact=exact)
+    centred = feats.astype(float) - feats.astype(float).mean(0)
+    u, s, v = np.linalg.svd(centred, full_matrices=False)
+    assert axes.variance == pytest.approx(s[:3] ** 2 / (len(feats) - 1), rel=1e-4)
+    assert axes.total == pytest.approx(centred.var(0, ddof=1).sum(), rel=1e-6)
+    sign = np.sign((axes.axes * v[:3]).sum(1))
+    assert np.allclose(axes.axes, v[:3] * sign[:, None], atol=2e-3)
+    assert np.allclose(axes.apply(Rows(feats)), u[:, :3] * s[:3] * sign, atol=5e-3)
+    assert (axes.axes[np.arange(3), np.abs(axes.axes).argmax(1)] > 0).all()
+
+
+def test_pca_follows_a_shuffle_row_by_row(digits):
+    feats, _ = digits
+    order = np.random.default_rng(0).permutation(len(feats))
+    plain, mixed = (project(prepare(part), "pca").coords for part in (feats, feats[order]))
+    assert np.allclose(mixed, plain[order], atol=1e-3)
+
+
+def test_whitened_pca_has_unit_variance(digits):
+    coords = project(prepare(digits[0]), "pca", 3, parameters={"whiten": True}).coords
+    assert np.allclose(coords.var(0, ddof=1), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(1797, marks=pytest.mark.slow)])
+def test_kl_divergence_not_worse_than_scikit_learn(count):
+    from sklearn.manifold import TSNE
+
+    feats = load_digits(return_X_y=True)[0][:count]
+    mine = project(prepare(feats), "tsne", jobs=1)
+    theirs = TSNE(random_state=0).fit(feats)
+    assert _kl(feats, mine.coords) <= 1.02 * _kl(feats, theirs.embedding_)
+
+
+def _kl(feats: np.ndarray, coords: np.ndarray) -> float:
+    """KL(P | Q) over all pairs, P with perplexity 30 by bisection on the precision of every row."""
+    n = len(feats)
+    square = ((feats[:, None] - feats[None]) ** 2).sum(2) if n < 600 else _squares(feats)
+    p = np.zeros((n, n))
+    for i in range(n):
+        low, high, beta = 0.0, np.inf, 1.0
+        others = np.delete(square[i], i)
+        for _ in range(60):
+            weight = np.exp(-(others - others.min()) * beta)
+            weight /= weight.sum()
+            entropy = -(weight * np.log(weight.clip(1e-300))).sum()
+            low, high = (beta, high) if entropy > np.log(30) else (low, beta)
+            beta = beta * 2 if high == np.inf else (low + high) / 2
+        p[i] = np.insert(weight, i, 0)
+    p = (p + p.T) / (2 * n)
+    q = 1 / (1 + _squares(coords.astype(float)))
+    np.fill_diagonal(q, 0)
+    q /= q.sum()
+    seen = p > 1e-12
+    return float((p[seen] * np.log(p[seen] / q[seen])).sum())
+
+
+def _squares(x: np.ndarray) -> np.ndarray:
+    s = (x**2).sum(1)
+    return (s[:, None] + s[None] - 2 * x @ x.T).clip(0)
+
+
+def test_same_seed_same_map_and_labels_stay_with_their_rows(digits):
+    feats, labels = digits
+    one, two = (project(prepare(feats), "tsne", jobs=1, parameters={"n_iter": 250}) for _ in range(2))
+    assert np.array_equal(one.coords, two.coords)
+    found = arrangement(feats, one.coords, labels)
+    assert found.accuracy[1] > 0.9
+    assert one.record["neighbours"] == "exact"
+    assert one.record["library"] == {"openTSNE": __import__("openTSNE").__version__}
+
+
+def test_parameters_reach_the_library(digits):
+    feats, _ = digits
+    short = project(prepare(feats), "tsne", jobs=1, parameters={"n_iter": 0, "early_exaggeration_iter": 50})
+    assert np.ptp(short.coords) < 30
+    library = project(prepare(feats), "tsne", jobs=1, parameters={"neighbors": "exact", "n_iter": 50})
+    assert library.record["neighbours"] == "as openTSNE chooses"
+    begun = project(
+        prepare(feats), "tsne", jobs=1, begin=feats[:, 20:22], parameters={"n_iter": 0, "early_exaggeration_iter": 1}
+    )
+    assert np.corrcoef(begun.coords[:, 0], feats[:, 20])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("dims", [1, 3, 4])
+def test_other_dimensions(digits, dims):
+    feats, labels = digits[0][:200], digits[1][:200]
+    made = project(prepare(feats), "tsne", dims, jobs=1, parameters={"n_iter": 150, "early_exaggeration_iter": 100})
+    assert made.coords.shape == (200, dims)
+    assert arrangement(feats, made.coords, labels).accuracy[1] > (0.6 if dims == 1 else 0.85)
+
+
+def test_exact_gradient_is_the_gradient_of_kl():
+    random = np.random.default_rng(0)
+    places = random.normal(size=(12, 4))
+    p = random.uniform(size=(12, 12))
+    p = np.triu(p, 1) + np.triu(p, 1).T
+    p /= p.sum()
+
+    def kl(y):
+        w = 1 / (1 + _squares(y))
+        np.fill_diagonal(w, 0)
+        q = w / w.sum()
+        seen = p > 0
+        return float((p[seen] * np.log(p[seen] / q[seen])).sum())
+
+    value, gradient = exact_gradient(places, scipy.sparse.csr_matrix(p), 1, should_eval_error=True)
+    assert value == pytest.approx(kl(places))
+    for i, axis in ((0, 0), (5, 3), (11, 1)):
+        step = np.zeros_like(places)
+        step[i, axis] = 1e-5
+        slope = (kl(places + step) - kl(places - step)) / 2e-5
+        assert 4 * gradient[i, axis] == pytest.approx(slope, abs=1e-6)
+
+
+def test_a_killed_run_goes_on_to_the_same_map(digits, tmp_path, monkeypatch):
+    from torchloupe.methods import project as module
+
+    feats, _ = digits
+    options = {"jobs": 1, "parameters": {"n_iter": 100, "early_exaggeration_iter": 100}}
+    whole = project(prepare(feats), "tsne", **options).coords
+    clock = iter(range(0, 10**6, 60))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+
+    def killed(stage, done, _total):
+        if stage == "t-SNE" and done == 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        project(prepare(feats), "tsne", work=tmp_path / "w", progress=killed, **options)
+    assert int(np.load(tmp_path / "w" / "descent.npz")["done"]) == 100
+    seen = []
+    again = project(prepare(feats), "tsne", work=tmp_path / "w", progress=lambda *step: seen.append(step), **options)
+    assert np.array_equal(again.coords, whole)
+    assert ("t-SNE", 50, 200) not in seen
+    changed = project(prepare(feats + 1), "tsne", work=tmp_path / "w", **options)
+    assert not np.array_equal(changed.coords, whole)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("umap", {"n_epochs": 60}),
+        ("sklearn.manifold:Isomap", {"n_neighbors": 8}),
+        pytest.param("localmap", {}, marks=pytest.mark.slow),
+        pytest.param("pacmap", {"n_neighbors": 12}, marks=pytest.mark.slow),
+    ],
+)
+def test_other_algorithms_and_classes_by_import_path(digits, capfd, method, parameters):
+    feats, labels = digits
+    made = project(prepare(feats), method, parameters=parameters)
+    assert made.coords.shape == (500, 2)
+    assert arrangement(feats, made.coords, labels).accuracy[1] > 0.75
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap", "sklearn.decomposition.KernelPCA"])
+def test_new_points_lie_where_their_twins_are(digits, method):
+    feats, _ = digits
+    old, new = prepare(feats), prepare(feats[::25] + 0.01)
+    quick = {"tsne": {"n_iter": 200}, "umap": {"n_epochs": 100}}.get(method, {})
+    made = project(old, method, jobs=1, parameters=quick)
+    placed = place(old, made.coords, new, made.record, jobs=1)
+    apart = np.linalg.norm(placed - made.coords[::25], axis=1) / np.linalg.norm(made.coords.std(0))
+    assert np.median(apart) < 0.1
+    with pytest.raises(BadInput, match="63 numbers, the map's 64"):
+        place(old, made.coords, prepare(feats[:9, :63]), made.record)
+
+
+def test_placing_refuses_where_it_cannot(digits):
+    rows = prepare(digits[0])
+    with pytest.raises(BadInput, match="MDS cannot place"):
+        place(rows, digits[0][:, :2], rows, {"method": "sklearn.manifold.MDS"})
+    with pytest.raises(BadInput, match="buckets"):
+        place(rows, digits[0][:, :2], rows, {"method": "pca", "buckets": 2})
+
+
+def test_buckets_are_independent_and_warned_of(digits):
+    feats, _ = digits
+    with pytest.warns(LoupeWarning, match="3 buckets are projected independently"):
+        made = project(prepare(feats), "pca", bucket=200)
+    first = project(prepare(feats[200:400]), "pca").coords
+    assert np.allclose(made.coords[200:400], first, atol=1e-3)
+    assert made.record["buckets"] == 3
+
+
+def test_rows_of_memory_maps_parts_and_normals(tmp_path):
+    raw = np.random.default_rng(0).normal(size=(20, 6, 4)).astype(np.float32)
+    np.save(tmp_path / "raw.npy", raw)
+    mapped = np.load(tmp_path / "raw.npy", mmap_mode="r")
+    flat = prepare(mapped).array()
+    assert np.allclose(
+        flat, raw.reshape(20, 24) / np.linalg.norm(raw.reshape(20, 24), axis=1, keepdims=True), atol=1e-6
+    )
+    assert np.allclose(prepare(mapped, parts="mean", normalize="none").array(), raw.mean(2), atol=1e-6)
+    assert np.allclose(prepare(mapped, parts=2, normalize="none").array(), raw[:, :, 2])
+    scored = prepare(mapped, normalize="zscore").array()
+    assert np.allclose(scored.mean(0), 0, atol=1e-5)
+    assert np.allclose(scored.std(0), 1, atol=1e-4)
+    boxed = prepare(mapped, normalize="minmax").array()
+    assert np.allclose(boxed.min(0), 0)
+    assert np.allclose(boxed.max(0), 1)
+    assert np.allclose(np.linalg.norm(prepare(mapped, normalize="none", metric="cosine").array(), axis=1), 1, atol=1e-6)
+    with pytest.raises(BadInput, match="part 4: there are parts 0 to 3"):
+        prepare(mapped, parts=4)
+
+
+def test_cosine_ignores_the_length_of_rows(digits):
+    feats = digits[0]
+    stretched = feats * np.random.default_rng(0).uniform(1, 5, size=(len(feats), 1))
+    one, two = (project(prepare(part, metric="cosine"), "pca").coords for part in (feats, stretched))
+    assert np.allclose(one, two, atol=1e-4)
+
+
+def test_few_points_lower_the_perplexity_and_say_so(digits):
+    with pytest.warns(LoupeWarning, match=r"40 points are fewer than 3 x perplexity 30: perplexity lowered to 13"):
+        made = project(prepare(digits[0][:40]), "tsne", jobs=1, parameters={"n_iter": 50})
+    assert made.record["perplexity"] == 13
+    with pytest.warns(LoupeWarning, match="n_neighbors lowered to 9"):
+        project(prepare(digits[0][:10]), "umap", parameters={"n_epochs": 10})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda x: project(prepare(x), "tnse"), "Did you mean tsne"),
+        (
+            lambda x: project(prepare(x), "tsne", parameters={"perplexty": 3}),
+            "Did you mean perplexity.*It has: perplexity, ",
+        ),
+        (lambda x: project(prepare(x), "tsne", parameters={"n_components": 3}), r"set by --dims"),
+        (lambda x: project(prepare(x), "tsne", parameters={"perplexity": -1}), "perplexity -1"),
+        (lambda x: project(prepare(x), "umap", parameters={"min_dist": 9}), "umap: min_dist must be less"),
+        (lambda x: project(prepare(x), "sklearn.manifold.Isomop"), "Isomop"),
+        (lambda x: project(prepare(x), "sklearn.datasets.load_digits"), "fit_transform"),
+        (lambda x: project(prepare(x), "pca", 0), "0 dimensions"),
+        (lambda x: project(prepare(x), "pca", 99), "at most 64"),
+        (lambda x: project(prepare(x[:3]), "tsne"), "3 samples: tsne needs at least 4"),
+        (lambda x: project(prepare(x), "pca", bucket=1), "bucket size 1"),
+        (lambda x: project(prepare(x), "pca", reduce=-1), "reduce -1"),
+        (lambda x: project(prepare(x), "pca", neighbours="many"), "exact or approximate"),
+        (lambda x: prepare(x[:1]), "1 sample: "),
+        (lambda x: prepare(x[:0]), "0 samples: "),
+        (lambda x: prepare(np.ones((5, 3))), "all 5 rows are equal"),
+        (lambda x: prepare(x, normalize="l7"), "expected one of none, l2"),
+        (lambda x: prepare(x, metric="taxi"), "euclidean or cosine"),
+        (
+            lambda x: prepare(np.where(np.arange(500)[:, None] % 100 == 7, np.nan, x)),
+            r"5 of 500 rows .* 7, 107, 207, 307, 407;",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(digits, make, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        make(digits[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_rows_can_be_left_out_and_duplicates_are_named(digits):
+    feats = digits[0].copy()
+    feats[[3, 9]] = np.inf
+    with pytest.warns(LoupeWarning, match="2 of 500 rows hold NaN or infinity, left out: 3, 9"):
+        rows = prepare(feats, drop_bad=True)
+    assert len(rows) == 498
+    assert np.array_equal(rows.array(), np.delete(feats, [3, 9], 0).astype(np.float32))
+    assert np.array_equal(rows[np.array([3, 4])], feats[[4, 5]].astype(np.float32))
+    feats = digits[0].copy()
+    feats[40] = feats[8]
+    with pytest.warns(LoupeWarning, match=r"1 of 500 rows repeat an earlier row \(40 repeats 8\)"):
+        prepare(feats)
+
+
+def test_the_choice_by_size_and_the_estimate():
+    assert [choose(n) for n in (100, 500_000, 500_001)] == ["tsne", "tsne", "umap"]
+    assert [reduced(1000, w, "tsne", None) for w in (64, 512, 2048)] == [0, 0, 256]
+    assert reduced(1_000_000, 256, "umap", None) == 64
+    assert reduced(1_000_000, 256, "umap", 0) == 0
+    plan = Plan(algorithm("tsne"), 1_000_000, 256, 2, 64, 1, 2)
+    seconds, memory = plan.estimate()
+    assert 600 < seconds < 3600
+    assert memory < 12e9
+    assert "1,000,000 x 256 to 2-D after PCA to 64: roughly" in str(plan)
+
+
+def test_reduction_first_and_its_share(digits):
+    made = project(prepare(digits[0]), "pca", reduce=10)
+    plain = project(prepare(digits[0]), "pca")
+    assert made.record["reduced_to"] == 10
+    assert 0.5 < made.record["variance_kept"] < 1
+    assert np.allclose(np.abs(made.coords), np.abs(plain.coords), atol=1e-2)
+
+
+def test_nothing_is_printed_or_warned_of_without_reason(digits, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LoupeWarning)
+        project(prepare(digits[0][:200]), "umap", parameters={"n_epochs": 5})
+        project(prepare(digits[0][:200]), "tsne", jobs=1, parameters={"n_iter": 10})
+    assert capfd.readouterr() == ("", "")
