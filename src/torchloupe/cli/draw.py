@@ -13,6 +13,7 @@ from torchloupe.render.style import Style
 KINDS: dict[str, str] = {
     "maps": "torchloupe.render.pictures:redraw",
     "curves": "torchloupe.render.curves:redraw",
+    "census": "torchloupe.render.samples:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
 }
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""

@@ -144,8 +144,12 @@ def _other_data(path: str, written: Any, data: str) -> dict[str, Any]:
     if "pipeline" not in inner:
         raise BadInput(f"{path}: --data needs a data set with a pipeline, {inner.get('type')} has none")
     folders = any(child.is_dir() for child in Path(data).iterdir())
+    pipeline = list(inner["pipeline"])
+    if not any("Load" in str(step.get("type")) for step in pipeline):
+        # CIFAR and its like hold their pictures in memory.
+        pipeline.insert(0, {"type": "LoadImageFromFile"})
     return {"type": "mmpretrain.CustomDataset", "data_root": "", "data_prefix": data, "with_label": folders,
-            "pipeline": inner["pipeline"]}  # fmt: skip
+            "pipeline": pipeline}  # fmt: skip
 
 
 def _label(info: Mapping[str, Any], classes: Any) -> str:
