@@ -302,17 +302,60 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{photos}", "--model", "timm:resnet1888"], "timm has no model"),
         (["{photos}", "--model", "nothing"], "expected timm:NAME"),
         (["torch:math:pi"], "expected a data set or a factory"),
+        (["{resnet}", "--data", "{root}", "--phase", "testing"], "testing"),
+        (["{resnet}", "--data", "{root}/tf.py"], "no such folder"),
+        (["{resnet}", "--data", "{root}", "--strict"], "(torn.jpg): step LoadImageFromFile: "),
+        (["{refuses}", "--data", "{root}"], "sample 0 (astronaut.png): step Rotate: "),
+        (["{detector}"], "mmnodet, which is not installed; install it: pip install mmnodet"),
+        (["{imports}"], "install mmcv >= 2.0.1"),
+        (["{photos}", "--seed", "-1"], "--seed -1"),
+        (["{photos}", "--rescale-factor", "0"], "--rescale-factor 0"),
+        (["{photos}", "--rescale-factor", "1000"], "is too large"),
+        (["{photos}", "--grid", "0x3"], "expected ROWSxCOLUMNS"),
+        (["{photos}", "--show-number", "-3"], "--show-number -3"),
+        (["{photos}", "--cfg-options", "a"], "key=value"),
+        (["folder:{root}/alive/none"], "no such folder"),
     ],
 )
-def test_bad_words(photos, tmp_path, words, message, capsys):
+def test_bad_words(photos, tmp_path, words, message, capsys, monkeypatch):
     (tmp_path / "phaseless.py").write_text("train_dataloader = dict(dataset=dict(type='X'))")
-    places = {"photos": f"folder:{photos}", "tf": f"{photos}/tf.py", "phaseless": str(tmp_path / "phaseless.py"),
+    (tmp_path / "detector.py").write_text("default_scope = 'mmnodet'\ntrain_dataloader = dict(dataset=dict(type='X'))")
+    (tmp_path / "imports.py").write_text(
+        "default_scope = 'loupe_needs_mmcv'\ntrain_dataloader = dict(dataset=dict(type='X'))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "loupe_needs_mmcv.py").write_text("import mmcv._ext")
+    (tmp_path / "refuses.py").write_text(
+        "default_scope = 'mmpretrain'\ntrain_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[dict("
+        "type='LoadImageFromFile'), dict(type='Rotate', angle=10., interpolation='worst', prob=1.)]))"
+    )
+    places = {"root": photos, **{name: str(tmp_path / f"{name}.py") for name in ("detector", "imports", "refuses")},
+              "photos": f"folder:{photos}", "tf": f"{photos}/tf.py", "phaseless": str(tmp_path / "phaseless.py"),
               "resnet": str(configs() / "resnet/resnet50_8xb32_in1k.py")}  # fmt: skip
     full = ["browse", *(word.format(**places) for word in words), "--output-dir", str(tmp_path / "out")]
     assert main(full) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("loupe: error: ")
     assert message in last
+
+
+def test_a_folder_of_configs_and_a_census_drawn_again(photos, tmp_path, capsys):
+    """CIFAR's pipeline, which loads nothing, stands beside ImageNet's; the stored census is drawn without the data."""
+    import shutil
+
+    home = tmp_path / "configs"
+    home.mkdir()
+    for name in ("resnet18_8xb16_cifar10", "resnet50_8xb32_in1k"):
+        shutil.copy(configs() / f"resnet/{name}.py", home)
+    shutil.copytree(configs() / "_base_", tmp_path / "_base_")
+    words = ["browse", str(home), "--data", str(photos), "--phase", "val", "--mode", "original", "--show-number", "1"]
+    assert main([*words, "--output-dir", str(tmp_path / "out")]) == 0
+    stored = sorted((tmp_path / "out").glob("*/census.npz"))
+    assert [path.parent.name for path in stored] == ["resnet18_8xb16_cifar10", "resnet50_8xb32_in1k"]
+    capsys.readouterr()
+    assert main(["draw", str(stored[0]), "--save", str(tmp_path / "again.png")]) == 0
+    first, again = (Image.open(path) for path in (stored[0].with_name("census.png"), tmp_path / "again.png"))
+    assert np.array_equal(np.asarray(first), np.asarray(again))
 
 
 def test_a_config_takes_no_other_transform(photos):

@@ -164,6 +164,24 @@ def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
     return config
 
 
+# The extras that bring OpenMMLab's packages; the others are installed by their own names.
+EXTRAS = {"mmengine": "mmpretrain", "mmpretrain": "mmpretrain", "mmdet": "mmdet"}
+
+
+def missing(path: str, error: ImportError) -> MissingPackage:
+    """The error for a package that a config needs: what is absent and how to install it."""
+    absent = (error.name or "").partition(".")[0]
+    if absent == "mmcv" or "mmcv._ext" in str(error):
+        advice = "mmcv with its compiled operators is not installed (mmcv-lite has none); install mmcv >= 2.0.1, < 2.2"
+    elif absent in EXTRAS:
+        advice = str(need(absent, EXTRAS[absent]))
+    elif isinstance(error, ModuleNotFoundError) and absent:
+        advice = f"needs {absent}, which is not installed; install it: pip install {absent}"
+    else:
+        advice = one_line(error)
+    return MissingPackage(f"{path}: {advice}")
+
+
 @contextmanager
 def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
     """Inside, names in the config are looked up in its own package (default_scope); outside nothing has changed.
@@ -182,11 +200,7 @@ def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
                 vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
         importlib.import_module(scope)
     except ModuleNotFoundError as error:
-        if error.name != scope:
-            raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
-        raise MissingPackage(
-            f"{path}: needs {scope}, which is not installed; install it: pip install {scope}"
-        ) from error
+        raise missing(path, error) from error
     except Exception as error:
         raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
     with DefaultScope.overwrite_default_scope(scope):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from torchloupe.errors import BadInput, LoupeError, MissingPackage
+from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.browse import BadSample, Marks, Sample, Step, told
-from torchloupe.sources.configs import one_line, openmmlab_config, openmmlab_scope
+from torchloupe.sources.configs import missing, one_line, openmmlab_config, openmmlab_scope
 from torchloupe.sources.transforms import Flow, Look, Stage, described, parameters, seeded, unchanged, watched
 
 # What steps note down of themselves that is worth telling; the rest of a sample is paths, sizes and data.
@@ -45,7 +45,7 @@ class PipelineFeed:
                 self.dataset = DATASETS.build(written)
                 self.dataset.full_init()
             except ImportError as error:
-                raise MissingPackage(f"{path}: {one_line(error)}") from error
+                raise missing(path, error) from error
             except Exception as error:
                 raise BadInput(f"{path}: the {phase} data set cannot be built: {one_line(error)}") from error
         if len(self.dataset) == 0:
