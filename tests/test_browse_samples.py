@@ -14,7 +14,7 @@ from PIL import Image
 
 from torchloupe.cli import main
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import BadSample, Census, Marks, Moments, alike, fingerprint, samples
+from torchloupe.methods.browse import BadSample, Census, Marks, Moments, Sample, Step, alike, fingerprint, samples
 from torchloupe.render import samples as render
 from torchloupe.sources.datasets import feeds
 
@@ -254,6 +254,16 @@ def test_census_finds_the_duplicate_and_the_broken(photos):
 def test_flat_pictures_of_different_grey_are_not_alike():
     flat = [fingerprint(np.full((20, 30, 3), grey, np.uint8)) for grey in (10, 200, 201)]
     assert alike(flat) == [[1, 2]]
+
+
+def test_the_original_has_the_marks_that_are_loaded_after_it():
+    picture, boxes = np.zeros((4, 6, 3), np.uint8), Marks(np.array([[1.0, 1, 3, 2]]))
+    load, notes = Step("LoadImageFromFile", (picture,)), Step("LoadAnnotations", (picture.copy(),), "", boxes)
+    flip = Step("RandomFlip", (picture + 1,), "", boxes)
+    assert Sample(0, "a", "", (load, notes, flip)).original.marks is boxes
+    assert Sample(0, "a", "", (load, notes, flip)).original.name == "LoadImageFromFile"
+    assert Sample(0, "a", "", (load, flip)).original.marks.empty
+    assert Sample(0, "a", "", (notes, flip)).original is notes
 
 
 def test_marks_are_drawn_where_they_are():

@@ -29,6 +29,11 @@ class Marks:
     masks: np.ndarray | None = None
     heat: np.ndarray | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known."""
+        return all(value is None for value in (self.boxes, self.keypoints, self.masks, self.heat))
+
 
 @dataclass(frozen=True)
 class Step:
@@ -64,7 +69,15 @@ class Sample:
 
     @property
     def original(self) -> Step:
-        return next(step for step in self.steps if step.pictures)
+        """The first step with a picture; with the marks that are loaded right after it, where it has none."""
+        shown = [step for step in self.steps if step.pictures]
+        first = shown[0]
+        if len(shown) > 1 and first.marks.empty and not first.each:
+            same = len(first.pictures) == len(shown[1].pictures) and all(
+                map(np.array_equal, first.pictures, shown[1].pictures)
+            )
+            return replace(first, marks=shown[1].marks) if same else first
+        return first
 
     @property
     def transformed(self) -> Step:

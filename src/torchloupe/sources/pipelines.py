@@ -69,9 +69,10 @@ class PipelineFeed:
             if "img" in info:
                 log.append(Step("load", look.pictures(info["img"]), "", _marks(info, classes)))
             for transform in getattr(home.pipeline, "transforms", []):
-                if not whole and any(step.pictures for step in log):
-                    break
                 title = type(transform).__name__
+                # The original's boxes and masks are loaded by a step of their own.
+                if not whole and not title.startswith("Load") and any(step.pictures for step in log):
+                    break
                 try:
                     results, look, step = _taken(transform, title, results, look, log, classes)
                 except LoupeError:
