@@ -263,7 +263,7 @@ def test_command_line(tmp_path, capsys):
         (["timm:cosine", "--window-size", "12"], "expected W*H"),
         (["timm:cosine", "--window-size", "0*7"], "expected W*H"),
         (["timm:cosine", "--window-size=-3*7"], "expected W*H"),
-        (["timm:cosine", "--window-size", "12x7"], "expected W*H"),
+        (["timm:cosine", "--window-size", "12*seven"], "expected W*H"),
         (["timm:cosine", "--dataset-size", "0"], "--dataset-size 0: expected a positive number"),
         (["timm:cosine", "--dataset-size", "-5"], "--dataset-size -5: expected a positive number"),
         (["timm:cosine", "--ngpus", "0"], "--ngpus 0: expected a positive number"),
