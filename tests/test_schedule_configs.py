@@ -280,3 +280,10 @@ def test_bad_words_on_the_command_line(words, message, capsys):
     assert message in told
     assert told.startswith("loupe: error: ")
     assert told.count("\n") == 1
+
+
+def test_gpus_share_an_epoch():
+    """1281167 pictures in batches of 32 on 4 GPUs: 10009.1 batches of 128, so 10010 iterations."""
+    assert Training(1281167, 4).per_epoch(32) == 10010
+    assert Training(1281167).per_epoch(32) == 40037
+    assert Training(128, 4).per_epoch(32) == 1
