@@ -14,7 +14,7 @@ from PIL import Image
 
 from torchloupe.cli import main
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import BadSample, Census, Marks, Moments, alike, fingerprint, samples
+from torchloupe.methods.browse import BadSample, Census, Marks, Moments, Sample, Step, alike, fingerprint, samples
 from torchloupe.render import samples as render
 from torchloupe.sources.datasets import feeds
 
@@ -120,6 +120,49 @@ def test_boxes_points_and_masks_are_flipped_along(photos, name):
     assert np.array_equal(np.asarray(marks.masks)[0] > 0, Boxes()[0]["masks"][0][:, ::-1])
 
 
+class Kept(torch.utils.data.Dataset):
+    """Gives the same memory each time, through a transform of its own where one is asked for."""
+
+    def __init__(self, form: str = "uint8", own: bool = False) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        self.kept = torch.as_tensor(picture / np.float32(255)).permute(2, 0, 1) if form == "float" else picture
+        if own:
+            self.transform = mirror_in_place
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int):
+        return self.transform(self.kept) if hasattr(self, "transform") else self.kept
+
+
+def mirror_in_place(image):
+    """Mirrors the memory that it is given."""
+    image[...] = image.flip(-1) if isinstance(image, torch.Tensor) else image[:, ::-1].copy()
+    return image
+
+
+@pytest.mark.parametrize("form", ["uint8", "float"])
+def test_a_step_in_place_spoils_neither_the_loaded_picture_nor_the_next_repeat(form):
+    (feed,) = feeds(f"torch:{__file__}:Kept?form={form}", transform=f"{__file__}:mirror_in_place")
+    expected = Kept().kept
+    for sample in samples(feed, range(1), repeat=2):
+        assert np.array_equal(sample.steps[0].pictures[0], expected)
+        assert np.array_equal(sample.steps[-1].pictures[0], expected[:, ::-1])
+    (own,) = feeds(f"torch:{__file__}:Kept?form={form}&own=True")
+    sample = own.sample(0, 0)
+    assert [step.name for step in sample.steps] == ["load", "mirror_in_place"]
+    assert np.array_equal(sample.steps[0].pictures[0], expected)
+    assert np.array_equal(sample.steps[1].pictures[0], expected[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["alb", "kor", "v1", "v2_"])
+def test_the_load_tile_is_the_file_in_every_repeat(photos, name):
+    (feed,) = feeds(f"folder:{photos}", transform=f"{photos}/tf.py:{name}")
+    for sample in samples(feed, range(2), repeat=3):
+        assert np.array_equal(sample.steps[0].pictures[0], np.asarray(Image.open(photos / sample.name)))
+
+
 def folder_dataset(root: str):
     from torchvision import datasets, transforms
 
@@ -213,6 +256,16 @@ def test_flat_pictures_of_different_grey_are_not_alike():
     assert alike(flat) == [[1, 2]]
 
 
+def test_the_original_has_the_marks_that_are_loaded_after_it():
+    picture, boxes = np.zeros((4, 6, 3), np.uint8), Marks(np.array([[1.0, 1, 3, 2]]))
+    load, notes = Step("LoadImageFromFile", (picture,)), Step("LoadAnnotations", (picture.copy(),), "", boxes)
+    flip = Step("RandomFlip", (picture + 1,), "", boxes)
+    assert Sample(0, "a", "", (load, notes, flip)).original.marks is boxes
+    assert Sample(0, "a", "", (load, notes, flip)).original.name == "LoadImageFromFile"
+    assert Sample(0, "a", "", (load, flip)).original.marks.empty
+    assert Sample(0, "a", "", (notes, flip)).original is notes
+
+
 def test_marks_are_drawn_where_they_are():
     picture = np.zeros((20, 30, 3), np.uint8)
     image = np.asarray(render.marked(picture, Marks(np.array([[5.0, 4, 20, 15]])), factor=2))
@@ -259,17 +312,60 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{photos}", "--model", "timm:resnet1888"], "timm has no model"),
         (["{photos}", "--model", "nothing"], "expected timm:NAME"),
         (["torch:math:pi"], "expected a data set or a factory"),
+        (["{resnet}", "--data", "{root}", "--phase", "testing"], "testing"),
+        (["{resnet}", "--data", "{root}/tf.py"], "no such folder"),
+        (["{resnet}", "--data", "{root}", "--strict"], "(torn.jpg): step LoadImageFromFile: "),
+        (["{refuses}", "--data", "{root}"], "sample 0 (astronaut.png): step Rotate: "),
+        (["{detector}"], "mmnodet, which is not installed; install it: pip install mmnodet"),
+        (["{imports}"], "install mmcv >= 2.0.1"),
+        (["{photos}", "--seed", "-1"], "--seed -1"),
+        (["{photos}", "--rescale-factor", "0"], "--rescale-factor 0"),
+        (["{photos}", "--rescale-factor", "1000"], "is too large"),
+        (["{photos}", "--grid", "0x3"], "expected ROWSxCOLUMNS"),
+        (["{photos}", "--show-number", "-3"], "--show-number -3"),
+        (["{photos}", "--cfg-options", "a"], "key=value"),
+        (["folder:{root}/alive/none"], "no such folder"),
     ],
 )
-def test_bad_words(photos, tmp_path, words, message, capsys):
+def test_bad_words(photos, tmp_path, words, message, capsys, monkeypatch):
     (tmp_path / "phaseless.py").write_text("train_dataloader = dict(dataset=dict(type='X'))")
-    places = {"photos": f"folder:{photos}", "tf": f"{photos}/tf.py", "phaseless": str(tmp_path / "phaseless.py"),
+    (tmp_path / "detector.py").write_text("default_scope = 'mmnodet'\ntrain_dataloader = dict(dataset=dict(type='X'))")
+    (tmp_path / "imports.py").write_text(
+        "default_scope = 'loupe_needs_mmcv'\ntrain_dataloader = dict(dataset=dict(type='X'))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "loupe_needs_mmcv.py").write_text("import mmcv._ext")
+    (tmp_path / "refuses.py").write_text(
+        "default_scope = 'mmpretrain'\ntrain_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[dict("
+        "type='LoadImageFromFile'), dict(type='Rotate', angle=10., interpolation='worst', prob=1.)]))"
+    )
+    places = {"root": photos, **{name: str(tmp_path / f"{name}.py") for name in ("detector", "imports", "refuses")},
+              "photos": f"folder:{photos}", "tf": f"{photos}/tf.py", "phaseless": str(tmp_path / "phaseless.py"),
               "resnet": str(configs() / "resnet/resnet50_8xb32_in1k.py")}  # fmt: skip
     full = ["browse", *(word.format(**places) for word in words), "--output-dir", str(tmp_path / "out")]
     assert main(full) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("loupe: error: ")
     assert message in last
+
+
+def test_a_folder_of_configs_and_a_census_drawn_again(photos, tmp_path, capsys):
+    """CIFAR's pipeline, which loads nothing, stands beside ImageNet's; the stored census is drawn without the data."""
+    import shutil
+
+    home = tmp_path / "configs"
+    home.mkdir()
+    for name in ("resnet18_8xb16_cifar10", "resnet50_8xb32_in1k"):
+        shutil.copy(configs() / f"resnet/{name}.py", home)
+    shutil.copytree(configs() / "_base_", tmp_path / "_base_")
+    words = ["browse", str(home), "--data", str(photos), "--phase", "val", "--mode", "original", "--show-number", "1"]
+    assert main([*words, "--output-dir", str(tmp_path / "out")]) == 0
+    stored = sorted((tmp_path / "out").glob("*/census.npz"))
+    assert [path.parent.name for path in stored] == ["resnet18_8xb16_cifar10", "resnet50_8xb32_in1k"]
+    capsys.readouterr()
+    assert main(["draw", str(stored[0]), "--save", str(tmp_path / "again.png")]) == 0
+    first, again = (Image.open(path) for path in (stored[0].with_name("census.png"), tmp_path / "again.png"))
+    assert np.array_equal(np.asarray(first), np.asarray(again))
 
 
 def test_a_config_takes_no_other_transform(photos):

@@ -199,7 +199,7 @@ def test_bad_configs_get_one_line(tmp_path, name, text, message):
 
 def test_a_package_that_is_missing(tmp_path):
     (tmp_path / "a.py").write_text("default_scope = 'mmnothing'")
-    with pytest.raises(MissingPackage, match="needs mmnothing, which is not installed"):
+    with pytest.raises(MissingPackage, match="mmnothing, which is not installed"):
         curve(tmp_path / "a.py")
     (tmp_path / "a.py").write_text("custom_imports = dict(imports=['mmnothing'])")
     with pytest.raises(MissingPackage, match="mmnothing"):
@@ -263,7 +263,10 @@ def test_command_line(tmp_path, capsys):
         (["timm:cosine", "--window-size", "12"], "expected W*H"),
         (["timm:cosine", "--window-size", "0*7"], "expected W*H"),
         (["timm:cosine", "--window-size=-3*7"], "expected W*H"),
-        (["timm:cosine", "--dataset-size", "0"], "expected a positive number"),
+        (["timm:cosine", "--window-size", "12*seven"], "expected W*H"),
+        (["timm:cosine", "--dataset-size", "0"], "--dataset-size 0: expected a positive number"),
+        (["timm:cosine", "--dataset-size", "-5"], "--dataset-size -5: expected a positive number"),
+        (["timm:cosine", "--ngpus", "0"], "--ngpus 0: expected a positive number"),
         (["timm:cosine", "--save-path", "a.xyz"], ".png"),
         (["timm:cosine", "--by", "iter"], "give --dataset-size"),
         (["timm:cosine", "--parameter", "beta"], "beta"),
@@ -277,3 +280,10 @@ def test_bad_words_on_the_command_line(words, message, capsys):
     assert message in told
     assert told.startswith("loupe: error: ")
     assert told.count("\n") == 1
+
+
+def test_gpus_share_an_epoch():
+    """1281167 pictures in batches of 32 on 4 GPUs: 10009.1 batches of 128, so 10010 iterations."""
+    assert Training(1281167, 4).per_epoch(32) == 10010
+    assert Training(1281167).per_epoch(32) == 40037
+    assert Training(128, 4).per_epoch(32) == 1

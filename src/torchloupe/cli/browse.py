@@ -157,8 +157,10 @@ def browse(
     """
     import math
     import tempfile
+    import warnings
 
-    from torchloupe.errors import BadInput
+    from torchloupe.errors import BadInput, LoupeWarning
+    from torchloupe.methods.browse import BadSample
     from torchloupe.render import curves
     from torchloupe.render import samples as render
     from torchloupe.sources.configs import options
@@ -182,9 +184,18 @@ def browse(
         folder = Path(tempfile.mkdtemp(prefix="loupe-browse-"))
     asked = {"source": config, "phase": phase, "mode": mode, "transform": transform, "model": model, "data": data,
              "seed": seed, "repeat": repeat, "cfg_options": cfg_options or []}  # fmt: skip
+    failed: list[BadSample] = []
     for feed in found:
         place = None if folder is None else folder / feed.name if len(found) > 1 else folder
-        _browse_one(feed, place, asked, (mode, rescale_factor, bgr2rgb), show_number, show_interval, cells, strict)
+        try:
+            _browse_one(feed, place, asked, (mode, rescale_factor, bgr2rgb), show_number, show_interval, cells, strict)
+        except BadSample as error:
+            if strict or len(found) == 1:
+                raise
+            warnings.warn(f"left out {feed.name}: {error}", LoupeWarning, stacklevel=2)
+            failed.append(error)
+    if len(failed) == len(found):
+        raise failed[0]
     return 0
 
 
@@ -269,7 +280,7 @@ def _browse_one(
         return
     arrays = {"index": np.array(census.indices), "size": np.array(census.sizes).reshape(-1, 2),
               "fingerprint": np.stack(census.prints), "name": np.array(census.names)}  # fmt: skip
-    store.save(folder, "census", arrays, {"kind": "census", **asked, "summary": summary})
-    curves.save_figure(render.plots(feed.name, census), folder / "census.png")
+    store.save(folder, "census", arrays, {"kind": "census", "name": feed.name, **asked, "summary": summary})
+    curves.save_figure(render.plots(feed.name, arrays["size"], summary), folder / "census.png")
     goal = render.page(feed.name, [*files, (folder / "census.png", "all samples seen")], lines, folder, interval)
     print(f"{len(files)} pictures in {folder}, page {goal}")

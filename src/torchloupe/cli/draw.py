@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "difference": "torchloupe.render.features:redraw",
     "cka": "torchloupe.render.features:redraw",
     "curves": "torchloupe.render.curves:redraw",
+    "census": "torchloupe.render.samples:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
 }
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,30 +29,55 @@ class Marks:
     masks: np.ndarray | None = None
     heat: np.ndarray | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known."""
+        return all(value is None for value in (self.boxes, self.keypoints, self.masks, self.heat))
+
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a pipeline: its name, what it drew by chance, its pictures (h, w, 3) uint8 RGB (none: only named)."""
+    """A step of a pipeline: its name, what it drew by chance, its pictures (h, w, 3) uint8 RGB (none: only named).
+
+    marks: what is known of every picture; each: one a picture, in its place, where they differ (frames, mixtures).
+    """
 
     name: str
     pictures: tuple[np.ndarray, ...] = ()
     told: str = ""
     marks: Marks = field(default_factory=Marks)
+    each: tuple[Marks, ...] = ()
+
+    def known(self, k: int) -> Marks:
+        """What is drawn on picture number k."""
+        return self.each[k] if self.each else self.marks
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample on its way through the pipeline; the first step with a picture is the original."""
+    """One sample on its way through the pipeline; the first step with a picture is the original.
+
+    file: the picture that several samples share, such as the people in it, so that they are no duplicates.
+    """
 
     index: int
     name: str
     label: str
     steps: tuple[Step, ...]
     repeat: int = 0
+    file: str = ""
 
     @property
     def original(self) -> Step:
-        return next(step for step in self.steps if step.pictures)
+        """The first step with a picture; with the marks that are loaded right after it, where it has none."""
+        shown = [step for step in self.steps if step.pictures]
+        first = shown[0]
+        if len(shown) > 1 and first.marks.empty and not first.each:
+            same = len(first.pictures) == len(shown[1].pictures) and all(
+                map(np.array_equal, first.pictures, shown[1].pictures)
+            )
+            return replace(first, marks=shown[1].marks) if same else first
+        return first
 
     @property
     def transformed(self) -> Step:
@@ -90,7 +115,7 @@ def samples(
         for time in range(repeat):
             try:
                 found = feed.sample(index, seed_of(seed, index, time), whole)
-                yield Sample(found.index, found.name, found.label, found.steps, time)
+                yield replace(found, repeat=time)
             except BadSample as error:
                 yield error
                 break
@@ -105,6 +130,7 @@ class Census:
         self.sizes: list[tuple[int, int]] = []
         self.outputs: Counter[tuple[int, int]] = Counter()
         self.labels: Counter[str] = Counter()
+        self.files: list[str] = []
         self.prints: list[np.ndarray] = []
         self.bad: list[BadSample] = []
         self.original = Moments()
@@ -115,13 +141,18 @@ class Census:
         if isinstance(sample, BadSample):
             self.bad.append(sample)
             return
-        picture = sample.original.pictures[0]
+        pictures = sample.original.pictures
+        picture = pictures[0]
         if sample.repeat == 0:
             self.indices.append(sample.index)
             self.names.append(sample.name)
+            self.files.append(sample.file or str(sample.index))
             self.sizes.append((picture.shape[1], picture.shape[0]))
-            self.prints.append(fingerprint(picture))
-            self.original.add(picture)
+            # Frames of a walk side by side: single silhouettes all look the same.
+            row = len(pictures) > 1 and len({one.shape for one in pictures}) == 1
+            self.prints.append(fingerprint(np.concatenate(pictures, 1) if row else picture))
+            for one in pictures:
+                self.original.add(one)
             if sample.label:
                 self.labels[sample.label] += 1
         for result in sample.transformed.pictures:
@@ -130,7 +161,8 @@ class Census:
 
     def duplicates(self) -> list[tuple[str, ...]]:
         """Groups of pictures that look the same, by their names."""
-        return [tuple(self.names[k] for k in group) for group in alike(self.prints)]
+        groups = [group for group in alike(self.prints) if len({self.files[k] for k in group}) > 1]
+        return [tuple(self.names[k] for k in group) for group in groups]
 
     def summary(self) -> dict[str, Any]:
         """All of it as plain values, for a table and a file. Sizes are width x height, colours RGB from 0 to 255."""

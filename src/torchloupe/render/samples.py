@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ import numpy as np
 
 from torchloupe import store
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import MODES, Census, Marks, Sample, Step
+from torchloupe.methods.browse import MODES, Marks, Sample, Step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
+
+    from torchloupe.render.style import Style
 
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
            (227, 119, 194), (23, 190, 207), (188, 189, 34))  # fmt: skip
@@ -42,28 +44,26 @@ def view(sample: Sample, mode: str = "transformed", factor: float = 1.0, flip: b
         raise BadInput(f"--mode {mode}: expected one of {', '.join(MODES)}")
     head = sample.label
     if mode == "pipeline":
-        tiles = [tile for step in sample.steps for tile in _tiles(step, step.name, factor, flip)]
+        tiles = [_tile(step, step.name, factor, flip) for step in sample.steps]
         return captioned(joined(tiles), head)
     steps = {
         "original": [("", sample.original)],
         "transformed": [("", sample.transformed)],
         "concat": [("original", sample.original), ("transformed", sample.transformed)],
     }[mode]
-    tiles = [tile for name, step in steps for tile in _tiles(step, name, factor, flip, told=False)]
+    tiles = [_tile(step, name, factor, flip, told=False) for name, step in steps]
     return captioned(joined(tiles), head)
 
 
-def _tiles(step: Step, name: str, factor: float, flip: bool, told: bool = True) -> list[Image.Image]:
+def _tile(step: Step, name: str, factor: float, flip: bool, told: bool = True) -> Image.Image:
+    """A step: its pictures side by side below its name; a step without one is a narrow empty tile."""
+    from PIL import Image
+
     text = f"{name}\n{step.told}" if told and step.told else name
     if not step.pictures:
-        from PIL import Image
-
-        # A step without a picture is a narrow empty tile with its name.
-        return [captioned(Image.new("RGB", (150, 4), "white"), text)]
-    return [
-        captioned(marked(picture, step.marks, factor, flip), text if k == 0 else f"{name} {k + 1}" if name else "")
-        for k, picture in enumerate(step.pictures)
-    ]
+        return captioned(Image.new("RGB", (150, 4), "white"), text)
+    drawn = [marked(picture, step.known(k), factor, flip) for k, picture in enumerate(step.pictures)]
+    return captioned(joined(drawn), text)
 
 
 def marked(picture: np.ndarray, marks: Marks, factor: float = 1.0, flip: bool = False) -> Image.Image:
@@ -223,14 +223,14 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def plots(name: str, census: Census) -> Figure:
-    """Sizes, aspect ratios, class counts and the mean and spread of the colours of the samples seen."""
+def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
+    """Sizes (n, 2) as width and height, aspect ratios, class counts, mean and spread of the colours of the samples."""
     from matplotlib.figure import Figure
 
-    summary = census.summary()
-    sizes = np.array(census.sizes).reshape(-1, 2)
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     (a, b), (c, d) = figure.subplots(2, 2)
+    for axis in (b.yaxis, c.xaxis):
+        axis.get_major_locator().set_params(integer=True)
     a.scatter(sizes[:, 0], sizes[:, 1], s=18, alpha=0.5)
     a.set(xlabel="width", ylabel="height", title="sizes before the pipeline", xlim=(0, None), ylim=(0, None))
     b.hist(sizes[:, 0] / sizes[:, 1], bins=min(30, max(5, len(sizes))))
@@ -247,6 +247,28 @@ def plots(name: str, census: Census) -> Figure:
     d.set(ylim=(0, 255), title="mean ± std: original (dark), transformed (pale)")
     figure.suptitle(f"{name}: {summary['samples']} samples")
     return figure
+
+
+def redraw(
+    paths: Sequence[Path],
+    goal: str | None,
+    _style: Style,
+    _methods: Sequence[str],
+    _layers: Sequence[str],
+    _targets: Sequence[str],
+) -> list[Path]:
+    """The plots of stored censuses again; `loupe draw` calls this."""
+    from torchloupe.render.curves import save_figure
+
+    written = []
+    for path in paths:
+        found = store.load(path)
+        place = path.with_suffix(".png") if goal is None else Path(goal)
+        place = place if place.suffix else place / f"{path.stem}.png"
+        name = str(found.record.get("name") or path.parent.name)
+        save_figure(plots(name, found.arrays["size"], found.record["summary"]), place)
+        written.append(place)
+    return written
 
 
 def page(name: str, files: Sequence[tuple[Path, str]], lines: Sequence[str], folder: Path, interval: float) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import importlib.util
 import sys
@@ -116,15 +117,21 @@ def yaml_config(path: str | Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected a YAML mapping, found {type(content).__name__}")
+    return changed(content, changes, path)
+
+
+def changed(content: Mapping[str, Any], changes: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """A copy of a config's blocks with `a.b=value` changes made. Errors: BadInput for a value in a block's place."""
+    made = copy.deepcopy(dict(content))
     for key, value in changes.items():
         *parents, last = key.split(".")
-        place = content
+        place = made
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise BadInput(f"--cfg-options {key}: {parent} in {path} holds a value, not a block")
         place[last] = value
-    return content
+    return made
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +164,24 @@ def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
     return config
 
 
+# The extras that bring OpenMMLab's packages; the others are installed by their own names.
+EXTRAS = {"mmengine": "mmpretrain", "mmpretrain": "mmpretrain", "mmdet": "mmdet"}
+
+
+def missing(path: str, error: ImportError) -> MissingPackage:
+    """The error for a package that a config needs: what is absent and how to install it."""
+    absent = (error.name or "").partition(".")[0]
+    if absent == "mmcv" or "mmcv._ext" in str(error):
+        advice = "mmcv with its compiled operators is not installed (mmcv-lite has none); install mmcv >= 2.0.1, < 2.2"
+    elif absent in EXTRAS:
+        advice = str(need(absent, EXTRAS[absent]))
+    elif isinstance(error, ModuleNotFoundError) and absent:
+        advice = f"needs {absent}, which is not installed; install it: pip install {absent}"
+    else:
+        advice = one_line(error)
+    return MissingPackage(f"{path}: {advice}")
+
+
 @contextmanager
 def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
     """Inside, names in the config are looked up in its own package (default_scope); outside nothing has changed.
@@ -175,11 +200,7 @@ def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
                 vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
         importlib.import_module(scope)
     except ModuleNotFoundError as error:
-        if error.name != scope:
-            raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
-        raise MissingPackage(
-            f"{path}: needs {scope}, which is not installed; install it: pip install {scope}"
-        ) from error
+        raise missing(path, error) from error
     except Exception as error:
         raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
     with DefaultScope.overwrite_default_scope(scope):

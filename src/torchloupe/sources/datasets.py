@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.browse import BadSample, Feed, Marks, Sample, Step
-from torchloupe.sources.configs import expand, imported, one_line, spec
+from torchloupe.sources.configs import expand, imported, one_line, spec, yaml_config
 from torchloupe.sources.transforms import (
     Flow,
     Look,
@@ -63,14 +64,12 @@ def feeds(
     paths, found = expand(source), []
     last: LoupeError | None = None
     for path in paths:
-        if not path.endswith(".py"):
-            last = BadInput(f"{path}: only OpenMMLab configs (.py) say how pictures are prepared")
-        else:
-            try:
-                found.append(PipelineFeed(path, phase, changes or {}, data))
-                continue
-            except LoupeError as error:
-                last = error
+        try:
+            kind_of = _yaml_feed if path.endswith((".yaml", ".yml")) else PipelineFeed
+            found.append(kind_of(path, phase, changes or {}, data))
+            continue
+        except LoupeError as error:
+            last = error
         if len(paths) == 1 and last is not None:
             raise last
     if not found and last is not None:
@@ -78,8 +77,21 @@ def feeds(
     # Configs of one folder differ in the model more often than in the data.
     distinct: dict[str, Feed] = {}
     for feed in found:
-        distinct.setdefault(feed.key, feed)
+        distinct.setdefault(getattr(feed, "key", feed.name), feed)
     return list(distinct.values())
+
+
+def _yaml_feed(path: str, phase: str, changes: Mapping[str, Any], data: str | None) -> Feed:
+    """The walks of an OpenGait YAML, the people of an HRNet one."""
+    from torchloupe.sources.crops import CropFeed, pose_config
+    from torchloupe.sources.walks import WalkFeed, gait_config
+
+    blocks = yaml_config(path, {})
+    if gait_config(blocks):
+        return WalkFeed(path, phase, changes, data)
+    if pose_config(blocks):
+        return CropFeed(path, phase, changes, data)
+    raise BadInput(f"{path}: neither an OpenGait config (model_cfg, data_cfg) nor an HRNet one (MODEL, DATASET)")
 
 
 def open_picture(path: str | Path) -> Any:
@@ -176,7 +188,8 @@ class TorchFeed:
                 )
             if whole:
                 try:
-                    run(self.steps, Flow(image, marks), look, log)
+                    # A copy: a data set may keep what it gave, and a step may work in place.
+                    run(self.steps, Flow(copy.deepcopy(image), copy.deepcopy(marks)), look, log)
                 except StepFailed as error:
                     raise BadSample(index, name, f"step {error.step}", error.message) from error
         return Sample(index, name, label, tuple(log if whole else log[:1]))

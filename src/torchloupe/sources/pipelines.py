@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from torchloupe.errors import BadInput, LoupeError, MissingPackage
+from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.browse import BadSample, Marks, Sample, Step, told
-from torchloupe.sources.configs import one_line, openmmlab_config, openmmlab_scope
+from torchloupe.sources.configs import missing, one_line, openmmlab_config, openmmlab_scope
 from torchloupe.sources.transforms import Flow, Look, Stage, described, parameters, seeded, unchanged, watched
 
 # What steps note down of themselves that is worth telling; the rest of a sample is paths, sizes and data.
@@ -45,7 +45,7 @@ class PipelineFeed:
                 self.dataset = DATASETS.build(written)
                 self.dataset.full_init()
             except ImportError as error:
-                raise MissingPackage(f"{path}: {one_line(error)}") from error
+                raise missing(path, error) from error
             except Exception as error:
                 raise BadInput(f"{path}: the {phase} data set cannot be built: {one_line(error)}") from error
         if len(self.dataset) == 0:
@@ -69,9 +69,10 @@ class PipelineFeed:
             if "img" in info:
                 log.append(Step("load", look.pictures(info["img"]), "", _marks(info, classes)))
             for transform in getattr(home.pipeline, "transforms", []):
-                if not whole and any(step.pictures for step in log):
-                    break
                 title = type(transform).__name__
+                # The original's boxes and masks are loaded by a step of their own.
+                if not whole and not title.startswith("Load") and any(step.pictures for step in log):
+                    break
                 try:
                     results, look, step = _taken(transform, title, results, look, log, classes)
                 except LoupeError:
@@ -144,8 +145,12 @@ def _other_data(path: str, written: Any, data: str) -> dict[str, Any]:
     if "pipeline" not in inner:
         raise BadInput(f"{path}: --data needs a data set with a pipeline, {inner.get('type')} has none")
     folders = any(child.is_dir() for child in Path(data).iterdir())
+    pipeline = list(inner["pipeline"])
+    if not any("Load" in str(step.get("type")) for step in pipeline):
+        # CIFAR and its like hold their pictures in memory.
+        pipeline.insert(0, {"type": "LoadImageFromFile"})
     return {"type": "mmpretrain.CustomDataset", "data_root": "", "data_prefix": data, "with_label": folders,
-            "pipeline": inner["pipeline"]}  # fmt: skip
+            "pipeline": pipeline}  # fmt: skip
 
 
 def _label(info: Mapping[str, Any], classes: Any) -> str:
