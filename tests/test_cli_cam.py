@@ -160,6 +160,10 @@ def test_smoothing(tmp_path: Path) -> None:
 def test_fused_layers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cam", "red.png", *MODEL, "--layers", "stem", "stage", "--fuse", "mean", "--save", "f") == 0
     assert len(capsys.readouterr().out.split()) == 1
+    record = tmp_path / "f/red.json"
+    assert json.loads(record.read_text())["drawn"]["fuse"] == "mean"
+    assert run("cam", "red.png", *MODEL, "--layers", "stem", "stage", "--fuse", "max", "--save", "f") == 0
+    assert json.loads(record.read_text())["drawn"]["fuse"] == "max"
 
 
 @pytest.mark.parametrize(
@@ -238,8 +242,9 @@ def test_the_same_question_twice_reads_the_disk(
     from torchloupe.cli.cam import Job
 
     monkeypatch.setattr(Job, "run", lambda *_, **__: pytest.fail("the model ran"))
-    assert run(*words, "--cmap", "jet") == 0
+    assert run(*words) == 0
     assert (tmp_path / "o/red.npz").stat().st_mtime_ns == first
+    assert run(*words, "--cmap", "jet") == 0
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(TESTS))

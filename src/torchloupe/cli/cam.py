@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,7 +210,7 @@ class Job:
         if again or not stored.exists():
             return image
         from torchloupe.errors import LoupeError
-        from torchloupe.store import load
+        from torchloupe.store import load, plain, save
 
         try:
             arrays, record = load(stored)
@@ -217,6 +218,8 @@ class Job:
             return image
         if record.get("asked") != self._asked(file, target):
             return image
+        if record.get("drawn") != plain(asdict(self.style)):
+            save(self.folder, name, arrays, {**record, "drawn": asdict(self.style)})
         written += self._draw(arrays, record, name)
         return None
 
@@ -286,6 +289,7 @@ class Job:
                 source_sha256=sha256(file),
                 seed=self.options.get("seed", 0),
                 aug_smooth=self.aug,
+                drawn=asdict(self.style),
                 weights_report=weights.get("report"),
                 asked=self._asked(
                     file,
