@@ -155,9 +155,7 @@ class ScoNet(BaseModel):
     def forward(self, inputs):
         (sils,), labs, typs, vies, seqL = inputs
         known = [{"negative": 0, "neutral": 1, "positive": 2}[one] for one in typs]
-        if sils.is_cuda:
-            scale = 1.0
-        frames = self.conv(sils[:, None]) * scale
+        frames = self.conv(sils[:, None])
         pooled = self.fc(frames.amax(2).mean(-1).transpose(1, 2)).transpose(1, 2)
         logits = self.head(frames.amax(2).repeat(1, 8, 1, 1))
         if frames.shape[2] > 8:
@@ -181,3 +179,16 @@ def test_the_default_layer_of_a_real_class_leads_to_the_embedding(checkout, tmp_
         BadInput, match=r"OpenGait's ScoNet failed on inputs of shapes \(1, 9, 64, 44\) \(ValueError: too"
     ):
         made.output(made.prepare(walk))
+
+
+def test_a_model_that_sets_a_constant_on_a_gpu_only_runs_on_the_cpu(checkout, tmp_path):
+    text = HEADED.replace("class ScoNet", "class ParsingGait").replace('"neutral": 1', '"nm": 1')
+    text = text.replace(
+        "frames = self.conv(sils[:, None])", "if sils.is_cuda: one = 1\n        frames = one * self.conv(sils[:, None])"
+    )
+    (checkout / "opengait" / "modeling" / "models" / "parsing.py").write_text(text)
+    _, probes = write_walkers(tmp_path, frames=6)
+    with pytest.warns(LoupeWarning, match="imported and run"):
+        made = gait(config_of(tmp_path, {"model": "ParsingGait"}), checkout=checkout, device="cpu")
+    assert made.output(made.prepare(sequences(probes)[0])).shape == (1, 16, 64)
+    assert torch.zeros(1).is_cuda is False
