@@ -138,3 +138,57 @@ def test_a_module_of_the_same_name_is_not_mistaken_for_the_checkouts(checkout, t
     monkeypatch.setitem(sys.modules, "utils", stranger)
     with pytest.warns(LoupeWarning), pytest.raises(BadInput, match="needs the module name 'utils'"):
         gait(config_of(tmp_path, {"model": "GaitEdgy", "width": 3}), checkout=checkout, device="cpu")
+
+
+HEADED = """
+import numpy as np
+import torch.nn as nn
+from ..base_model import BaseModel
+
+
+class ScoNet(BaseModel):
+    def build_network(self, model_cfg):
+        self.conv = nn.Conv3d(1, 2, 3, padding=1)
+        self.fc = nn.Linear(2, 16)
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, inputs):
+        (sils,), labs, typs, vies, seqL = inputs
+        known = [{"negative": 0, "neutral": 1, "positive": 2}[one] for one in typs]
+        frames = self.conv(sils[:, None])
+        pooled = self.fc(frames.amax(2).mean(-1).transpose(1, 2)).transpose(1, 2)
+        logits = self.head(frames.amax(2).repeat(1, 8, 1, 1))
+        if frames.shape[2] > 8:
+            raise ValueError("too\\nlong")
+        return {"training_feat": {"logits": logits}, "inference_feat": {"embeddings": pooled}}
+"""
+
+
+def test_the_default_layer_of_a_real_class_leads_to_the_embedding(checkout, tmp_path):
+    """Not the head that ends last, whose logits a loss reads; the loss's own types of walks are given."""
+    (checkout / "opengait" / "modeling" / "models" / "headed.py").write_text(HEADED)
+    shelf, probes = write_walkers(tmp_path, frames=6)
+    with pytest.warns(LoupeWarning, match="imported and run"):
+        made = gait(config_of(tmp_path, {"model": "ScoNet"}), checkout=checkout, device="cpu")
+    found = explain_walk(made, sequences(probes)[0], Nearest(embed_gallery(made, sequences(shelf))))
+    assert {name: value.shape for name, value in found.maps.items()} == {"conv": (1, 6, 64, 44)}
+    assert torch.zeros(1).is_cuda is False
+    write_walkers(tmp_path / "long", frames=9)
+    walk = sequences(tmp_path / "long" / "Probe")[0]
+    with pytest.raises(
+        BadInput, match=r"OpenGait's ScoNet failed on inputs of shapes \(1, 9, 64, 44\) \(ValueError: too"
+    ):
+        made.output(made.prepare(walk))
+
+
+def test_a_model_that_sets_a_constant_on_a_gpu_only_runs_on_the_cpu(checkout, tmp_path):
+    text = HEADED.replace("class ScoNet", "class ParsingGait").replace('"neutral": 1', '"nm": 1')
+    text = text.replace(
+        "frames = self.conv(sils[:, None])", "if sils.is_cuda: one = 1\n        frames = one * self.conv(sils[:, None])"
+    )
+    (checkout / "opengait" / "modeling" / "models" / "parsing.py").write_text(text)
+    _, probes = write_walkers(tmp_path, frames=6)
+    with pytest.warns(LoupeWarning, match="imported and run"):
+        made = gait(config_of(tmp_path, {"model": "ParsingGait"}), checkout=checkout, device="cpu")
+    assert made.output(made.prepare(sequences(probes)[0])).shape == (1, 16, 64)
+    assert torch.zeros(1).is_cuda is False

@@ -26,7 +26,7 @@ from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import Config, model_digest, place_of, prepare
 from torchloupe.sources.sequences import Walk
 from torchloupe.targets.retrieval import Gallery, Retrieval
-from torchloupe.trace import default_layers, tracing
+from torchloupe.trace import find_layout, tracing
 
 RUNNERS_UP = 5
 
@@ -151,7 +151,7 @@ def explain_walk(
         warnings.warn(f"{walk.name} is itself in the gallery{told}; left out there", LoupeWarning, stacklevel=2)
     batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
     heard = _Heard(target)
-    probe = Probe(subject, tuple(layers) or subject.layers or _last_stage(subject, batch), heard)
+    probe = Probe(subject, tuple(layers) or subject.layers or _last_pictures(subject, target, batch), heard)
     found = named(method)(probe, batch, **(options or {}))
     if heard.output is None or heard.item is None:
         raise BadInput(f"method {method} asked no question")
@@ -184,14 +184,30 @@ def explain_walk(
     )
 
 
-def _last_stage(subject: Subject, batch: Batch) -> tuple[str, ...]:
-    """The layer to look at in a network that no table describes."""
+def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[str, ...]:
+    """The last layer with picture axes that the score depends on, in a network that no table describes.
+
+    Heads whose results only a loss reads run last in many gait models; they have strips, or lead nowhere.
+    """
     with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
         subject.output(batch)
-    found = next(default_layers(trace, batch.n, batch.size), None)
-    if found is None:
-        raise BadInput(f"{subject.spec}: no layer with image axes was found; name one with --layers")
-    return (found,)
+    for visit in reversed(trace.visits):
+        layout = find_layout(visit, trace, batch.n, batch.size) if visit.name and visit.shapes else ""
+        # a matrix of channels and strips reads as folded tokens, and a pooled layer says nothing of the frames
+        if (
+            isinstance(layout, str)
+            or "w" not in layout.pattern
+            or "(h w)" in layout.pattern
+            or "t" not in layout.pattern
+        ):
+            continue
+        if min(visit.shapes[0][layout.axis(letter)] for letter in "hw") > 1:
+            try:
+                Probe(subject, (visit.name,), target)(batch)
+            except LoupeError:
+                continue
+            return (visit.name,)
+    raise BadInput(f"{subject.spec}: no layer with image axes was found; name one with --layers")
 
 
 def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, nearest
+from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest
 from torchloupe.probe import Batch
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 # the names that OpenGait's packages take at the top level
 TOP = ("modeling", "data", "utils", "evaluation")
+# a type of walk that a model's loss knows, where it does not take any; embeddings do not depend on it
+WALKS = {"ScoNet": "neutral"}
+# models that set a constant only where their input is on a GPU
+GPU_ONLY = ("ParsingGait",)
 
 
 def real_class(config: Config, checkout: Path) -> tuple[nn.Module, Callable[[nn.Module, Batch], Any]]:
@@ -150,8 +154,20 @@ def _call(module: nn.Module, batch: Batch) -> Any:
     labels = torch.zeros(n, dtype=torch.long, device=batch.x.device)
     module_device = batch.x.device
     object.__setattr__(module, "device", module_device)
-    with _on_cpu() if module_device.type == "cpu" else _as_it_is():
-        return module((inputs, labels, ["nm"] * n, ["000"] * n, lengths))
+    name = type(module).__name__
+    types = [WALKS.get(name, "nm")] * n
+    on_gpu = patch.object(Tensor, "is_cuda", property(lambda _: True)) if name in GPU_ONLY else _as_it_is()
+    with _on_cpu() if module_device.type == "cpu" else _as_it_is(), on_gpu:
+        try:
+            return module((inputs, labels, types, ["000"] * n, lengths))
+        except LoupeError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(tuple(one.shape)) for one in inputs)
+            raise BadInput(
+                f"OpenGait's {name} failed on inputs of shapes {shapes} ({_said(error)}); "
+                f"see data_in_use and the transforms of its config"
+            ) from error
 
 
 @contextmanager
@@ -166,7 +182,12 @@ def _on_cpu() -> Iterator[None]:
     def stay(self: Any, *_: Any, **__: Any) -> Any:
         return self
 
-    with patch.object(Tensor, "cuda", stay), patch.object(nn.Module, "cuda", stay):
+    held = property(lambda _: True)
+    with (
+        patch.object(Tensor, "cuda", stay),
+        patch.object(nn.Module, "cuda", stay),
+        patch.object(Tensor, "is_cuda", held),
+    ):
         yield
 
 
