@@ -18,6 +18,7 @@ from torchloupe.probe import INPUT, Batch, Capture, Probe, split_call
 from torchloupe.results import Maps
 
 SMALL = 1e-6
+TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
 def lift(formula: Callable[..., Tensor], *, signed: Callable[[Mapping[str, Any]], bool]) -> Method:
@@ -278,6 +279,9 @@ def cams(probe: Probe, batch: Batch, names: Sequence[str | Method], **options: A
             raise BadInput(
                 f"no option {option!r} in {', '.join(chosen)}.{nearest(option, known)} Known: {', '.join(known) or 'none'}."
             )
+    for name, fn in chosen.items():
+        for option, value in options.items():
+            _check_type(name, option, value, options_of(fn).get(option))
     own = {name: {o: value for o, value in options.items() if o in options_of(fn)} for name, fn in chosen.items()}
     rules = [name for name, fn in chosen.items() if hasattr(fn, "apply")]
     found: dict[str, Maps] = {}
@@ -285,6 +289,15 @@ def cams(probe: Probe, batch: Batch, names: Sequence[str | Method], **options: A
         seen = probe(batch, grad=any(chosen[name].needs_grad for name in rules))  # type: ignore[attr-defined]
         found = {name: chosen[name].apply(seen, probe.layers, own[name]) for name in rules}  # type: ignore[attr-defined]
     return {name: found[name] if name in found else fn(probe, batch, **own[name]) for name, fn in chosen.items()}
+
+
+def _check_type(name: str, option: str, value: Any, known: Parameter | None) -> None:
+    """Errors: BadInput for a value of another type than the option's default."""
+    if known is None or type(known.default) not in TYPES:
+        return
+    kind = type(known.default)
+    if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind is not bool):
+        raise BadInput(f"{name}: option {option} is {value!r}; expected {kind.__name__}, such as {known.default!r}")
 
 
 __all__ = [

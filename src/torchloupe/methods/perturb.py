@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from torchloupe.axes import resize
@@ -115,6 +117,7 @@ def _masked(
     seed: int = 0,
 ) -> Maps:
     """The Score-CAM family: mean score of x under each channel's masks, softmax over channels, weighted activations."""
+    _check_chunk(chunk)
     scores, batch = probe.ask(batch)
     seen = probe(batch, grad=False)
     empty, _ = probe.ask(batch.at(torch.zeros_like(batch.x)))
@@ -185,17 +188,16 @@ def _mask_scores(
 
 def masked(batch: Batch, masks: Tensor) -> Tensor:
     """x * mask, masks (n, t, h, w) in the canonical order, in x's own layout."""
-    from einops import rearrange
-
     left = batch.layout.pattern.partition("->")[0].strip()
+    letters = [axis for axis in "ncthw" if axis in re.findall(r"\w+", left)]
     canonical = masks[:, None].to(batch.x)
-    names = set(left.replace("(", " ").replace(")", " ").split())
-    lengths = dict(zip("nthw", (len(masks), *masks.shape[-3:]), strict=True))
-    shape = {"n": lengths["n"], "c": 1, **{axis: lengths[axis] for axis in "thw"}}
-    dropped = [i for i, axis in enumerate("ncthw") if axis not in names]
-    flat = canonical.squeeze([i for i in dropped if canonical.shape[i] == 1])
-    source = " ".join(axis for axis in "ncthw" if axis in names)
-    return batch.x * rearrange(flat, f"{source} -> {left}", **{axis: shape[axis] for axis in "ncthw" if axis in names})
+    flat = canonical.squeeze([i for i, axis in enumerate("ncthw") if axis not in letters])
+    return batch.x * rearrange(flat, f"{' '.join(letters)} -> {left}")
+
+
+def _check_chunk(chunk: int, least: int = 1) -> None:
+    if chunk < least:
+        raise BadInput(f"chunk is {chunk}; expected {least} or more")
 
 
 def _ask(probe: Probe, batch: Batch, fast: bool) -> Tensor:
@@ -224,6 +226,7 @@ def ablationcam(
     Source: Desai and Ramaswamy 2020, Ablation-CAM, WACV, doi:10.1109/WACV45572.2020.9093360.
     Differs: divided by |Y|, since a negative score would turn the map upside down; Y = 0 leaves the difference as it is.
     """
+    _check_chunk(chunk, 0)
     maps: dict[str, Tensor] = {}
     jobs = len(probe.layers) * batch.n
     for number, layer in enumerate(probe.layers):
@@ -283,6 +286,7 @@ def occlusion(
     fill: the value put in, in the model's input space. -> INPUT -> (k, n, t, h, w), signed.
     Source: Zeiler and Fergus 2014, Visualizing and understanding convolutional networks, ECCV, arXiv:1311.2901.
     """
+    _check_chunk(chunk)
     if min(window, stride, frames) < 0:
         raise BadInput(f"window {window}, stride {stride}, frames {frames}: expected 0 or more")
     scores, batch = probe.ask(batch)
