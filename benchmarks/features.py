@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import conftest  # noqa: F401
 import timm
 import torch
 
