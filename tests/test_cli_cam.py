@@ -252,6 +252,29 @@ def test_the_same_question_twice_reads_the_disk(
     assert (tmp_path / "o/red.npz").stat().st_mtime_ns != first
 
 
+@pytest.mark.parametrize(
+    "change", [["--mean", "0.1", "0.1", "0.1"], ["--std", "1", "1", "1"], ["--labels", "other.txt"]]
+)
+def test_another_question_does_not_read_the_disk(change: list[str], tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("red.png 0\n")
+    (tmp_path / "other.txt").write_text("red.png 2\n")
+    words = ["cam", "red.png", *MODEL, "--target", "truth", "--save", "o"]
+    assert run(*words, "--labels", "labels.txt") == 0
+    first = (tmp_path / "o/red.npz").stat().st_mtime_ns
+    assert run(*words, *(change if "--labels" in change else [*change, "--labels", "labels.txt"])) == 0
+    assert (tmp_path / "o/red.npz").stat().st_mtime_ns != first
+
+
+def test_other_weights_of_a_factory_do_not_read_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("cam", "red.png", *MODEL, "--save", "o") == 0
+    first = (tmp_path / "o/red.npz").stat().st_mtime_ns
+    import tiny
+
+    monkeypatch.setattr(tiny, "colours", lambda: Colours(bias=1.0))
+    assert run("cam", "red.png", *MODEL, "--save", "o") == 0
+    assert (tmp_path / "o/red.npz").stat().st_mtime_ns != first
+
+
 def test_draw_again_without_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("cam", "red.png", *MODEL, "--save", "o", "--target", "0", "1") == 0
     capsys.readouterr()

@@ -77,6 +77,7 @@ def cam(
     from torchloupe.probe import Probe, expand
     from torchloupe.render.colour import palette
     from torchloupe.sources.images import find
+    from torchloupe.sources.safe import state_sha256
     from torchloupe.targets.boxes import boxes
     from torchloupe.targets.words import target as words_to_target
 
@@ -89,7 +90,7 @@ def cam(
         options["eigen_smooth"] = True
     if batch_size < 1:
         raise BadInput(f"--batch-size {batch_size}: expected 1 or more")
-    files = find(images) if images else find(())
+    files = find(images)
     palette(style.cmap)
     folder, single = destination(save)
     if each and len(target or ()) != len(files):
@@ -118,7 +119,7 @@ def cam(
     names = unique_names(files)
     asked = {
         "model": model,
-        "weights": subject.notes.get("weights", {}).get("sha256"),
+        "weights": subject.notes.get("weights", {}).get("sha256") or state_sha256(subject.module),
         "layers": list(probe.layers),
         "methods": methods,
         "options": options,
@@ -127,12 +128,15 @@ def cam(
         "each": each,
         "cfg_options": loading.cfg_options,
         "size": loading.size,
+        "mean": loading.mean,
+        "std": loading.std,
         "ema": loading.ema,
         "classes": str(loading.classes) if loading.classes else None,
     }
     truth = None
     if any(word.lower() in ("truth", "true", "label") for word in target or ()):
         truth = true_labels(files, labels, subject.classes)
+    own_words = target if each and target else truth
     job = Job(subject, probe, methods, options, aug_smooth, folder, asked, style, single)
     failed: list[str] = []
     written: list[Path] = []
@@ -141,7 +145,7 @@ def cam(
             ready: list[tuple[int, Any]] = []
             for i in chunk:
                 try:
-                    image = job.unless_done(files[i], names[i], again, written, target[i] if each and target else None)
+                    image = job.unless_done(files[i], names[i], again, written, own_words[i] if own_words else None)
                 except BadInput as error:
                     if strict:
                         raise
@@ -157,7 +161,9 @@ def cam(
                     numbers = [i for i, _ in part]
                     batch = job.batch(part, files, truth)
                     own = job.for_each([target[i] for i in numbers]) if each and target else job.probe
-                    written += job.run(own, batch, [names[i] for i in numbers], [files[i] for i in numbers], bar)
+                    asked_of = [own_words[i] if own_words else None for i in numbers]
+                    pairs_of = [(names[i], files[i]) for i in numbers]
+                    written += job.run(own, batch, pairs_of, asked_of, bar)
                 except BadSample as error:
                     if len(part) > 1:
                         job.again(part)
@@ -201,7 +207,7 @@ class Job:
         self._queue: list[list[tuple[int, Any]]] = []
         self._layouts: Mapping[str, Any] = {}
 
-    def unless_done(self, file: Path, name: str, again: bool, written: list[Path], target: str | None) -> Any:
+    def unless_done(self, file: Path, name: str, again: bool, written: list[Path], own: str | int | None) -> Any:
         """The picture, or None where the same question about it lies on disk (and was redrawn from there)."""
         from torchloupe.sources.images import read
 
@@ -216,7 +222,7 @@ class Job:
             arrays, record = load(stored)
         except LoupeError:
             return image
-        if record.get("asked") != self._asked(file, target):
+        if record.get("asked") != self._asked(file, own):
             return image
         if record.get("drawn") != plain(asdict(self.style)):
             save(self.folder, name, arrays, {**record, "drawn": asdict(self.style)})
@@ -253,13 +259,19 @@ class Job:
 
         return replace(self.probe, target=Each(tuple(words), self.subject.classes))
 
-    def run(self, probe: Probe, batch: Batch, names: Sequence[str], files: Sequence[Path], bar: Progress) -> list[Path]:
-        """Explain, store and draw one batch."""
+    def run(
+        self,
+        probe: Probe,
+        batch: Batch,
+        pictures: Sequence[tuple[str, Path]],
+        own: Sequence[str | int | None],
+        bar: Progress,
+    ) -> list[Path]:
+        """Explain, store and draw one batch. pictures: name and file of each; own: what was asked of it alone."""
         from torchloupe.methods.cam import cams
         from torchloupe.methods.registry import named, options_of
         from torchloupe.methods.smooth import aug_smooth
-        from torchloupe.sources.safe import sha256
-        from torchloupe.store import load, maps_arrays, maps_record, save
+        from torchloupe.store import maps_arrays, maps_record, save
 
         options = dict(self.options)
         if any("progress" in options_of(named(name)) for name in self.methods):
@@ -273,8 +285,9 @@ class Job:
             layers = {layer for maps in found.values() for layer in maps.maps}
             self._layouts = layouts(probe.at(*sorted(layers)), batch.take([0]))
         written: list[Path] = []
-        for i, (name, file) in enumerate(zip(names, files, strict=True)):
+        for i, (name, file) in enumerate(pictures):
             arrays, parts = maps_arrays(found, batch, i)
+            asked = self._asked(file, own[i])
             used = {m: {o: v for o, v in self.options.items() if o in options_of(named(m))} for m in self.methods}
             weights = self.subject.notes.get("weights", {})
             record = maps_record(
@@ -286,29 +299,26 @@ class Job:
                 layouts=self._layouts,
                 options=used,
                 source=file,
-                source_sha256=sha256(file),
+                source_sha256=asked["source"],
                 seed=self.options.get("seed", 0),
                 aug_smooth=self.aug,
                 drawn=asdict(self.style),
                 weights_report=weights.get("report"),
-                asked=self._asked(
-                    file,
-                    str(probe.target.wanted[i]) if hasattr(probe.target, "wanted") and self.asked["each"] else None,
-                ),
+                asked=asked,
             )
-            path = save(self.folder, name, arrays, record)
-            written += self._draw(*load(path), name)
+            save(self.folder, name, arrays, record)
+            written += self._draw(arrays, record, name)
             for method, layer, question in parts["empty"]:
-                asked = parts["questions"][question]
-                say(f"{file}: the {method} map at {layer} for {asked!r} is empty: nothing there speaks for it")
+                what = parts["questions"][question]
+                say(f"{file}: the {method} map at {layer} for {what!r} is empty: nothing there speaks for it")
         return written
 
-    def _asked(self, file: Path, target: str | None) -> dict[str, Any]:
+    def _asked(self, file: Path, own: str | int | None) -> dict[str, Any]:
         from torchloupe import __version__
         from torchloupe.sources.safe import sha256
         from torchloupe.store import plain
 
-        return dict(plain({**self.asked, "own": target, "source": sha256(file), "version": __version__}))
+        return dict(plain({**self.asked, "own": own, "source": sha256(file), "version": __version__}))
 
     def _draw(self, arrays: Mapping[str, Any], record: Mapping[str, Any], name: str) -> list[Path]:
         from torchloupe.render.pictures import Sheet, drawing

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchloupe.axes import C, dims
 from torchloupe.errors import BadInput, nearest
 from torchloupe.methods.principal import principal
-from torchloupe.methods.registry import METHODS, Method, method, options_of
-from torchloupe.probe import INPUT, Batch, Capture, Probe, split_call
+from torchloupe.methods.registry import Method, method, options_of
+from torchloupe.probe import Batch, Capture, Probe, split_call
 from torchloupe.results import Maps
 
 SMALL = 1e-6
@@ -301,8 +301,6 @@ def _check_type(name: str, option: str, value: Any, known: Parameter | None) -> 
 
 
 __all__ = [
-    "INPUT",
-    "METHODS",
     "cam",
     "cams",
     "combine",

@@ -39,6 +39,16 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def state_sha256(module: nn.Module) -> str:
+    """SHA-256 over the names and values of a module's weights, where no file tells them."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> Any:
     """What is in a .safetensors, .pth, .pt, .ckpt or .bin file, on the CPU. Nothing in the file is executed.
 
