@@ -186,6 +186,64 @@ def test_in_place_layers_do_not_reach_what_was_kept(net: Subject, batch: Batch) 
     assert (features(net, batch, ("conv",))["conv"] < 0).any()
 
 
+class InPlace(nn.Module):
+    """A sum in place behind the first convolution; a module that gives its weight, one that gives a slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.place = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), Place()
+        self.slice = Slice()
+        self.forwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards += 1
+        x = self.first(x.div_(2))
+        x += 10
+        return self.slice(self.second(x)) + self.place(x)
+
+
+class Place(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight
+
+
+class Slice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :2]
+
+
+def test_sums_in_place_do_not_reach_what_was_kept_or_given(batch: Batch) -> None:
+    net, given = InPlace().double(), batch.x.clone()
+    found = features(Subject(net), batch, ("first", "in:second"))
+    plain = F.conv2d(given / 2, net.first.weight, net.first.bias)
+    assert torch.equal(batch.x, given)
+    assert torch.equal(found["first"].squeeze(2), plain)
+    assert torch.equal(found["in:second"].squeeze(2), plain + 10)
+    assert net.forwards == 2
+
+
+def test_nothing_is_copied_or_run_again_where_nothing_is_in_place(batch: Batch) -> None:
+    net, outputs = InPlace().double(), []
+    net.second.register_forward_hook(lambda _m, _i, out: outputs.append(out.data_ptr()))
+    seen = capture(Subject(net), batch, ("second",))
+    assert net.forwards == 1
+    assert seen["second"].raw.data_ptr() == outputs[0]
+
+
+def test_weights_and_slices_are_copied(batch: Batch) -> None:
+    net = InPlace().double()
+    seen = capture(Subject(net), batch, ("place", "slice"))
+    kept = seen["place"].raw.clone()
+    net.place.weight.data.add_(1)
+    assert torch.equal(seen["place"].raw, kept)
+    part = seen["slice"].raw
+    assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
+
+
 def places_of_patches() -> list[Any]:
     owned = [vars(Pyramid)[name] for name in ("smooth", "halve", "negate")]
     return [*owned, F.softmax, torch.tanh, vars(torch.Tensor).get("sigmoid")]

@@ -108,7 +108,12 @@ def test_the_input_is_left_alone(batch: Batch) -> None:
             return super().forward(x)
 
     kept = batch.x.clone()
-    loupe.gradient_x_input(probe(Bites(), INPUT), batch)
+    for layer in (INPUT, "two"):
+        seen = probe(Bites(), layer)
+        loupe.gradient_x_input(seen, batch) if layer == INPUT else loupe.gradcam(seen, batch)
+        seen.ask(batch)
+        assert torch.equal(batch.x, kept)
+    loupe.ablationcam(seen, batch)
     assert torch.equal(batch.x, kept)
     assert not batch.x.requires_grad
 
@@ -172,9 +177,9 @@ def test_layers_without_a_picture(batch: Batch) -> None:
 
 def test_names_of_layers() -> None:
     net = Concatenated()
-    assert resolve(net, "layers[-1]") == "layers.2"
-    assert resolve(net, "layers[0]") == "layers.0"
-    assert resolve(net, "last#0") == "last#0"
+    assert resolve(dict(net.named_modules()), "layers[-1]") == "layers.2"
+    assert resolve(dict(net.named_modules()), "layers[0]") == "layers.0"
+    assert resolve(dict(net.named_modules()), "last#0") == "last#0"
     for wrong, match in {
         "layer.1": "Did you mean layers.1",
         "layers[-4]": "has 3 layers",
@@ -184,7 +189,7 @@ def test_names_of_layers() -> None:
         "layers[3]": "no layer",
     }.items():
         with pytest.raises(BadInput, match=match):
-            resolve(net, wrong)
+            resolve(dict(net.named_modules()), wrong)
     with pytest.raises(BadInput, match="no layer was named"):
         Probe(Subject(net), (), Classes((1,)))
 

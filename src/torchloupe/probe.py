@@ -191,7 +191,8 @@ class Probe:
         names = tuple(self.layers) if not isinstance(self.layers, str) else (self.layers,)
         if not names:
             raise BadInput("no layer was named")
-        object.__setattr__(self, "layers", tuple(dict.fromkeys(resolve(self.subject.module, name) for name in names)))
+        modules = dict(self.subject.module.named_modules())
+        object.__setattr__(self, "layers", tuple(dict.fromkeys(resolve(modules, name) for name in names)))
 
     def at(self, *layers: str) -> Probe:
         """The same question at other layers."""
@@ -200,7 +201,7 @@ class Probe:
     def ask(self, batch: Batch) -> tuple[Scores, Batch]:
         """The scores, without any tap or gradient, and the batch with the target's choices held fixed."""
         with restored(self.subject.module), torch.no_grad():
-            scores, batch = self.score(self.subject.output(batch), batch)
+            scores, batch = self.score(self.subject.output(batch.at(batch.x.clone())), batch)
         return Scores(scores.value.detach(), scores.labels), batch
 
     def score(self, output: Any, batch: Batch) -> tuple[Scores, Batch]:
@@ -223,7 +224,7 @@ class Probe:
         with restored(module), torch.set_grad_enabled(grad):
             x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
             with tracing(module) as trace, tapped(module, self.layers, grad) as taps:
-                output = self.subject.output(batch.at(x.clone() if needs_input else x))
+                output = self.subject.output(batch.at(x.clone()))
             (value, labels), batch = self.score(output, batch)
             if needs_input:
                 taps[INPUT] = [x]
@@ -352,16 +353,16 @@ def split_call(name: str) -> tuple[str, int | None]:
     return bare, int(call) if mark else None
 
 
-def resolve(module: nn.Module, name: str) -> str:
+def resolve(known: Mapping[str, nn.Module], name: str) -> str:
     """A layer as users write it -> its dotted name: layer4[-1] -> layer4.2.
 
+    known: dict(module.named_modules()).
     Errors: BadInput that offers the nearest names.
     """
     if name == INPUT:
         return name
     bare, call = split_call(name)
     suffix = "" if call is None else f"#{call}"
-    known = dict(module.named_modules())
     dotted = re.sub(r"\[(\d+)\]", r".\1", bare)
     while (found := re.search(r"\[(-\d+)\]", dotted)) is not None:
         parent = known.get(dotted[: found.start()])
@@ -380,17 +381,18 @@ def resolve(module: nn.Module, name: str) -> str:
     return dotted + suffix
 
 
-def expand(module: nn.Module, word: str) -> list[str]:
+def expand(known: Mapping[str, nn.Module], word: str) -> list[str]:
     """A layer, or a glob over the layers' dotted names (layer* stays on its level), as names in the model's order.
 
+    known: dict(module.named_modules()).
     Errors: BadInput for a glob that fits nothing.
     """
     if not re.search(r"[*?]", word):
-        return [resolve(module, word)]
+        return [resolve(known, word)]
     parts = word.split(".")
     found = [
         name
-        for name, _ in module.named_modules()
+        for name in known
         if name.count(".") == len(parts) - 1
         and all(fnmatchcase(own, part) for own, part in zip(name.split("."), parts, strict=True))
     ]

@@ -38,7 +38,7 @@ class Replay:
         self._copy = self.whole = False
         last = None if joined else call or 0
         with restored(self._module), torch.no_grad(), tracing(self._module) as trace, self._recorded(last):
-            self.scores, self.batch = probe.score(probe.subject.output(batch), batch)
+            self.scores, self.batch = probe.score(probe.subject.output(batch.at(batch.x.clone())), batch)
         wanted = range(len(self._outputs)) if joined else [call or 0]
         calls = len(trace.of(bare)) if call is None else int(call in self._outputs)
         self.layout: Layout = probe.layout(layer, trace, batch, calls)
@@ -54,6 +54,8 @@ class Replay:
     def __call__(self, sample: int, copies: Sequence[Tensor], count: int) -> Scores:
         """copies of one sample's raw output, call by call, each for count samples -> scores (k, count)."""
         many = self.batch.take([sample]).spread(count)
+        if self.whole or self._copy:
+            many = many.at(many.x.clone())
         cache = {} if self.whole else self._cache
         with restored(self._module), torch.no_grad(), self._patched(cache, sample, copies, count):
             return self._probe.target(self._probe.subject.output(many), many)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -97,9 +97,10 @@ def parse(text: str) -> Point:
     return Point(kind, name.replace(":", "."), inputs, int(call) if mark else None, tuple(keys))  # type: ignore[arg-type]
 
 
-def expand(module: nn.Module, points: Sequence[Point]) -> list[Point]:
+def expand(module: nn.Module, known: Mapping[str, nn.Module], points: Sequence[Point]) -> list[Point]:
     """Globs become the names that they fit, other names are checked; layer4[-1] becomes layer4.2.
 
+    known: dict(module.named_modules()).
     Errors: BadInput that offers the nearest names.
     """
     found: list[Point] = []
@@ -108,7 +109,7 @@ def expand(module: nn.Module, points: Sequence[Point]) -> list[Point]:
             locate(point.name)
             found.append(point)
             continue
-        names = expand_layer(module, point.name) if point.kind == "module" else _parameters(module, point.name)
+        names = expand_layer(known, point.name) if point.kind == "module" else _parameters(module, point.name)
         found += [replace(point, name=name) for name in names]
     return list(dict.fromkeys(found))
 
@@ -158,17 +159,24 @@ def capture(subject: Subject, batch: Batch, points: Sequence[str] | Mapping[str,
     """Label -> what was seen, raw. A point with several tensors or calls gives one label each: neck@0, relu#1."""
     reject_wrapped(subject.module)
     given = points if isinstance(points, Mapping) else {text: text for text in points}
-    wanted = {label: expand(subject.module, [parse(text)]) for label, text in given.items()}
+    known = dict(subject.module.named_modules())
+    wanted = {label: expand(subject.module, known, [parse(text)]) for label, text in given.items()}
     flat = list(dict.fromkeys(point for found in wanted.values() for point in found))
     if not flat:
         raise BadInput("no point was named")
-    with (
-        restored(subject.module),
-        torch.no_grad(),
-        tracing(subject.module) as trace,
-        recording(subject.module, flat, trace) as records,
-    ):
-        subject.output(batch)
+    copied: set[Point] = set()
+    while True:
+        with (
+            restored(subject.module),
+            torch.no_grad(),
+            tracing(subject.module) as trace,
+            recording(subject.module, flat, trace, copied) as records,
+        ):
+            subject.output(batch.at(batch.x.clone()))
+        spoiled = {point for point, held in records.items() if any(record.spoiled for record in held)}
+        if not spoiled:
+            break
+        copied |= spoiled
     named = {point.name: [_of_input(batch)] for point in flat if point.name == INPUT and point.kind == "module"}
     found: dict[str, Seen] = {}
     for label, matches in wanted.items():
@@ -188,6 +196,26 @@ class Record:
     tensors: Mapping[tuple[str, ...], Tensor]
     at: int
     module: nn.Module = field(default_factory=nn.Identity)
+    versions: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "versions", self._versions())
+
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(tensor._version for tensor in self.tensors.values())
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether something has changed a tensor in place since."""
+        return self._versions() != self.versions
+
+
+def _of_another(tensor: Tensor, weights: Collection[int]) -> bool:
+    """Whether a tensor is a part of something larger, one of the weights, or cannot tell whether it was changed."""
+    if tensor.is_inference() or tensor.layout != torch.strided:
+        return True
+    memory = tensor.untyped_storage()
+    return memory.nbytes() > tensor.numel() * tensor.element_size() or memory.data_ptr() in weights
 
 
 def _of_input(batch: Batch) -> Record:
@@ -196,13 +224,15 @@ def _of_input(batch: Batch) -> Record:
 
 @contextmanager
 def recording(
-    module: nn.Module, points: Sequence[Point], trace: Trace | None = None
+    module: nn.Module, points: Sequence[Point], trace: Trace | None = None, copied: Collection[Point] = ()
 ) -> Iterator[dict[Point, list[Record]]]:
     """Point -> a record a call, of the forwards inside. Hooks and patched functions are gone afterwards, whatever happens.
 
-    What is kept is a copy, so that an in-place layer behind a point cannot change it. A function is patched where its path
-    says, as a name in that module: code that imported it under another module's name still calls the original.
+    What is kept is the network's own tensor: an in-place layer behind a point changes it, and its record is then spoiled;
+    at the points in copied it is a copy. A function is patched where its path says, as a name in that module: code that
+    imported it under another module's name still calls the original.
     """
+    weights = {tensor.untyped_storage().data_ptr() for tensor in _tensors(module).values()}
     visits = trace.visits if trace is not None else []
     records: dict[Point, list[Record]] = {point: [] for point in points}
     counts = dict.fromkeys(points, 0)
@@ -219,7 +249,11 @@ def recording(
         busy = True
         try:
             picked = pick(value, point)
-            found = {keys: tensor.detach().clone() for keys, tensor in leaves(picked)}
+            found = {keys: tensor.detach() for keys, tensor in leaves(picked)}
+            found = {
+                keys: tensor.clone() if point in copied or _of_another(tensor, weights) else tensor
+                for keys, tensor in found.items()
+            }
             found = {(): next(iter(found.values()))} if len(found) == 1 else found
             records[point].append(Record(call, found, len(visits), part))
         finally:

@@ -100,7 +100,8 @@ def cam(
         raise BadInput(
             f"model {model!r}: it is not known how a picture is prepared for it; use it from Python with a Batch"
         )
-    wanted = [name for word in layers or subject.layers for name in expand(subject.module, word)]
+    known = dict(subject.module.named_modules())
+    wanted = [name for word in layers or subject.layers for name in expand(known, word)]
     if not wanted:
         raise BadInput(
             f"model {model!r}: no default layer was found; name one with --layers (see: loupe layers {model})"

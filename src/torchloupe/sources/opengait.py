@@ -552,7 +552,7 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
     Errors: BadInput for a number out of range, a glob that fits nothing, or an unknown name.
     """
     module = subject.module
-    numbered, known = leaves(module), [name for name, _ in module.named_modules() if name]
+    numbered, known = leaves(module), {name: part for name, part in module.named_modules() if name}
     picked: list[str] = []
     for one in wanted:
         if one.isdigit():
@@ -567,7 +567,7 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
                 raise BadInput(f"no layer fits {one!r}.{nearest(one.strip('*'), known)} See loupe gait layers.")
         else:
             found = [one]
-        picked += [resolve(module, _plain_pass(module, name)) for name in found]
+        picked += [resolve(known, _plain_pass(module, name)) for name in found]
     return tuple(dict.fromkeys(picked)) or subject.layers
 
 
