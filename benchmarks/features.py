@@ -33,7 +33,7 @@ def main() -> None:
     """Prints the ratios of CPU time, and the bytes that are held beside the captured tensors."""
     torch.manual_seed(0)
     module = timm.create_model("resnet50").eval()
-    batch = Batch(torch.randn(2, 3, 224, 224))
+    batch = Batch(torch.randn(8, 3, 224, 224))
     blocks = [f"layer{i}.{j}" for i, count in ((1, 3), (2, 4), (3, 6), (4, 3)) for j in range(count)]
     points = [*blocks, "layer1", "layer2", "layer3", "layer4"]
     subject = Subject(module)
@@ -58,7 +58,7 @@ def main() -> None:
     tracemalloc.stop()
     held = sum(one.raw.untyped_storage().nbytes() for one in seen.values())
     tensors = sum(one.raw.numel() * one.raw.element_size() for one in seen.values())
-    print(f"capturing {len(points)} points of resnet50, 2 pictures of 224 x 224, {ROUNDS} rounds")
+    print(f"capturing {len(points)} points of resnet50, 8 pictures of 224 x 224, {ROUNDS} rounds")
     print(f"CPU time / bare forward: {least:.3f} by the least of each, {middle:.3f} by the median of each")
     print(
         f"held: {held / 1e6:.1f} MB for {tensors / 1e6:.1f} MB of tensors; Python objects at most {python / 1e6:.2f} MB"
