@@ -229,11 +229,11 @@ class Probe:
             if needs_input:
                 taps[INPUT] = [x]
             layouts = {name: self.layout(name, trace, batch, len(taps[name])) for name in self.layers}
-            act = self._canonical(taps, layouts, batch)
             grads: dict[str, Tensor] = {}
             if grad:
                 rows = [self._canonical(row, layouts, batch) for row in self._gradients(value, taps, layouts)]
-                grads = {name: torch.stack([row[name] for row in rows]) for name in self.layers}
+                grads = {name: stacked([row.pop(name) for row in rows]) for name in self.layers}
+            act = self._canonical(taps, layouts, batch)
         return Capture(Scores(value.detach(), labels), act, grads, layouts, trace, batch)
 
     def layout(self, name: str, trace: Trace, batch: Batch, calls: int) -> Layout:
@@ -312,6 +312,11 @@ def full(tensor: Tensor) -> Tensor:
     """Detached, in float32 at least."""
     tensor = tensor.detach()
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def stacked(rows: Sequence[Tensor]) -> Tensor:
+    """torch.stack, without a copy where there is one row."""
+    return rows[0][None] if len(rows) == 1 else torch.stack(list(rows))
 
 
 def finite(tensor: Tensor) -> bool:
