@@ -23,7 +23,7 @@ from torchloupe.networks.gait.skeletons import skeleton
 from torchloupe.probe import Batch, Probe, Subject, restored
 from torchloupe.results import Maps, Scores
 from torchloupe.sequence_maps import SequenceMaps
-from torchloupe.sources.opengait import Config, model_digest, place_of, prepare
+from torchloupe.sources.opengait import Config, inner_pictures, model_digest, place_of, prepare
 from torchloupe.sources.sequences import Walk
 from torchloupe.targets.retrieval import Gallery, Retrieval
 from torchloupe.trace import find_layout, tracing
@@ -212,7 +212,7 @@ def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[s
 
 def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
     """Maps (k, t', h', w') by layer, the frames of their time steps, and what to know about them."""
-    maps, frames, words = {}, {}, {}
+    maps, frames, words, under = {}, {}, {}, {}
     for layer, value in found.maps.items():
         array = value[:, 0].float().cpu().numpy()
         place = place_of(subject, layer)
@@ -227,7 +227,20 @@ def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
             words[layer] = "one map for all frames"
         maps[layer] = array
         frames[layer] = np.array(windows(length, whole, place.step if place is not None else None))
-    return {"maps": maps, "windows": frames, "words": words}
+    shown = () if batch.pictures is None else tuple(batch.pictures.shape[2:4])
+    odd = [layer for layer, array in maps.items() if shown and not _shaped(array.shape[2:], shown)]
+    for picture in inner_pictures(subject, batch) if odd else []:
+        for layer in odd:
+            if layer not in under and _shaped(maps[layer].shape[2:], picture.shape[1:]):
+                under[layer] = picture
+                text = f"on the {picture.shape[1]} x {picture.shape[2]} picture that the model makes"
+                words[layer] = ", ".join(part for part in (words[layer], text) if part)
+    return {"maps": maps, "windows": frames, "words": words, "under": under}
+
+
+def _shaped(cells: tuple[int, ...], picture: tuple[int, ...]) -> bool:
+    """Whether rows and columns of a map cover a picture of this shape with nearly square cells; strips always do."""
+    return min(cells) == 1 or 0.8 < cells[0] * picture[1] / (cells[1] * picture[0]) < 1.25
 
 
 def _shown(subject: Subject, batch: Batch) -> dict[str, Any]:

@@ -158,15 +158,18 @@ def build(config: Config) -> nn.Module:
         raise BadInput(f"{config.path}: model_cfg does not make a {config.model} ({error})") from None
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, model: str) -> tuple[str, ...]:
+def load_weights(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, model: str, places: nn.Module | None = None
+) -> tuple[str, ...]:
     """Loads a checkpoint's state dict. Gives the keys that do not fit but do not touch the embedding either.
 
+    places: our network that has the layers of a real class; by default the module itself.
     Errors: BadInput for a checkpoint of another model, naming the nearest, or of another variant.
     """
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     own = module.state_dict()
     odd = [key for key in {**own, **state} if key not in state or key not in own or own[key].shape != state[key].shape]
-    aside = sorted(key for key in odd if _unused(module, key))
+    aside = sorted(key for key in odd if _unused(places or module, key))
     wrong = sorted(set(odd) - set(aside))
     if wrong:
         raise BadInput(f"{source}: {_why_not(own, state, wrong, model)}")
@@ -178,7 +181,7 @@ def _unused(module: nn.Module, key: str) -> bool:
     if key.endswith("num_batches_tracked"):
         return True
     name = key.rpartition(".")[0]
-    place = seen(module, name) if name else None
+    place = _place(module, name) if name else None
     # the embedding behind the neck reads its batch norm, never its classifier
     return (place is not None and place.layout is None) or key == "BNNecks.fc_bin"
 
@@ -242,7 +245,7 @@ def prepare(walk: Walk, config: Config, module: nn.Module | None = None) -> Batc
         _check_picture(x, raw[0], walk, config, module)
     layout = Layout("n t h w" if x.dim() == 4 else "n t c h w")
     others = {f"input{i}": _tensor(array) for i, array in enumerate(arrays) if i != own}
-    extra = {} if config.model in NETWORKS else others
+    extra = {} if config.model in NETWORKS else {**others, "type": walk.condition, "view": walk.view}
     return Batch(x, layout, (walk.name,), extra, pictures=_pictures(x))
 
 
@@ -255,7 +258,7 @@ def _pictures(x: Tensor) -> Tensor:
     grey = x if x.dim() == 4 else x.amax(2)
     low, high = grey.min(), grey.max()
     if low < 0 or high > 1:
-        grey = (grey - low) / (high - low)
+        grey = (grey - low) / (high - low).clamp(min=1e-6)
     return (grey * 255).round().byte()[..., None].expand(*grey.shape, 3)
 
 
@@ -482,13 +485,12 @@ def gait(
         from torchloupe.sources.opengait_checkout import real_class
 
         module, call = real_class(settings, Path(checkout))
-    # the layers of a real class have the names, times and spaces of ours
-    places = build(settings) if checkout is not None and settings.model in NETWORKS else module
+    places = module if checkout is None else _alike(module, settings)
     notes: dict[str, Any] = {"config": settings, "places": places}
     if weights is not None:
         given = weights if isinstance(weights, Mapping) else load_state(weights, unsafe=unsafe)
         source = "the weights" if isinstance(weights, Mapping) else str(weights)
-        aside = load_weights(module, given, source, settings.model)
+        aside = load_weights(module, given, source, settings.model, places)
         if aside:
             told = ", ".join(aside[:3]) + (" ..." if len(aside) > 3 else "")
             text = f"{source}: {told} do not fit the config; the embedding does not use them"
@@ -529,16 +531,49 @@ def _call(module: nn.Module, batch: Batch) -> Tensor:
 
 def _read(output: Any) -> Tensor:
     """The embedding: what our networks give; in OpenGait's own output under inference_feat."""
-    return output["inference_feat"]["embeddings"] if isinstance(output, Mapping) else output
+    if not isinstance(output, Mapping):
+        return output
+    found = output.get("inference_feat") or {}
+    if "embeddings" not in found:
+        raise BadInput(f"this model gives {', '.join(found) or 'nothing'} and no embeddings: no gallery can be asked")
+    return found["embeddings"]
+
+
+def _alike(module: nn.Module, config: Config) -> nn.Module:
+    """Our network with the layers of a real class, or of the class that it is derived from (GaitEdge: GaitGL); or itself.
+
+    Such layers have the names, times and spaces of ours.
+    """
+    model = config.blocks["model_cfg"]
+    for kind in type(module).__mro__:
+        if kind.__name__ in NETWORKS:
+            own = model.get(kind.__name__, model)
+            blocks = {**config.blocks, "model_cfg": {**own, "model": kind.__name__}}
+            return build(replace(config, blocks=blocks))
+    return module
+
+
+def _place(places: nn.Module, name: str) -> Seen | None:
+    """How a layer lies over the sequence; None where no table tells, as for layers that only a real class has."""
+    return seen(places, name) if name in dict(places.named_modules()) else None
+
+
+def inner_pictures(subject: Subject, batch: Batch) -> list[np.ndarray]:
+    """What a real class shows of its own way, one picture a frame (t, h, w) uint8: the `visual_summary` of its output."""
+    with restored(subject.module), torch.no_grad():
+        output = replace(subject, read=lambda found: found).output(batch)
+    shown = output.get("visual_summary", {}).values() if isinstance(output, Mapping) else ()
+    frames = [x.detach().float().cpu() for x in shown if isinstance(x, Tensor) and x.dim() == 4]
+    return [_pictures(x[None])[0, ..., 0].numpy() for x in frames if len(x) == batch.size[0]]
 
 
 def place_of(subject: Subject, layer: str) -> Seen | None:
     """How a layer (with or without '#') lies over the sequence; None where no table tells."""
-    return None if layer == INPUT else seen(subject.notes["places"], split_call(layer)[0])
+    return None if layer == INPUT else _place(subject.notes["places"], split_call(layer)[0])
 
 
-def _layout(module: nn.Module, name: str) -> Layout | None:
-    place = seen(module, name)
+def _layout(places: nn.Module, name: str) -> Layout | None:
+    place = _place(places, name)
     if place is None:
         return None
     if place.layout is None:
@@ -562,22 +597,23 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
                 )
             found = [numbered[int(one)]]
         elif any(mark in one for mark in "*?"):
-            found = [name for name in known if fnmatchcase(name, one) and _drawable(module, name)]
+            found = [name for name in known if fnmatchcase(name, one) and _drawable(subject, name)]
             if not found:
                 raise BadInput(f"no layer fits {one!r}.{nearest(one.strip('*'), known)} See loupe gait layers.")
         else:
             found = [one]
-        picked += [resolve(module, _plain_pass(module, name)) for name in found]
+        picked += [resolve(module, _plain_pass(subject, name)) for name in found]
     return tuple(dict.fromkeys(picked)) or subject.layers
 
 
-def _drawable(module: nn.Module, name: str) -> bool:
-    place = seen(module, name)
+def _drawable(subject: Subject, name: str) -> bool:
+    place = place_of(subject, name)
     return place is None or place.layout is not None
 
 
-def _plain_pass(module: nn.Module, name: str) -> str:
+def _plain_pass(subject: Subject, name: str) -> str:
     """Of a layer that runs once in each pass of a network that runs several times: the call of the plain pass."""
+    module = subject.module
     if passes(module) == 1 or name == INPUT or split_call(name)[1] is not None:
         return name
     # an activation is shared within each pass, so that its first call would not be all of the pass
@@ -640,7 +676,7 @@ def layer_facts(subject: Subject, batch: Batch) -> list[LayerFacts]:
 
 
 def _time_and_space(places: nn.Module, name: str, visits: Sequence[Visit], batch: Batch) -> tuple[str, str]:
-    place = seen(places, name)
+    place = _place(places, name)
     if place is None or place.layout is None:
         return "", place.word if place is not None else "shape " + str(visits[0].shapes[0])
     calls = [torch.empty(visit.shapes[0], device="meta") for visit in visits]

@@ -112,14 +112,14 @@ def _necks(after_neck: bool) -> Table:
 
 def _gaitbase(net: GaitBase) -> Table:
     inside = STRIPPED if isinstance(net.Backbone.forward_block, Plain) else FRAMES
-    return (*_necks(net.after_neck), ("Backbone", SEQUENCE), ("Backbone.*", inside), ("TP", POOLED))
+    return (*_necks(False), ("Backbone", SEQUENCE), ("Backbone.*", inside), ("TP", POOLED))
 
 
 def _deepgait(net: DeepGaitV2 | SkeletonGaitPP) -> Table:
     two = hasattr(net.layer2, "forward_block")
     deep: Table = (("layer[234]", SEQUENCE), ("layer[234].*", FRAMES)) if two else ()
     return (
-        *_necks(isinstance(net, DeepGaitV2) and net.after_neck),
+        *_necks(net.after_neck),
         ("*layer[01]", SEQUENCE),
         ("*layer[01].*", FRAMES),
         ("fusion.conv.*", FRAMES),
