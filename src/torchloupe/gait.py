@@ -53,6 +53,7 @@ def embed_gallery(
     if file is not None and file.exists():
         return replace(_cached(file), metric=metric or config.metric)
     rows, kept = [], []
+    last = ""
     with restored(subject.module), torch.no_grad():
         for done, walk in enumerate(walks, 1):
             try:
@@ -61,10 +62,11 @@ def embed_gallery(
             except LoupeError as error:
                 if strict:
                     raise
+                last = str(error)
                 warnings.warn(f"left out of the gallery: {error}", LoupeWarning, stacklevel=2)
             tell(done, len(walks))
     if not rows:
-        raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded")
+        raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded; the last: {last}")
     made = Gallery(
         torch.stack(rows),
         tuple(walk.name for walk in kept),
@@ -246,8 +248,7 @@ def _shaped(cells: tuple[int, ...], picture: tuple[int, ...]) -> bool:
 def _shown(subject: Subject, batch: Batch) -> dict[str, Any]:
     pose = batch.truth.get("pose")
     if pose is not None:
-        model = subject.notes["config"].blocks["model_cfg"]
-        shape = skeleton(str(model.get("joint_format", "coco")))
+        shape = skeleton(subject.notes["config"].joints)
         return {"poses": pose[0].numpy(), "joints": shape.joints, "limbs": np.array(shape.edges)}
     return {} if batch.pictures is None else {"imgs": batch.pictures[0, ..., 0].numpy()}
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ DEFAULTS: Mapping[str, Any] = {
     "model_cfg": {},
 }
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-POSES = ("GaitGraph1", "GaitGraph2", "GaitTR")
+# how the models of skeletons take them: rows are joints
+POSES = {"GaitGraph1": "n c t h w", "GaitGraph2": "n t h i c", "GaitTR": "n t c h w", "MultiScaleGaitGraph": "n t h c"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,46 @@ class Config:
         return found if isinstance(found, list) else [found]
 
     @property
+    def joints(self) -> str:
+        """The format of the skeletons that the model sees."""
+        model = self.blocks["model_cfg"]
+        return str(model.get("joint_format") or (model.get("graph_cfg") or {}).get("layout", "coco"))
+
+    @property
+    def side(self) -> int:
+        """Rows of a silhouette before it is cut: what the transforms name, else what the network was published for."""
+        named = next((part["img_w"] for one in self.transforms for part in _steps(one) if "img_w" in part), None)
+        return int(named) if isinstance(named, int) else getattr(self._empty, "SIDE", 64)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) after the transforms that our network can take; the one that the config is about first."""
+        found = []
+        for side in (self.side, 64, 128):
+            for size in ((side, side * 44 // 64), (side, side)):
+                if size not in found and self._runs(size):
+                    found.append(size)
+        named = any("img_w" in part for one in self.transforms for part in _steps(one))
+        return tuple(size for size in found if size[0] == self.side or not named)
+
+    @cached_property
+    def _empty(self) -> nn.Module:
+        """Our network without numbers, to see what shapes it takes."""
+        with torch.device("meta"):
+            return build(self).eval()
+
+    def _runs(self, size: tuple[int, int]) -> bool:
+        channels = _channels(self)
+        shape = (1, 3, *size) if channels == 1 else (1, 3, channels, *size)
+        if size[1] not in getattr(self._empty, "WIDTHS", (size[1],)):
+            return False
+        try:
+            self._empty(torch.empty(shape, device="meta"))
+        except (RuntimeError, ValueError):
+            return False
+        return True
+
+    @property
     def checkpoint(self) -> Path | None:
         """The checkpoint that the evaluator's restore_hint means, below the current folder; None for 0."""
         evaluator = self.blocks["evaluator_cfg"]
@@ -92,6 +133,13 @@ class Config:
             return None
         name = evaluator.get("save_name", "tmp")
         return Path("output", self.dataset, self.model, name, "checkpoints", f"{name}-{hint:0>5}.pt")
+
+
+def _steps(transform: Any) -> list[Mapping[str, Any]]:
+    """The steps of a transform: `Compose` is opened."""
+    if not isinstance(transform, Mapping) or transform.get("type") != "Compose":
+        return [transform] if isinstance(transform, Mapping) else []
+    return [step for part in transform.get("trf_cfg") or () for step in _steps(part)]
 
 
 def read_config(path: str | Path) -> Config:
@@ -263,7 +311,7 @@ def _pictures(x: Tensor) -> Tensor:
 
 
 def _chosen(walk: Walk, config: Config) -> list[np.ndarray]:
-    arrays = walk.read(128 if config.model == "GLN" else 64)
+    arrays = walk.read(config.side if config.model in NETWORKS else 64)
     use = config.blocks["data_cfg"].get("data_in_use")
     if use:
         whole = all(isinstance(one, bool) for one in use)
@@ -379,6 +427,13 @@ def _ten(pose: np.ndarray, joint_format: str = "coco", **_: Any) -> np.ndarray:
     return positions_steps_bones(_pose(pose, joint_format), skeleton(joint_format)).numpy()
 
 
+def _twelve(pose: np.ndarray, joint_format: str = "coco", **_: Any) -> np.ndarray:
+    """The joints of shoulders, elbows, wrists, hips, knees and ankles."""
+    _pose(pose, joint_format)
+    places = skeleton(joint_format).joints
+    return pose[:, [places.index(name) for name in skeleton("body_12").joints]]
+
+
 def _pose(pose: np.ndarray, joint_format: str) -> Tensor:
     count = len(skeleton(joint_format).joints)
     if pose.shape[1] != count:
@@ -401,20 +456,20 @@ TRANSFORMS: Mapping[str, tuple[str, Callable[..., np.ndarray]]] = {
     "GaitGraphMultiInput": ("pose", _three),
     "GaitGraph_MultiInput": ("pose", _three),
     "GaitTRMultiInput": ("pose", _ten),
+    "MSGGTransform": ("pose", _twelve),
     "SkeletonInput": ("any", lambda pose, **_: pose.transpose(0, 2, 1)[..., None]),
 }
 
 
 def _poses(made: np.ndarray, raw: np.ndarray, walk: Walk, config: Config) -> Batch:
-    joint_format = str(config.blocks["model_cfg"].get("joint_format", "coco"))
-    count = len(skeleton(joint_format).joints)
-    if raw.shape[1] != count:
+    count = len(skeleton(config.joints).joints)
+    # the transform itself may choose the joints that the model sees
+    pose = raw if raw.shape[1] == count else made
+    if pose.ndim != 3 or pose.shape[1] != count:
         raise BadInput(
-            f"{walk.files[0]}: {raw.shape[1]} joints; {config.model} with joint_format {joint_format} has {count}"
+            f"{walk.files[0]}: {raw.shape[1]} joints; {config.model} with joint_format {config.joints} has {count}"
         )
-    patterns = {"GaitGraph1": "n c t h w", "GaitGraph2": "n t h i c", "GaitTR": "n t c h w"}
-    pose = torch.from_numpy(np.ascontiguousarray(raw[..., :3], dtype=np.float32))[None]
-    return Batch(_tensor(made), Layout(patterns[config.model]), (walk.name,), truth={"pose": pose})
+    return Batch(_tensor(made), Layout(POSES[config.model]), (walk.name,), truth={"pose": _tensor(pose[..., :3])})
 
 
 def _maps_and_silhouettes(arrays: Sequence[np.ndarray], walk: Walk) -> np.ndarray:
@@ -431,19 +486,19 @@ def _maps_and_silhouettes(arrays: Sequence[np.ndarray], walk: Walk) -> np.ndarra
 
 
 def _check_picture(x: Tensor, raw: np.ndarray, walk: Walk, config: Config, module: nn.Module | None) -> None:
-    rows, columns = x.shape[-2:]
-    wanted = ((128, 88),) if config.model == "GLN" else ((64, 44), (128, 88))
+    size = (x.shape[-2], x.shape[-1])
     channels = 1 if x.dim() == 4 else x.shape[2]
     takes = int(_channels(config))
     if channels != takes:
         raise BadInput(f"{walk.files[0]}: {channels} channels a frame; {config.model} by this config takes {takes}")
-    if takes in (1, 2) and (rows, columns) not in wanted:
-        size = " or ".join(f"{h} x {w}" for h, w in wanted)
+    if size not in config.sizes:
+        cut = f", {size[0]} x {size[1]} after the transform" if raw.shape[-2:] != size else ""
         whole = f"{raw.shape[-2]} x {raw.shape[-1]}"
-        cut = f", {rows} x {columns} after the transform" if raw.shape[-2:] != (rows, columns) else ""
+        known = [one for one in config.sizes if one[0] != one[1]] or config.sizes
+        sides = " or ".join(f"{one[0]} x {one[0]}" for one in known)
         raise BadInput(
-            f"{walk.files[0]}: frames of {whole}{cut}; {config.model} takes {size} "
-            f"({wanted[0][0]} x {wanted[0][0]} before cutting)"
+            f"{walk.files[0]}: frames of {whole}{cut}; {config.model} by this config takes "
+            f"{' or '.join(f'{h} x {w}' for h, w in known)} ({sides} before cutting)"
         )
     step = getattr(module, "STEP", 1)
     if x.shape[1] < step:
@@ -635,15 +690,14 @@ def model_digest(subject: Subject) -> str:
 def example(config: Config, frames: int = 12) -> Batch:
     """Noise of the shape that a built-in model takes, to see what its layers give."""
     if config.model in POSES:
-        joints = len(skeleton(str(config.blocks["model_cfg"].get("joint_format", "coco"))).joints)
+        joints = len(skeleton(config.joints).joints)
         shapes = {
-            "GaitGraph1": ((1, 3, frames, joints, 1), "n c t h w"),
-            "GaitGraph2": ((1, frames, joints, 3, 5), "n t h i c"),
-            "GaitTR": ((1, frames, 10, joints, 1), "n t c h w"),
+            "GaitGraph1": (1, 3, frames, joints, 1),
+            "GaitGraph2": (1, frames, joints, 3, 5),
+            "GaitTR": (1, frames, 10, joints, 1),
         }
-        pose, pattern = shapes[config.model]
-        return Batch(torch.rand(pose), Layout(pattern), ("noise",))
-    channels, size = _channels(config), (128, 88) if config.model == "GLN" else (64, 44)
+        return Batch(torch.rand(shapes[config.model]), Layout(POSES[config.model]), ("noise",))
+    channels, size = _channels(config), config.sizes[0]
     shape = (1, frames, *size) if channels == 1 else (1, frames, channels, *size)
     return Batch(torch.rand(shape), Layout("n t h w" if channels == 1 else "n t c h w"), ("noise",))
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 TOP = ("modeling", "data", "utils", "evaluation")
 # types of walks that a model's loss tells apart, where it does not take any; embeddings do not depend on them
 TYPES = {"ScoNet": ("neutral", "negative", "positive")}
+# models that set a constant only where their input says that it is on a GPU
+GPU_ONLY = ("ParsingGait",)
 
 
 def real_class(config: Config, checkout: Path) -> tuple[nn.Module, Callable[[nn.Module, Batch], Any]]:
@@ -154,42 +156,42 @@ def _call(module: nn.Module, batch: Batch) -> Any:
     """OpenGait's forward: a list of inputs, labels, types, views, and the length of the one sequence."""
     parts = {int(key.removeprefix("input")): value for key, value in batch.extra.items() if key.startswith("input")}
     own = next(i for i in range(len(parts) + 1) if i not in parts)
-    inputs = [batch.x if i == own else parts[i].to(batch.x.dtype) for i in range(len(parts) + 1)]
+    # clones, as some models write into their inputs
+    inputs = [(batch.x if i == own else parts[i].to(batch.x.dtype)).clone() for i in range(len(parts) + 1)]
     n = batch.x.shape[0]
     fixed = str(getattr(module, "engine_cfg", {}).get("sampler", {}).get("sample_type", "")).startswith("fixed")
     lengths = None if fixed or n > 1 else torch.tensor([[batch.size[0]]], dtype=torch.int32, device=batch.x.device)
     labels = torch.zeros(n, dtype=torch.long, device=batch.x.device)
     object.__setattr__(module, "device", batch.x.device)
-    kind, view = batch.extra.get("type") or "nm", batch.extra.get("view") or "000"
-    known = TYPES.get(type(module).__name__, (kind,))
+    name, kind, view = type(module).__name__, batch.extra.get("type") or "nm", batch.extra.get("view") or "000"
+    known = TYPES.get(name, (kind,))
     given = (inputs, labels, [kind if kind in known else known[0]] * n, [view] * n, lengths)
-    on_cpu = _on_cpu if batch.x.device.type == "cpu" else nullcontext
-    with on_cpu(), _with_gradients(), roi_align_here():
+    on_cpu = _on_cpu(name in GPU_ONLY) if batch.x.device.type == "cpu" else nullcontext()
+    with on_cpu, _with_gradients(), roi_align_here():
         try:
-            try:
-                return module(given)
-            except UnboundLocalError:
-                # a constant that is set only where the input says that it is on a GPU
-                with patch.object(Tensor, "is_cuda", property(lambda _: True)):
-                    return module(given)
+            return module(given)
         except LoupeError:
             raise
         except Exception as error:
             shapes = ", ".join(str(tuple(one.shape)) for one in inputs)
             raise BadInput(
-                f"OpenGait's {type(module).__name__} failed on inputs of shapes {shapes} ({_said(error)}); "
+                f"OpenGait's {name} failed on inputs of shapes {shapes} ({_said(error)}); "
                 f"see data_in_use and the transforms of its config"
             ) from error
 
 
 @contextmanager
-def _on_cpu() -> Iterator[None]:
-    """`.cuda()` gives what it is called on: some models move constants to a GPU whatever they run on."""
+def _on_cpu(claimed: bool = False) -> Iterator[None]:
+    """`.cuda()` gives what it is called on: some models move constants to a GPU whatever they run on.
+
+    claimed: tensors say that they are there.
+    """
 
     def stay(self: Any, *_: Any, **__: Any) -> Any:
         return self
 
-    with patch.object(Tensor, "cuda", stay), patch.object(nn.Module, "cuda", stay):
+    says = patch.object(Tensor, "is_cuda", property(lambda _: True)) if claimed else nullcontext()
+    with patch.object(Tensor, "cuda", stay), patch.object(nn.Module, "cuda", stay), says:
         yield
 
 

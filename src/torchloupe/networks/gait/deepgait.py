@@ -56,6 +56,8 @@ class DeepGaitV2(nn.Module):
     SkeletonGait: Gait Recognition Using Skeleton Maps, AAAI, arXiv:2311.13444.
     """
 
+    WIDTHS = (44, 88)
+
     def __init__(
         self,
         mode: str,
