@@ -26,7 +26,7 @@ from torchloupe.sources.assemble import Options, split_spec
 from torchloupe.sources.devices import device as choose_device
 from torchloupe.sources.safe import load_state, sha256
 from torchloupe.sources.sequences import Walk
-from torchloupe.trace import Visit, tracing
+from torchloupe.trace import Trace, find_layout, tracing
 
 DEFAULTS: Mapping[str, Any] = {
     "data_cfg": {"dataset_name": "CASIA-B", "data_in_use": None},
@@ -724,15 +724,18 @@ def layer_facts(subject: Subject, batch: Batch) -> list[LayerFacts]:
         visits = [visit for visit in trace.visits if visit.name == name and visit.shapes]
         if not name or (not visits and name not in numbers):
             continue
-        time, space = _time_and_space(subject.notes["places"], name, visits, batch) if visits else ("not run", "")
+        time, space = _time_and_space(subject.notes["places"], name, trace, batch) if visits else ("not run", "")
         facts.append(LayerFacts(numbers.get(name), name, type(part).__name__, time, space))
     return facts
 
 
-def _time_and_space(places: nn.Module, name: str, visits: Sequence[Visit], batch: Batch) -> tuple[str, str]:
-    place = _place(places, name)
-    if place is None or place.layout is None:
-        return "", place.word if place is not None else "shape " + str(visits[0].shapes[0])
+def _time_and_space(places: nn.Module, name: str, trace: Trace, batch: Batch) -> tuple[str, str]:
+    visits, place = [visit for visit in trace.of(name) if visit.shapes], _place(places, name)
+    if place is None:
+        found = find_layout(visits[0], trace, batch.n, batch.size)
+        place = Seen(None, word=found) if isinstance(found, str) else Seen(found)
+    if place.layout is None:
+        return "", place.word
     calls = [torch.empty(visit.shapes[0], device="meta") for visit in visits]
     joined = place.layout.join is not None
     t, h, w = place.layout.canonical(calls if joined else calls[:1], batch.n).shape[-3:]
