@@ -182,7 +182,7 @@ def test_the_default_layer_of_a_real_class_leads_to_the_embedding(checkout, tmp_
 
 
 def test_a_model_that_sets_a_constant_on_a_gpu_only_runs_on_the_cpu(checkout, tmp_path):
-    text = HEADED.replace("class ScoNet", "class ParsingGait").replace('"neutral": 1', '"nm": 1')
+    text = HEADED.replace("class ScoNet", "class ParsingGait").replace('"neutral": 1', '"bg-01": 1')
     text = text.replace(
         "frames = self.conv(sils[:, None])", "if sils.is_cuda: one = 1\n        frames = one * self.conv(sils[:, None])"
     )

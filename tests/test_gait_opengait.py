@@ -181,7 +181,7 @@ def gaitset(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": grey(3, 50, 40)}, r"a\.pkl: frames of 50 x 40; GaitSet takes 64 x 44 or 128 x 88"),
+        ({"a": grey(3, 50, 40)}, r"a\.pkl: frames of 50 x 40; GaitSet by this config takes 64 x 44 or 128 x 88"),
         ({"a": grey(0, 64, 64)}, "no frames"),
         ({"a": np.zeros((3, 64, 64), np.uint8)}, "all 3 frames are empty"),
         ({"a": grey(3, 64, 64).astype(float) / 255}, "values 0 to 1; expected grey values 0 to 255"),

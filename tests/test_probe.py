@@ -287,3 +287,18 @@ def test_extra_inputs_follow_their_samples_through_perturbation() -> None:
     found = loupe.occlusion(case.probe(), case.batch())["input"]
     for i in range(2):
         assert torch.allclose(found[:, i : i + 1], loupe.occlusion(case.probe(), case.batch().take([i]))["input"])
+
+
+def test_videos_of_tokens_are_found_with_their_channels_last():
+    """(n, t, h, w, c) as in video transformers, beside (n, c, t, h, w)."""
+    from torchloupe.axes import Layout
+    from torchloupe.trace import Trace, Visit, find_layout
+
+    def found(shape: tuple[int, ...], module: torch.nn.Module) -> object:
+        visit = Visit("block", module, 0, (shape,))
+        return find_layout(visit, Trace([visit]), 1, (7, 64, 44))
+
+    assert found((1, 7, 15, 10, 256), torch.nn.Identity()) == Layout("n t h w c")
+    assert found((1, 256, 7, 15, 10), torch.nn.Identity()) == Layout("n c t h w")
+    assert found((1, 7, 14, 10, 7), torch.nn.LayerNorm(7)) == Layout("n t h w c")
+    assert found((1, 7, 14, 10, 7), torch.nn.Conv3d(1, 7, 3)) == Layout("n c t h w")

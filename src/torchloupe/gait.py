@@ -23,7 +23,7 @@ from torchloupe.networks.gait.skeletons import skeleton
 from torchloupe.probe import Batch, Probe, Subject, restored
 from torchloupe.results import Maps, Scores
 from torchloupe.sequence_maps import SequenceMaps
-from torchloupe.sources.opengait import Config, model_digest, place_of, prepare
+from torchloupe.sources.opengait import Config, inner_pictures, model_digest, place_of, prepare
 from torchloupe.sources.sequences import Walk
 from torchloupe.targets.retrieval import Gallery, Retrieval
 from torchloupe.trace import find_layout, tracing
@@ -53,6 +53,7 @@ def embed_gallery(
     if file is not None and file.exists():
         return replace(_cached(file), metric=metric or config.metric)
     rows, kept = [], []
+    last = ""
     with restored(subject.module), torch.no_grad():
         for done, walk in enumerate(walks, 1):
             try:
@@ -61,10 +62,11 @@ def embed_gallery(
             except LoupeError as error:
                 if strict:
                     raise
+                last = str(error)
                 warnings.warn(f"left out of the gallery: {error}", LoupeWarning, stacklevel=2)
             tell(done, len(walks))
     if not rows:
-        raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded")
+        raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded; the last: {last}")
     made = Gallery(
         torch.stack(rows),
         tuple(walk.name for walk in kept),
@@ -212,7 +214,7 @@ def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[s
 
 def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
     """Maps (k, t', h', w') by layer, the frames of their time steps, and what to know about them."""
-    maps, frames, words = {}, {}, {}
+    maps, frames, words, under = {}, {}, {}, {}
     for layer, value in found.maps.items():
         array = value[:, 0].float().cpu().numpy()
         place = place_of(subject, layer)
@@ -227,14 +229,26 @@ def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
             words[layer] = "one map for all frames"
         maps[layer] = array
         frames[layer] = np.array(windows(length, whole, place.step if place is not None else None))
-    return {"maps": maps, "windows": frames, "words": words}
+    shown = () if batch.pictures is None else tuple(batch.pictures.shape[2:4])
+    odd = [layer for layer, array in maps.items() if shown and not _shaped(array.shape[2:], shown)]
+    for picture in inner_pictures(subject, batch) if odd else []:
+        for layer in odd:
+            if layer not in under and _shaped(maps[layer].shape[2:], picture.shape[1:]):
+                under[layer] = picture
+                text = f"on the {picture.shape[1]} x {picture.shape[2]} picture that the model makes"
+                words[layer] = ", ".join(part for part in (words[layer], text) if part)
+    return {"maps": maps, "windows": frames, "words": words, "under": under}
+
+
+def _shaped(cells: tuple[int, ...], picture: tuple[int, ...]) -> bool:
+    """Whether rows and columns of a map cover a picture of this shape with nearly square cells; strips always do."""
+    return min(cells) == 1 or 0.8 < cells[0] * picture[1] / (cells[1] * picture[0]) < 1.25
 
 
 def _shown(subject: Subject, batch: Batch) -> dict[str, Any]:
     pose = batch.truth.get("pose")
     if pose is not None:
-        model = subject.notes["config"].blocks["model_cfg"]
-        shape = skeleton(str(model.get("joint_format", "coco")))
+        shape = skeleton(subject.notes["config"].joints)
         return {"poses": pose[0].numpy(), "joints": shape.joints, "limbs": np.array(shape.edges)}
     return {} if batch.pictures is None else {"imgs": batch.pictures[0, ..., 0].numpy()}
 

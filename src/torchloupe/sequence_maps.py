@@ -23,7 +23,8 @@ class SequenceMaps:
     name: id-type-view. method, options (JSON), target: what was asked, and how. signed: negative values carry meaning.
     imgs (t, h, w) uint8 silhouettes, or poses (t, v, 3) with joints' names and limbs (pairs of joints).
     maps: layer -> (k, t', h', w') float32 raw numbers. windows: layer -> (t', 2) int, the frames [start, stop) that each
-        time step stands for. words: layer -> what to know about it.
+        time step stands for. words: layer -> what to know about it. under: layer -> (t, h, w) uint8, for the layers that
+        lie on another picture than imgs, such as a crop that the model itself makes.
     questions, scores: k each. gallery, distances: items by distance, the nearest first, without the probe itself.
     answers: gallery items that the questions are about; answer_imgs: what the first of them looks like.
     """
@@ -39,6 +40,7 @@ class SequenceMaps:
     maps: Mapping[str, np.ndarray]
     windows: Mapping[str, np.ndarray]
     words: Mapping[str, str] = field(default_factory=dict)
+    under: Mapping[str, np.ndarray] = field(default_factory=dict)
     questions: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     answers: tuple[str, ...] = ()
@@ -84,6 +86,7 @@ class SequenceMaps:
             "words": np.array([self.words.get(layer, "") for layer in self.layers]),
             **{f"maps/{layer}": value for layer, value in self.maps.items()},
             **{f"windows/{layer}": value for layer, value in self.windows.items()},
+            **{f"under/{layer}": value for layer, value in self.under.items()},
         }
         store.save(file.parent, file.stem, arrays, {"kind": KIND, **(record or {})})
 
@@ -108,6 +111,7 @@ class SequenceMaps:
             words=dict(zip(layers, arrays["words"].tolist(), strict=True)),
             maps={layer: arrays[f"maps/{layer}"] for layer in layers},
             windows={layer: arrays[f"windows/{layer}"] for layer in layers},
+            under={layer: arrays[f"under/{layer}"] for layer in layers if f"under/{layer}" in arrays},
         )
 
 

@@ -99,8 +99,12 @@ def find_layout(visit: Visit, trace: Trace, n: int, size: Size) -> Layout | str:
     frames = n * size[0]
     if len(shape) == 2 and shape[0] == n:
         return Layout("n c")
-    if len(shape) == 5 and shape[0] == n and _fits(shape[3], shape[4], size):
-        return Layout("n c t h w")
+    if len(shape) == 5 and shape[0] == n:
+        first, last = _fits(shape[3], shape[4], size), _fits(shape[2], shape[3], size)
+        if last and (not first or _channels(visit, trace) == "last"):
+            return Layout("n t h w c")
+        if first:
+            return Layout("n c t h w")
     if len(shape) == 4 and shape[0] in (n, frames):
         folded = "n" if shape[0] == n else "(n t)"
         return _picture(visit, trace, size, folded)

@@ -179,7 +179,7 @@ class Painter:
     def window(self, layer: str, step: int) -> np.ndarray:
         """What is drawn under a time step: the mean of its frames; the frame itself for a map of all frames."""
         windows = self.made.windows[layer]
-        return self.frame(step) if len(windows) == 1 else self._input(slice(*windows[step]))
+        return self._input(slice(step, step + 1) if len(windows) == 1 else slice(*windows[step]), layer)
 
     def step(self, layer: str, step: int) -> np.ndarray:
         """The map of one time step over its frames, (h, w, 3) uint8."""
@@ -189,9 +189,14 @@ class Painter:
             start, stop = self.made.windows[layer][step if len(maps) > 1 else 0]
             at = step if len(maps) == 1 else (start + stop) // 2 if stop - start > 1 else start
             return self._skeleton(at, self._per_joint(values))
-        heat = (self.colours(_resized(values, self.size))[..., :3] * 255).round()
-        below = self.window(layer, step).astype(np.float64)
-        return ((1 - self.style.opacity) * below + self.style.opacity * heat).round().astype(np.uint8)
+        size = self._room(layer)
+        heat = (self.colours(_resized(values, size))[..., :3] * 255).round()
+        picture = self.window(layer, step)
+        rows, columns = ((whole - own) // 2 for whole, own in zip(self.size, size, strict=True))
+        inside = (slice(rows, rows + size[0]), slice(columns, columns + size[1]))
+        below = picture[inside].astype(np.float64)
+        picture[inside] = ((1 - self.style.opacity) * below + self.style.opacity * heat).round()
+        return picture
 
     def plane(self, layer: str) -> np.ndarray:
         """Joints by frames, with the joints' names."""
@@ -240,15 +245,24 @@ class Painter:
         middle = 0.5 if self.made.signed else 0.0
         return np.where(span > 0, (maps - lows[:, None, None]) / np.where(span > 0, span, 1), middle)
 
-    def _input(self, part: slice) -> np.ndarray:
+    def _room(self, layer: str) -> tuple[int, int]:
+        """Rows and columns of the cell that the layer's picture takes: all, but for a picture of another shape."""
+        if layer not in self.made.under:
+            return self.size
+        rows, columns = self.made.under[layer].shape[1:]
+        grow = min(self.size[0] / rows, self.size[1] / columns)
+        return max(1, round(rows * grow)), max(1, round(columns * grow))
+
+    def _input(self, part: slice, layer: str = "") -> np.ndarray:
         if self.made.joints:
             start, stop = part.start, part.stop
             return self._skeleton((start + stop) // 2 if stop - start > 1 else start, None)
-        grey = Image.fromarray(self.made.imgs[part].mean(0).round().astype(np.uint8))
-        grown = grey.resize(
-            self.size[::-1], Image.Resampling.BILINEAR if self.style.ratio > 1 else Image.Resampling.BOX
-        )
-        return np.asarray(grown)[..., None].repeat(3, -1)
+        grey = Image.fromarray(self.made.under.get(layer, self.made.imgs)[part].mean(0).round().astype(np.uint8))
+        size = self._room(layer)
+        way = Image.Resampling.BILINEAR if size[0] > grey.height else Image.Resampling.BOX
+        cell = _sheet(*self.size[::-1])
+        cell.paste(grey.resize(size[::-1], way), ((self.size[1] - size[1]) // 2, (self.size[0] - size[0]) // 2))
+        return np.array(cell)
 
     def _skeleton(self, frame: int, values: np.ndarray | None) -> np.ndarray:
         poses = self.made.poses[..., :2]
@@ -283,9 +297,10 @@ def compare(painter: Painter) -> np.ndarray:
     font = _font(4 * painter.style.font)
     line = round(font.size) + 3
     gap = MARGIN
-    titles = [("input", "")] + [
-        (layer, made.words.get(layer, "") or _step_word(painter, layer)) for layer in made.layers
-    ]
+    titles = [("input", "")]
+    for layer in made.layers:
+        words = (made.words.get(layer, ""), _step_word(painter, layer))
+        titles.append((layer, ", ".join(word for word in words if word)))
     wrapped = [_wrapped(f"{name}", columns, font) + _wrapped(word, columns, font) for name, word in titles]
     head = [f"{made.name}   {made.model}, {made.method}"]
     if made.questions:

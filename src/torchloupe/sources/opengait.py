@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torchloupe.sources.assemble import Options, split_spec
 from torchloupe.sources.devices import device as choose_device
 from torchloupe.sources.safe import load_state, sha256
 from torchloupe.sources.sequences import Walk
-from torchloupe.trace import Visit, tracing
+from torchloupe.trace import Trace, find_layout, tracing
 
 DEFAULTS: Mapping[str, Any] = {
     "data_cfg": {"dataset_name": "CASIA-B", "data_in_use": None},
@@ -41,7 +41,8 @@ DEFAULTS: Mapping[str, Any] = {
     "model_cfg": {},
 }
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-POSES = ("GaitGraph1", "GaitGraph2", "GaitTR")
+# how the models of skeletons take them: rows are joints
+POSES = {"GaitGraph1": "n c t h w", "GaitGraph2": "n t h i c", "GaitTR": "n t c h w", "MultiScaleGaitGraph": "n t h c"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,46 @@ class Config:
         return found if isinstance(found, list) else [found]
 
     @property
+    def joints(self) -> str:
+        """The format of the skeletons that the model sees."""
+        model = self.blocks["model_cfg"]
+        return str(model.get("joint_format") or (model.get("graph_cfg") or {}).get("layout", "coco"))
+
+    @property
+    def side(self) -> int:
+        """Rows of a silhouette before it is cut: what the transforms name, else what the network was published for."""
+        named = next((part["img_w"] for one in self.transforms for part in _steps(one) if "img_w" in part), None)
+        return int(named) if isinstance(named, int) else getattr(self._empty, "SIDE", 64)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(h, w) after the transforms that our network can take; the one that the config is about first."""
+        found = []
+        for side in (self.side, 64, 128):
+            for size in ((side, side * 44 // 64), (side, side)):
+                if size not in found and self._runs(size):
+                    found.append(size)
+        named = any("img_w" in part for one in self.transforms for part in _steps(one))
+        return tuple(size for size in found if size[0] == self.side or not named)
+
+    @cached_property
+    def _empty(self) -> nn.Module:
+        """Our network without numbers, to see what shapes it takes."""
+        with torch.device("meta"):
+            return build(self).eval()
+
+    def _runs(self, size: tuple[int, int]) -> bool:
+        channels = _channels(self)
+        shape = (1, 3, *size) if channels == 1 else (1, 3, channels, *size)
+        if size[1] not in getattr(self._empty, "WIDTHS", (size[1],)):
+            return False
+        try:
+            self._empty(torch.empty(shape, device="meta"))
+        except (RuntimeError, ValueError):
+            return False
+        return True
+
+    @property
     def checkpoint(self) -> Path | None:
         """The checkpoint that the evaluator's restore_hint means, below the current folder; None for 0."""
         evaluator = self.blocks["evaluator_cfg"]
@@ -92,6 +133,13 @@ class Config:
             return None
         name = evaluator.get("save_name", "tmp")
         return Path("output", self.dataset, self.model, name, "checkpoints", f"{name}-{hint:0>5}.pt")
+
+
+def _steps(transform: Any) -> list[Mapping[str, Any]]:
+    """The steps of a transform: `Compose` is opened."""
+    if not isinstance(transform, Mapping) or transform.get("type") != "Compose":
+        return [transform] if isinstance(transform, Mapping) else []
+    return [step for part in transform.get("trf_cfg") or () for step in _steps(part)]
 
 
 def read_config(path: str | Path) -> Config:
@@ -158,15 +206,18 @@ def build(config: Config) -> nn.Module:
         raise BadInput(f"{config.path}: model_cfg does not make a {config.model} ({error})") from None
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str, model: str) -> tuple[str, ...]:
+def load_weights(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, model: str, places: nn.Module | None = None
+) -> tuple[str, ...]:
     """Loads a checkpoint's state dict. Gives the keys that do not fit but do not touch the embedding either.
 
+    places: our network that has the layers of a real class; by default the module itself.
     Errors: BadInput for a checkpoint of another model, naming the nearest, or of another variant.
     """
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     own = module.state_dict()
     odd = [key for key in {**own, **state} if key not in state or key not in own or own[key].shape != state[key].shape]
-    aside = sorted(key for key in odd if _unused(module, key))
+    aside = sorted(key for key in odd if _unused(places or module, key))
     wrong = sorted(set(odd) - set(aside))
     if wrong:
         raise BadInput(f"{source}: {_why_not(own, state, wrong, model)}")
@@ -178,7 +229,7 @@ def _unused(module: nn.Module, key: str) -> bool:
     if key.endswith("num_batches_tracked"):
         return True
     name = key.rpartition(".")[0]
-    place = seen(module, name) if name else None
+    place = _place(module, name) if name else None
     # the embedding behind the neck reads its batch norm, never its classifier
     return (place is not None and place.layout is None) or key == "BNNecks.fc_bin"
 
@@ -242,7 +293,7 @@ def prepare(walk: Walk, config: Config, module: nn.Module | None = None) -> Batc
         _check_picture(x, raw[0], walk, config, module)
     layout = Layout("n t h w" if x.dim() == 4 else "n t c h w")
     others = {f"input{i}": _tensor(array) for i, array in enumerate(arrays) if i != own}
-    extra = {} if config.model in NETWORKS else others
+    extra = {} if config.model in NETWORKS else {**others, "type": walk.condition, "view": walk.view}
     return Batch(x, layout, (walk.name,), extra, pictures=_pictures(x))
 
 
@@ -255,12 +306,12 @@ def _pictures(x: Tensor) -> Tensor:
     grey = x if x.dim() == 4 else x.amax(2)
     low, high = grey.min(), grey.max()
     if low < 0 or high > 1:
-        grey = (grey - low) / (high - low)
+        grey = (grey - low) / (high - low).clamp(min=1e-6)
     return (grey * 255).round().byte()[..., None].expand(*grey.shape, 3)
 
 
 def _chosen(walk: Walk, config: Config) -> list[np.ndarray]:
-    arrays = walk.read(128 if config.model == "GLN" else 64)
+    arrays = walk.read(config.side if config.model in NETWORKS else 64)
     use = config.blocks["data_cfg"].get("data_in_use")
     if use:
         whole = all(isinstance(one, bool) for one in use)
@@ -376,6 +427,13 @@ def _ten(pose: np.ndarray, joint_format: str = "coco", **_: Any) -> np.ndarray:
     return positions_steps_bones(_pose(pose, joint_format), skeleton(joint_format)).numpy()
 
 
+def _twelve(pose: np.ndarray, joint_format: str = "coco", **_: Any) -> np.ndarray:
+    """The joints of shoulders, elbows, wrists, hips, knees and ankles."""
+    _pose(pose, joint_format)
+    places = skeleton(joint_format).joints
+    return pose[:, [places.index(name) for name in skeleton("body_12").joints]]
+
+
 def _pose(pose: np.ndarray, joint_format: str) -> Tensor:
     count = len(skeleton(joint_format).joints)
     if pose.shape[1] != count:
@@ -398,20 +456,20 @@ TRANSFORMS: Mapping[str, tuple[str, Callable[..., np.ndarray]]] = {
     "GaitGraphMultiInput": ("pose", _three),
     "GaitGraph_MultiInput": ("pose", _three),
     "GaitTRMultiInput": ("pose", _ten),
+    "MSGGTransform": ("pose", _twelve),
     "SkeletonInput": ("any", lambda pose, **_: pose.transpose(0, 2, 1)[..., None]),
 }
 
 
 def _poses(made: np.ndarray, raw: np.ndarray, walk: Walk, config: Config) -> Batch:
-    joint_format = str(config.blocks["model_cfg"].get("joint_format", "coco"))
-    count = len(skeleton(joint_format).joints)
-    if raw.shape[1] != count:
+    count = len(skeleton(config.joints).joints)
+    # the transform itself may choose the joints that the model sees
+    pose = raw if raw.shape[1] == count else made
+    if pose.ndim != 3 or pose.shape[1] != count:
         raise BadInput(
-            f"{walk.files[0]}: {raw.shape[1]} joints; {config.model} with joint_format {joint_format} has {count}"
+            f"{walk.files[0]}: {raw.shape[1]} joints; {config.model} with joint_format {config.joints} has {count}"
         )
-    patterns = {"GaitGraph1": "n c t h w", "GaitGraph2": "n t h i c", "GaitTR": "n t c h w"}
-    pose = torch.from_numpy(np.ascontiguousarray(raw[..., :3], dtype=np.float32))[None]
-    return Batch(_tensor(made), Layout(patterns[config.model]), (walk.name,), truth={"pose": pose})
+    return Batch(_tensor(made), Layout(POSES[config.model]), (walk.name,), truth={"pose": _tensor(pose[..., :3])})
 
 
 def _maps_and_silhouettes(arrays: Sequence[np.ndarray], walk: Walk) -> np.ndarray:
@@ -428,19 +486,19 @@ def _maps_and_silhouettes(arrays: Sequence[np.ndarray], walk: Walk) -> np.ndarra
 
 
 def _check_picture(x: Tensor, raw: np.ndarray, walk: Walk, config: Config, module: nn.Module | None) -> None:
-    rows, columns = x.shape[-2:]
-    wanted = ((128, 88),) if config.model == "GLN" else ((64, 44), (128, 88))
+    size = (x.shape[-2], x.shape[-1])
     channels = 1 if x.dim() == 4 else x.shape[2]
     takes = int(_channels(config))
     if channels != takes:
         raise BadInput(f"{walk.files[0]}: {channels} channels a frame; {config.model} by this config takes {takes}")
-    if takes in (1, 2) and (rows, columns) not in wanted:
-        size = " or ".join(f"{h} x {w}" for h, w in wanted)
+    if size not in config.sizes:
+        cut = f", {size[0]} x {size[1]} after the transform" if raw.shape[-2:] != size else ""
         whole = f"{raw.shape[-2]} x {raw.shape[-1]}"
-        cut = f", {rows} x {columns} after the transform" if raw.shape[-2:] != (rows, columns) else ""
+        known = [one for one in config.sizes if one[0] != one[1]] or config.sizes
+        sides = " or ".join(f"{one[0]} x {one[0]}" for one in known)
         raise BadInput(
-            f"{walk.files[0]}: frames of {whole}{cut}; {config.model} takes {size} "
-            f"({wanted[0][0]} x {wanted[0][0]} before cutting)"
+            f"{walk.files[0]}: frames of {whole}{cut}; {config.model} by this config takes "
+            f"{' or '.join(f'{h} x {w}' for h, w in known)} ({sides} before cutting)"
         )
     step = getattr(module, "STEP", 1)
     if x.shape[1] < step:
@@ -482,13 +540,12 @@ def gait(
         from torchloupe.sources.opengait_checkout import real_class
 
         module, call = real_class(settings, Path(checkout))
-    # the layers of a real class have the names, times and spaces of ours
-    places = build(settings) if checkout is not None and settings.model in NETWORKS else module
+    places = module if checkout is None else _alike(module, settings)
     notes: dict[str, Any] = {"config": settings, "places": places}
     if weights is not None:
         given = weights if isinstance(weights, Mapping) else load_state(weights, unsafe=unsafe)
         source = "the weights" if isinstance(weights, Mapping) else str(weights)
-        aside = load_weights(module, given, source, settings.model)
+        aside = load_weights(module, given, source, settings.model, places)
         if aside:
             told = ", ".join(aside[:3]) + (" ..." if len(aside) > 3 else "")
             text = f"{source}: {told} do not fit the config; the embedding does not use them"
@@ -529,16 +586,49 @@ def _call(module: nn.Module, batch: Batch) -> Tensor:
 
 def _read(output: Any) -> Tensor:
     """The embedding: what our networks give; in OpenGait's own output under inference_feat."""
-    return output["inference_feat"]["embeddings"] if isinstance(output, Mapping) else output
+    if not isinstance(output, Mapping):
+        return output
+    found = output.get("inference_feat") or {}
+    if "embeddings" not in found:
+        raise BadInput(f"this model gives {', '.join(found) or 'nothing'} and no embeddings: no gallery can be asked")
+    return found["embeddings"]
+
+
+def _alike(module: nn.Module, config: Config) -> nn.Module:
+    """Our network with the layers of a real class, or of the class that it is derived from (GaitEdge: GaitGL); or itself.
+
+    Such layers have the names, times and spaces of ours.
+    """
+    model = config.blocks["model_cfg"]
+    for kind in type(module).__mro__:
+        if kind.__name__ in NETWORKS:
+            own = model.get(kind.__name__, model)
+            blocks = {**config.blocks, "model_cfg": {**own, "model": kind.__name__}}
+            return build(replace(config, blocks=blocks))
+    return module
+
+
+def _place(places: nn.Module, name: str) -> Seen | None:
+    """How a layer lies over the sequence; None where no table tells, as for layers that only a real class has."""
+    return seen(places, name) if name in dict(places.named_modules()) else None
+
+
+def inner_pictures(subject: Subject, batch: Batch) -> list[np.ndarray]:
+    """What a real class shows of its own way, one picture a frame (t, h, w) uint8: the `visual_summary` of its output."""
+    with restored(subject.module), torch.no_grad():
+        output = replace(subject, read=lambda found: found).output(batch)
+    shown = output.get("visual_summary", {}).values() if isinstance(output, Mapping) else ()
+    frames = [x.detach().float().cpu() for x in shown if isinstance(x, Tensor) and x.dim() == 4]
+    return [_pictures(x[None])[0, ..., 0].numpy() for x in frames if len(x) == batch.size[0]]
 
 
 def place_of(subject: Subject, layer: str) -> Seen | None:
     """How a layer (with or without '#') lies over the sequence; None where no table tells."""
-    return None if layer == INPUT else seen(subject.notes["places"], split_call(layer)[0])
+    return None if layer == INPUT else _place(subject.notes["places"], split_call(layer)[0])
 
 
-def _layout(module: nn.Module, name: str) -> Layout | None:
-    place = seen(module, name)
+def _layout(places: nn.Module, name: str) -> Layout | None:
+    place = _place(places, name)
     if place is None:
         return None
     if place.layout is None:
@@ -562,22 +652,23 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
                 )
             found = [numbered[int(one)]]
         elif any(mark in one for mark in "*?"):
-            found = [name for name in known if fnmatchcase(name, one) and _drawable(module, name)]
+            found = [name for name in known if fnmatchcase(name, one) and _drawable(subject, name)]
             if not found:
                 raise BadInput(f"no layer fits {one!r}.{nearest(one.strip('*'), known)} See loupe gait layers.")
         else:
             found = [one]
-        picked += [resolve(known, _plain_pass(module, name)) for name in found]
+        picked += [resolve(known, _plain_pass(subject, name)) for name in found]
     return tuple(dict.fromkeys(picked)) or subject.layers
 
 
-def _drawable(module: nn.Module, name: str) -> bool:
-    place = seen(module, name)
+def _drawable(subject: Subject, name: str) -> bool:
+    place = place_of(subject, name)
     return place is None or place.layout is not None
 
 
-def _plain_pass(module: nn.Module, name: str) -> str:
+def _plain_pass(subject: Subject, name: str) -> str:
     """Of a layer that runs once in each pass of a network that runs several times: the call of the plain pass."""
+    module = subject.module
     if passes(module) == 1 or name == INPUT or split_call(name)[1] is not None:
         return name
     # an activation is shared within each pass, so that its first call would not be all of the pass
@@ -599,15 +690,14 @@ def model_digest(subject: Subject) -> str:
 def example(config: Config, frames: int = 12) -> Batch:
     """Noise of the shape that a built-in model takes, to see what its layers give."""
     if config.model in POSES:
-        joints = len(skeleton(str(config.blocks["model_cfg"].get("joint_format", "coco"))).joints)
+        joints = len(skeleton(config.joints).joints)
         shapes = {
-            "GaitGraph1": ((1, 3, frames, joints, 1), "n c t h w"),
-            "GaitGraph2": ((1, frames, joints, 3, 5), "n t h i c"),
-            "GaitTR": ((1, frames, 10, joints, 1), "n t c h w"),
+            "GaitGraph1": (1, 3, frames, joints, 1),
+            "GaitGraph2": (1, frames, joints, 3, 5),
+            "GaitTR": (1, frames, 10, joints, 1),
         }
-        pose, pattern = shapes[config.model]
-        return Batch(torch.rand(pose), Layout(pattern), ("noise",))
-    channels, size = _channels(config), (128, 88) if config.model == "GLN" else (64, 44)
+        return Batch(torch.rand(shapes[config.model]), Layout(POSES[config.model]), ("noise",))
+    channels, size = _channels(config), config.sizes[0]
     shape = (1, frames, *size) if channels == 1 else (1, frames, channels, *size)
     return Batch(torch.rand(shape), Layout("n t h w" if channels == 1 else "n t c h w"), ("noise",))
 
@@ -634,15 +724,18 @@ def layer_facts(subject: Subject, batch: Batch) -> list[LayerFacts]:
         visits = [visit for visit in trace.visits if visit.name == name and visit.shapes]
         if not name or (not visits and name not in numbers):
             continue
-        time, space = _time_and_space(subject.notes["places"], name, visits, batch) if visits else ("not run", "")
+        time, space = _time_and_space(subject.notes["places"], name, trace, batch) if visits else ("not run", "")
         facts.append(LayerFacts(numbers.get(name), name, type(part).__name__, time, space))
     return facts
 
 
-def _time_and_space(places: nn.Module, name: str, visits: Sequence[Visit], batch: Batch) -> tuple[str, str]:
-    place = seen(places, name)
-    if place is None or place.layout is None:
-        return "", place.word if place is not None else "shape " + str(visits[0].shapes[0])
+def _time_and_space(places: nn.Module, name: str, trace: Trace, batch: Batch) -> tuple[str, str]:
+    visits, place = [visit for visit in trace.of(name) if visit.shapes], _place(places, name)
+    if place is None:
+        found = find_layout(visits[0], trace, batch.n, batch.size)
+        place = Seen(None, word=found) if isinstance(found, str) else Seen(found)
+    if place.layout is None:
+        return "", place.word
     calls = [torch.empty(visit.shapes[0], device="meta") for visit in visits]
     joined = place.layout.join is not None
     t, h, w = place.layout.canonical(calls if joined else calls[:1], batch.n).shape[-3:]

@@ -7,7 +7,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,19 @@ from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest
 from torchloupe.probe import Batch
+from torchloupe.sources.operators import roi_align_here
 
 if TYPE_CHECKING:
     from torchloupe.sources.opengait import Config
 
 # the names that OpenGait's packages take at the top level
 TOP = ("modeling", "data", "utils", "evaluation")
-# a type of walk that a model's loss knows, where it does not take any; embeddings do not depend on it
-WALKS = {"ScoNet": "neutral"}
-# models that set a constant only where their input is on a GPU
+# types of walks that a model's loss tells apart, where it does not take any; embeddings do not depend on them
+TYPES = {
+    name: ("neutral", "negative", "positive")
+    for name in ("ScoNet", "FoundationGait_Scaling_LinearProbing_Scoliosis1K")
+}
+# models that set a constant only where their input says that it is on a GPU
 GPU_ONLY = ("ParsingGait",)
 
 
@@ -127,6 +131,7 @@ def _built(found: Any, config: Config) -> nn.Module:
         "cfgs": dict(config.blocks),
         "engine_cfg": config.blocks["evaluator_cfg"],
         "iteration": 0,
+        "msg_mgr": _Silent(),
         "device": torch.device("cpu"),
     }
     for name, value in held.items():
@@ -143,23 +148,31 @@ def _built(found: Any, config: Config) -> nn.Module:
     return module
 
 
+class _Silent:
+    """A message manager that says nothing: log_info, log_warning and the like."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
 def _call(module: nn.Module, batch: Batch) -> Any:
     """OpenGait's forward: a list of inputs, labels, types, views, and the length of the one sequence."""
     parts = {int(key.removeprefix("input")): value for key, value in batch.extra.items() if key.startswith("input")}
     own = next(i for i in range(len(parts) + 1) if i not in parts)
-    inputs = [batch.x if i == own else parts[i].to(batch.x.dtype) for i in range(len(parts) + 1)]
+    # clones, as some models write into their inputs
+    inputs = [(batch.x if i == own else parts[i].to(batch.x.dtype)).clone() for i in range(len(parts) + 1)]
     n = batch.x.shape[0]
     fixed = str(getattr(module, "engine_cfg", {}).get("sampler", {}).get("sample_type", "")).startswith("fixed")
     lengths = None if fixed or n > 1 else torch.tensor([[batch.size[0]]], dtype=torch.int32, device=batch.x.device)
     labels = torch.zeros(n, dtype=torch.long, device=batch.x.device)
-    module_device = batch.x.device
-    object.__setattr__(module, "device", module_device)
-    name = type(module).__name__
-    types = [WALKS.get(name, "nm")] * n
-    on_gpu = patch.object(Tensor, "is_cuda", property(lambda _: True)) if name in GPU_ONLY else _as_it_is()
-    with _on_cpu() if module_device.type == "cpu" else _as_it_is(), on_gpu:
+    object.__setattr__(module, "device", batch.x.device)
+    name, kind, view = type(module).__name__, batch.extra.get("type") or "nm", batch.extra.get("view") or "000"
+    known = TYPES.get(name, (kind,))
+    given = (inputs, labels, [kind if kind in known else known[0]] * n, [view] * n, lengths)
+    on_cpu = _on_cpu(name in GPU_ONLY) if batch.x.device.type == "cpu" else nullcontext()
+    with on_cpu, _with_gradients(), roi_align_here():
         try:
-            return module((inputs, labels, types, ["000"] * n, lengths))
+            return module(given)
         except LoupeError:
             raise
         except Exception as error:
@@ -171,22 +184,38 @@ def _call(module: nn.Module, batch: Batch) -> Any:
 
 
 @contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+def _on_cpu(claimed: bool = False) -> Iterator[None]:
+    """`.cuda()` gives what it is called on: some models move constants to a GPU whatever they run on.
 
-
-@contextmanager
-def _on_cpu() -> Iterator[None]:
-    """`.cuda()` gives what it is called on: some models move constants to a GPU whatever they run on."""
+    claimed: tensors say that they are there.
+    """
 
     def stay(self: Any, *_: Any, **__: Any) -> Any:
         return self
 
-    held = property(lambda _: True)
+    says = patch.object(Tensor, "is_cuda", property(lambda _: True)) if claimed else nullcontext()
+    with patch.object(Tensor, "cuda", stay), patch.object(nn.Module, "cuda", stay), says:
+        yield
+
+
+@contextmanager
+def _with_gradients() -> Iterator[None]:
+    """`torch.no_grad` leaves gradients as they are, also where a class derived from it is given a flag.
+
+    Some models switch gradients off for layers that were not to be trained further; they are asked about all the same.
+    """
+    made = torch.no_grad.__new__
+
+    def new(kind: Any, first: Any = None) -> Any:
+        return object.__new__(kind) if first is None or isinstance(first, bool) else made(kind, first)
+
+    def nothing(*_: Any) -> None:
+        return None
+
     with (
-        patch.object(Tensor, "cuda", stay),
-        patch.object(nn.Module, "cuda", stay),
-        patch.object(Tensor, "is_cuda", held),
+        patch.object(torch.no_grad, "__new__", new),
+        patch.object(torch.no_grad, "__enter__", nothing),
+        patch.object(torch.no_grad, "__exit__", nothing),
     ):
         yield
 

@@ -103,7 +103,8 @@ def read_pickle(file: str | Path) -> np.ndarray:
         shapes = {part.shape for part in found}
         if len(shapes) > 1:
             raise BadInput(
-                f"{path}: a list of arrays of {len(shapes)} different shapes; expected one array, time first"
+                f"{path}: a list of arrays of {len(shapes)} different shapes (point clouds are not read); "
+                f"expected one array, time first"
             )
         found = np.stack(found) if found else np.zeros((0,))
     if not isinstance(found, np.ndarray) or found.ndim == 0:

@@ -56,6 +56,8 @@ class DeepGaitV2(nn.Module):
     SkeletonGait: Gait Recognition Using Skeleton Maps, AAAI, arXiv:2311.13444.
     """
 
+    WIDTHS = (44, 88)
+
     def __init__(
         self,
         mode: str,
@@ -110,9 +112,11 @@ class SkeletonGaitPP(nn.Module):
     Source: Fan et al. 2024, SkeletonGait: Gait Recognition Using Skeleton Maps, AAAI, arXiv:2311.13444.
     """
 
-    def __init__(self, inputs: int, layers: Sequence[int], channels: Sequence[int], classes: int) -> None:
+    def __init__(
+        self, inputs: int, layers: Sequence[int], channels: Sequence[int], classes: int, after_neck: bool = False
+    ) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.after_neck = inputs, after_neck
         self.sil_layer0 = _stem(1, channels[0])
         self.map_layer0 = _stem(inputs - 1, channels[0])
         self.sil_layer1 = FrameWise(residual_layer(BasicBlock, channels[0], channels[0], layers[0]))
@@ -127,7 +131,8 @@ class SkeletonGaitPP(nn.Module):
         maps, silhouettes = x.transpose(1, 2).split((self.inputs - 1, 1), 1)
         maps = self.map_layer1(self.map_layer0(maps))
         x = self.fusion(self.sil_layer1(self.sil_layer0(silhouettes)), maps)
-        return self.FCs(pyramid(self.TP(self.layer4(self.layer3(self.layer2(x)))), (PARTS,)))
+        parts = self.FCs(pyramid(self.TP(self.layer4(self.layer3(self.layer2(x)))), (PARTS,)))
+        return self.BNNecks(parts) if self.after_neck else parts
 
 
 def _normed(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, nn.Module]:
@@ -165,4 +170,5 @@ def build_plus(model: Mapping[str, Any], _dataset: str) -> SkeletonGaitPP:
     """SkeletonGait++ from an OpenGait `model_cfg`; the widths are 32, 64, 128, 256 times `Backbone.C`."""
     backbone = model["Backbone"]
     channels = [width * backbone["C"] for width in (32, 64, 128, 256)]
-    return SkeletonGaitPP(backbone["in_channels"], backbone["blocks"], channels, model["SeparateBNNecks"]["class_num"])
+    classes, after_neck = model["SeparateBNNecks"]["class_num"], bool(model.get("use_emb2", False))
+    return SkeletonGaitPP(backbone["in_channels"], backbone["blocks"], channels, classes, after_neck)

@@ -61,10 +61,9 @@ class GaitBase(nn.Module):
         bins: Sequence[int],
         head: tuple[int, int, int],
         necks: tuple[int, int, int],
-        after_neck: bool = False,
     ) -> None:
         super().__init__()
-        self.bins, self.after_neck = tuple(bins), after_neck
+        self.bins = tuple(bins)
         self.Backbone = FrameWise(backbone)
         self.FCs = SeparateFCs(*head)
         self.BNNecks = SeparateBNNecks(*necks)
@@ -72,8 +71,7 @@ class GaitBase(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, None] if x.dim() == 4 else x.transpose(1, 2)
-        parts = self.FCs(pyramid(self.TP(self.Backbone(x)), self.bins))
-        return self.BNNecks(parts) if self.after_neck else parts
+        return self.FCs(pyramid(self.TP(self.Backbone(x)), self.bins))
 
 
 def build(model: Mapping[str, Any], _dataset: str) -> GaitBase:
@@ -95,5 +93,4 @@ def build(model: Mapping[str, Any], _dataset: str) -> GaitBase:
         model["bin_num"],
         (head["parts_num"], head["in_channels"], head["out_channels"]),
         (necks["parts_num"], necks["in_channels"], necks["class_num"]),
-        bool(model.get("use_emb2", False)),
     )

@@ -20,6 +20,8 @@ class GLN(nn.Module):
     Recognition, ECCV.
     """
 
+    SIDE = 128
+
     def __init__(
         self,
         channels: Sequence[int],

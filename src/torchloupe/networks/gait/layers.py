@@ -112,14 +112,14 @@ def _necks(after_neck: bool) -> Table:
 
 def _gaitbase(net: GaitBase) -> Table:
     inside = STRIPPED if isinstance(net.Backbone.forward_block, Plain) else FRAMES
-    return (*_necks(net.after_neck), ("Backbone", SEQUENCE), ("Backbone.*", inside), ("TP", POOLED))
+    return (*_necks(False), ("Backbone", SEQUENCE), ("Backbone.*", inside), ("TP", POOLED))
 
 
 def _deepgait(net: DeepGaitV2 | SkeletonGaitPP) -> Table:
     two = hasattr(net.layer2, "forward_block")
     deep: Table = (("layer[234]", SEQUENCE), ("layer[234].*", FRAMES)) if two else ()
     return (
-        *_necks(isinstance(net, DeepGaitV2) and net.after_neck),
+        *_necks(net.after_neck),
         ("*layer[01]", SEQUENCE),
         ("*layer[01].*", FRAMES),
         ("fusion.conv.*", FRAMES),
@@ -151,7 +151,18 @@ def _gaittr(net: GaitTR) -> Table:
     )
 
 
-TABLES: dict[type[nn.Module], Callable[..., Table]] = {
+def _msgg(_net: nn.Module) -> Table:
+    return (
+        ("st_gcn_networks_lowSemantic.*", JOINTS),
+        ("st_gcn_networks_mediumSemantic.*", Seen(None, word="its nodes are pairs of joints")),
+        ("st_gcn_networks_highSemantic.*", Seen(None, word="its nodes are groups of four joints")),
+        ("fc", Seen(Layout("n c"), word="one vector for the sequence")),
+        ("*", UNUSED),
+    )
+
+
+# by class, or by name where only a checkout has it
+TABLES: dict[type[nn.Module] | str, Callable[..., Table]] = {
     GaitSet: _gaitset,
     GaitPart: _gaitpart,
     GaitGL: _gaitgl,
@@ -162,8 +173,9 @@ TABLES: dict[type[nn.Module], Callable[..., Table]] = {
     GaitGraph1: _resgcn,
     GaitGraph2: _resgcn,
     GaitTR: _gaittr,
+    "MultiScaleGaitGraph": _msgg,
 }
-DEFAULTS: dict[type[nn.Module], str] = {
+DEFAULTS: dict[type[nn.Module] | str, str] = {
     GaitSet: "set_block1 set_block2 set_block3 gl_block2 gl_block3",
     GaitPart: (
         "Backbone.forward_block.feature.3 Backbone.forward_block.feature.8 Backbone.forward_block.feature.13 "
@@ -175,12 +187,13 @@ DEFAULTS: dict[type[nn.Module], str] = {
     DeepGaitV2: "layer1 layer2 layer3 layer4",
     SkeletonGaitPP: "sil_layer1 map_layer1 fusion layer2 layer3 layer4",
     GaitTR: "backbone.0 backbone.1 backbone.2 backbone.3",
+    "MultiScaleGaitGraph": " ".join(f"st_gcn_networks_lowSemantic.{i}" for i in (1, 3, 5, 7)),
 }
 
 
 def seen(net: nn.Module, name: str) -> Seen | None:
-    """How a layer (without '#') of one of our networks lies over the sequence; None for another network."""
-    table = TABLES.get(type(net))
+    """How a layer (without '#') of a network lies over the sequence; None for one that no table tells of."""
+    table = TABLES.get(type(net)) or TABLES.get(type(net).__name__)
     if table is None:
         return None
     return next((found for pattern, found in table(net) if fnmatchcase(name, pattern)), None)
@@ -196,7 +209,7 @@ def default_layers(net: nn.Module) -> tuple[str, ...]:
         parts = list(net.Backbone.forward_block.feature)
         ends = [i - 1 for i, part in enumerate(parts) if isinstance(part, nn.MaxPool2d)] + [len(parts) - 1]
         return tuple(f"Backbone.forward_block.feature.{i}" for i in ends)
-    return tuple(DEFAULTS.get(type(net), "").split())
+    return tuple((DEFAULTS.get(type(net)) or DEFAULTS.get(type(net).__name__, "")).split())
 
 
 def passes(net: nn.Module) -> int:

@@ -148,7 +148,9 @@ class ResGCN(nn.Module):
 
 
 class GaitGraph1(nn.Module):
-    """Poses (n, 3, t, v, 1) of x, y, score -> unit embedding (n, c, 1); `twice` averages with the reversed sequence.
+    """Poses (n, 3, t, v, 1) of x, y, score -> embedding (n, c, 1) of unit length.
+
+    twice: the mean of two such embeddings, of the sequence and of its reverse; the mean itself is not normalised.
 
     Source: Teepe et al. 2021, GaitGraph: Graph Convolutional Network for Skeleton-Based Gait Recognition, ICIP,
     arXiv:2101.11228.
@@ -162,10 +164,10 @@ class GaitGraph1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[..., 0][:, None]
-        out = self.ResGCN(x)
+        out = F.normalize(self.ResGCN(x), dim=1)
         if self.twice:
-            out = (out + self.ResGCN(x.flip(3))) / 2
-        return F.normalize(out, dim=1)[..., None]
+            out = (out + F.normalize(self.ResGCN(x.flip(3)), dim=1)) / 2
+        return out[..., None]
 
 
 class GaitGraph2(nn.Module):
