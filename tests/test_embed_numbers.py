@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
 from sklearn.manifold import trustworthiness
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from torchloupe.errors import BadInput
-from torchloupe.methods.arrangement import (
-    Arrangement,
-    arrangement,
-    linear_cka,
-    nearest_neighbours,
-    procrustes,
-    silhouette,
-)
+from torchloupe.methods.arrangement import Arrangement, arrangement, linear_cka, procrustes
 
 
 @pytest.fixture(scope="module")
@@ -114,20 +106,10 @@ def test_doubts_say_what_to_doubt():
 
 
 def test_silhouette_of_single_points_and_single_class():
-    points = torch.tensor([[0.0], [1.0], [10.0]], dtype=torch.float64)
+    points = np.array([[0.0], [1.0], [10.0]])
     expected = ((10 - 1) / 10 + (9 - 1) / 9 + 0) / 3
-    assert silhouette(points, torch.tensor([4, 4, 9])) == pytest.approx(expected)
-    assert np.isnan(silhouette(points, torch.tensor([1, 1, 1])))
-
-
-def test_nearest_neighbours_by_sorting():
-    points = np.random.default_rng(0).normal(size=(70, 6)).astype(np.float32) + 100
-    indices, lengths = nearest_neighbours(points, 8, pairs=500)
-    for i in range(70):
-        all_lengths = np.linalg.norm(points.astype(float) - points[i].astype(float), axis=1)
-        all_lengths[i] = np.inf
-        assert indices[i].tolist() == np.argsort(all_lengths)[:8].tolist()
-        assert lengths[i] == pytest.approx(np.sort(all_lengths)[:8], rel=1e-4)
+    assert arrangement(points, points, np.array([4, 4, 9])).silhouette == pytest.approx((expected, expected))
+    assert arrangement(points, points, np.array([1, 1, 1])).silhouette is None
 
 
 def test_linear_cka_by_loops_and_closed_forms():

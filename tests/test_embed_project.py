@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.arrangement import arrangement
+from torchloupe.methods.kept import Kept
 from torchloupe.methods.project import (
     Plan,
     algorithm,
@@ -149,13 +150,10 @@ def test_exact_gradient_is_the_gradient_of_kl():
 
 
 def test_a_killed_run_goes_on_to_the_same_map(digits, tmp_path, monkeypatch):
-    from torchloupe.methods import project as module
-
     feats, _ = digits
     options = {"jobs": 1, "parameters": {"n_iter": 100, "early_exaggeration_iter": 100}}
     whole = project(prepare(feats), "tsne", **options).coords
-    clock = iter(range(0, 10**6, 60))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(Kept, "due", lambda kept: kept.folder is not None)
 
     def killed(stage, done, _total):
         if stage == "t-SNE" and done == 150:
@@ -170,6 +168,53 @@ def test_a_killed_run_goes_on_to_the_same_map(digits, tmp_path, monkeypatch):
     assert ("t-SNE", 50, 200) not in seen
     changed = project(prepare(feats + 1), "tsne", work=tmp_path / "w", **options)
     assert not np.array_equal(changed.coords, whole)
+
+
+@pytest.mark.parametrize("options", [{}, {"n_neighbors": 30, "init": "random", "n_epochs": 8}])
+def test_umap_by_epochs_is_umap_learns_own_map(digits, options):
+    from umap import UMAP
+
+    feats = digits[0][:200].astype(np.float32)
+    options = {"n_epochs": 40, **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = UMAP(random_state=5, **options).fit_transform(feats)
+    assert np.array_equal(project(prepare(feats), "umap", seed=5, parameters=options).coords, plain)
+
+
+def test_a_killed_umap_goes_on_to_the_same_map(digits, tmp_path, monkeypatch):
+    options = {"parameters": {"n_epochs": 40}}
+    whole = project(prepare(digits[0]), "umap", **options).coords
+    monkeypatch.setattr(Kept, "due", lambda kept: kept.folder is not None)
+
+    def killed(stage, done, _total):
+        if stage == "UMAP" and done == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        project(prepare(digits[0]), "umap", work=tmp_path / "w", progress=killed, **options)
+    assert int(np.load(tmp_path / "w" / "layout.npz")["done"]) == 24
+    seen = []
+    again = project(
+        prepare(digits[0]), "umap", work=tmp_path / "w", progress=lambda *step: seen.append(step), **options
+    )
+    assert np.array_equal(again.coords, whole)
+    assert seen[0] == ("UMAP", 25, 40)
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap"])
+def test_many_rows_are_mapped_in_another_order_and_put_back(digits, monkeypatch, method):
+    feats, labels = digits
+    for name in ("KEEP_FROM", "EXACT_NEIGHBOURS"):
+        monkeypatch.setattr(f"torchloupe.methods.project.{name}", 100)
+    monkeypatch.setattr("torchloupe.methods.project.CELL", 50)
+    monkeypatch.setattr("torchloupe.methods.neighbours.CELL", 50)
+    made = project(prepare(feats), method, jobs=1)
+    assert made.record["neighbours"] == "cells"
+    assert made.record["neighbours_found"] > 0.98
+    found = arrangement(feats, made.coords, labels)
+    assert found.accuracy[1] > 0.9
+    assert found.kept > 0.4
 
 
 @pytest.mark.parametrize(

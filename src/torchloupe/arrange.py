@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, UnsafeFile
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
-from torchloupe.methods.embed import OUTPUT, Embedder
-from torchloupe.methods.project import KEEP_FROM, SEED, Kept, Plan, Progress, place, project, quiet
+from torchloupe.methods.kept import Kept, Progress, quiet
+from torchloupe.methods.project import KEEP_FROM, SEED, Plan, place, project
 from torchloupe.methods.rows import Parts, Rows, prepare
 from torchloupe.points import Points
-from torchloupe.probe import Batch, Subject
 from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
-from torchloupe.sources.samples import Samples
 from torchloupe.store import aside, plain
+
+if TYPE_CHECKING:
+    from torchloupe.methods.embed import Embedder
+    from torchloupe.probe import Batch, Subject
+    from torchloupe.sources.samples import Samples
 
 PLACED = "placed"
 
@@ -267,6 +269,8 @@ def embed_file(
     A sample that cannot be read, or whose features are not finite, is left out and named in a warning and in the record;
     strict: it stops the run. Raises BadInput where no sample is left.
     """
+    from torchloupe.methods.embed import OUTPUT, Embedder
+
     out = check_writable(out)
     if batch < 1:
         raise BadInput(f"batch size {batch}: expected 1 or more")
@@ -275,7 +279,6 @@ def embed_file(
     key = json.dumps([subject.spec, ask.layer, pool, len(data), data.stamp, dict(record or {})], default=str)
     kept = Kept(Path(f"{out}.part"), key)
     feats, rows, bad, first = _so_far(kept)
-    saved = time.monotonic()
     spans = [list(range(start, min(start + together, len(data)))) for start in range(first, len(data), together)]
     for asked, load in _read_ahead(subject, data, spans):
         good, found = _rows(ask, data, asked, strict, bad, load)
@@ -283,8 +286,7 @@ def embed_file(
             feats.append(found)
             rows.extend(good)
         progress("embedding", asked[-1] + 1, len(data))
-        if time.monotonic() - saved > 20:
-            saved = time.monotonic()
+        if kept.due():
             feats = _keep(kept, feats, rows, bad, asked[-1] + 1)
     if not rows:
         raise BadInput(f"none of the {len(data)} samples could be embedded; the first: {next(iter(bad.values()), '')}")

@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from torchloupe.errors import BadInput
+from torchloupe.methods.neighbours import block_rows, centred, halved, nearness, smallest, spans
 
 EXACT = 10_000
 DOUBLE = 3000
-CACHED = 1 << 21
-
-
-def distances(rows: Tensor, points: Tensor) -> Tensor:
-    """Squared Euclidean distances, |a|^2 - 2ab + |b|^2: rows (q, d), points (N, d) -> (q, N), >= 0."""
-    square = (points * points).sum(1)
-    return torch.addmm(square[None], rows, points.T, alpha=-2).add_((rows * rows).sum(1)[:, None]).clamp_min_(0)
-
-
-def nearest_neighbours(points: np.ndarray, count: int, *, pairs: int = 1 << 25) -> tuple[np.ndarray, np.ndarray]:
-    """The count nearest other points of every point, by all distances: (N, d) -> indices (N, count), distances.
-
-    Exact to float32 on centred points; nearest first. Memory: pairs distances at a time.
-    """
-    data = torch.as_tensor(points - points.mean(0, dtype=np.float64).astype(points.dtype))
-    total = len(data)
-    indices, lengths = np.empty((total, count), np.int32), np.empty((total, count), np.float32)
-    for start, stop in _spans(total, max(1, pairs // total)):
-        squared = distances(data[start:stop], data)
-        squared[torch.arange(stop - start), torch.arange(start, stop)] = torch.inf
-        found = squared.topk(count, largest=False)
-        indices[start:stop], lengths[start:stop] = found.indices, found.values.sqrt()
-    return indices, lengths
-
-
-def _spans(total: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, size):
-        yield start, min(start + size, total)
 
 
 @dataclass(frozen=True)
@@ -116,9 +86,9 @@ def arrangement(
 
     trustworthiness  T = 1 - 2 / (N k (2N - 3k - 1)) * sum_i sum_{j in map_k(i)} max(0, rank(i, j) - k)
     kept neighbours  R = 1 / (N k) * sum_i |map_k(i) & feats_k(i)|
-    Up to `exact` points over all of them (in float64 up to 3000). Above, i runs over a random sample, but neighbours and ranks
-    are still taken among all N: an unbiased estimate, not the numbers of a thinned cloud. k is at most N / 2 - 1
-    (as T demands).
+    Up to `exact` points over all of them (in float64 up to 3000). Above, i runs over a random sample, but neighbours,
+    ranks and silhouettes are still taken among all N: an unbiased estimate, not the numbers of a thinned cloud. All come
+    from one pass over the distances. k is at most N / 2 - 1 (as T demands).
     Source: Venna and Kaski 2001, Neighborhood preservation in nonlinear projection methods, ICANN (trustworthiness);
     Rousseeuw 1987, Silhouettes, doi:10.1016/0377-0427(87)90125-7.
     """
@@ -128,16 +98,30 @@ def arrangement(
         raise BadInput(f"{total} points: trustworthiness needs at least 3")
     asked = np.arange(total) if total <= exact else _sample(total, seed)
     dtype = np.float64 if total <= DOUBLE else np.float32
-    high, low = _tensor(feats, dtype), _tensor(coords, dtype)
-    near_high, near_low, ranks = _neighbours(high, low, asked, k)
-    penalty = float((ranks - k).clamp_min(0).sum())
+    high, low = Space.of(feats, dtype), Space.of(coords, dtype)
+    classes = None if labels is None else Labels.of(labels)
+    if classes is not None and len(classes.sizes) < 2:
+        classes = None
+    penalty = kept = 0.0
+    right, scores = np.zeros(2), np.zeros(2)
+    for start, stop in spans(len(asked), block_rows(total)):
+        rows = asked[start:stop]
+        far, near = high.nearness(rows), low.nearness(rows)
+        by_feats, by_map = smallest(far, k)[1], smallest(near, k)[1]
+        penalty += float((_ranks(far, by_map) - k).clip(0).sum())
+        kept += float((by_map[:, :, None] == by_feats[:, None, :]).sum())
+        if classes is not None:
+            right += classes.voted(rows, by_feats), classes.voted(rows, by_map)
+            scores += (
+                classes.silhouettes(rows, high.lengths(rows, far)),
+                classes.silhouettes(rows, low.lengths(rows, near)),
+            )
     trust = 1 - 2 * penalty / (len(asked) * k * (2 * total - 3 * k - 1))
-    kept = float((near_low[:, :, None] == near_high[:, None, :]).any(2).double().mean())
-    if labels is None or len(np.unique(labels)) < 2:
-        return Arrangement(trust, kept, k, len(asked), total)
-    codes = torch.as_tensor(np.unique(labels, return_inverse=True)[1])
-    accuracy = _accuracy(codes, near_high, asked), _accuracy(codes, near_low, asked)
-    return Arrangement(trust, kept, k, len(asked), total, accuracy, _silhouettes(high, low, codes, exact, seed))
+    found = Arrangement(trust, kept / (len(asked) * k), k, len(asked), total)
+    if classes is None:
+        return found
+    accuracy, silhouette = (right / len(asked)).tolist(), (scores / len(asked)).tolist()
+    return replace(found, accuracy=(accuracy[0], accuracy[1]), silhouette=(silhouette[0], silhouette[1]))
 
 
 def _sample(total: int, seed: int) -> np.ndarray:
@@ -145,68 +129,77 @@ def _sample(total: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
 
 
-def _tensor(values: np.ndarray, dtype: type) -> Tensor:
-    """Centred, as float: differences of large numbers would lose the distances."""
-    values = np.asarray(values, dtype)
-    return torch.from_numpy(values - values.mean(0, dtype=np.float64).astype(dtype))
+@dataclass(frozen=True)
+class Space:
+    """Points (N, d) around their mean, and half of the square of their lengths (N,)."""
+
+    points: np.ndarray
+    halves: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray, dtype: type) -> Space:
+        """The space of some points, in float32 or float64."""
+        data = centred(points, dtype)
+        return cls(data, halved(data))
+
+    def nearness(self, rows: np.ndarray) -> np.ndarray:
+        """(q, N): orders all points as their distances from those of the rows do; the point itself is last."""
+        found = nearness(self.points[rows], self.points, self.halves)
+        found[np.arange(len(rows)), rows] = np.inf
+        return found
+
+    def lengths(self, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Distances (q, N) from nearness, in its place; 0 to the point itself."""
+        near += self.halves[rows, None]
+        near *= 2
+        near[np.arange(len(rows)), rows] = 0
+        return np.sqrt(near.clip(0, out=near), out=near)
 
 
-def _neighbours(high: Tensor, low: Tensor, asked: np.ndarray, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For every asked point: k neighbours by features, k on the map, and the feature ranks of those (1 = nearest)."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start, stop in _spans(len(asked), max(8, CACHED // len(high))):
-        rows = torch.as_tensor(asked[start:stop])
-        itself = torch.arange(len(rows)), rows
-        far, near = distances(high[rows], high), distances(low[rows], low)
-        far[itself] = near[itself] = torch.inf
-        by_feats, by_map = _nearest(far, k), _nearest(near, k)
-        theirs = far.gather(1, by_map)
-        ranks = torch.stack([(far < theirs[:, i : i + 1]).sum(1) for i in range(k)], 1) + 1
-        found.append((by_feats, by_map, ranks))
-    high_near, low_near, ranks = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return high_near, low_near, ranks
+@dataclass(frozen=True)
+class Labels:
+    """A label of every point as a code (N,), the points of each class one after the other, how many there are in each."""
+
+    codes: np.ndarray
+    order: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> Labels:
+        """From any values."""
+        codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+        return cls(codes, np.argsort(codes, kind="stable"), sizes)
+
+    def voted(self, rows: np.ndarray, near: np.ndarray) -> int:
+        """How many points' neighbours (q, k) have as their most frequent label (the first of equals) the point's own."""
+        around = np.sort(self.codes[near], 1)
+        votes = (around[:, :, None] == around[:, None, :]).sum(2)
+        chosen = np.take_along_axis(around, votes.argmax(1)[:, None], 1)[:, 0]
+        return int((chosen == self.codes[rows]).sum())
+
+    def silhouettes(self, rows: np.ndarray, lengths: np.ndarray) -> float:
+        """Sum over rows of s = (b - a) / max(a, b), a the mean distance to its own class, b to the nearest other one.
+
+        lengths (q, N): distances to all points. 0 for the only point of a class.
+        """
+        first = np.cumsum(self.sizes) - self.sizes
+        sums = np.add.reduceat(np.take(lengths, self.order, 1), first, 1)
+        each, own = np.arange(len(rows)), self.codes[rows]
+        inside = sums[each, own] / (self.sizes[own] - 1).clip(1)
+        means = sums / self.sizes
+        means[each, own] = np.inf
+        outside = means.min(1)
+        scores = (outside - inside) / np.maximum(inside, outside).clip(np.finfo(lengths.dtype).tiny)
+        return float(scores[self.sizes[own] > 1].sum())
 
 
-def _nearest(squared: Tensor, k: int) -> Tensor:
-    return squared.topk(k, largest=False).indices
-
-
-def _accuracy(codes: Tensor, near: Tensor, asked: np.ndarray) -> float:
-    """Share of points whose neighbours' most frequent label (the first of equals) is their own."""
-    around = codes[near].sort(1).values
-    votes = (around[:, :, None] == around[:, None, :]).sum(2)
-    chosen = around.gather(1, votes.argmax(1, keepdim=True))[:, 0]
-    return float((chosen == codes[asked]).double().mean())
-
-
-def _silhouettes(high: Tensor, low: Tensor, codes: Tensor, exact: int, seed: int) -> tuple[float, float]:
-    if len(high) > exact:
-        rows = torch.as_tensor(np.random.default_rng(seed).choice(len(high), min(exact, 5000), replace=False))
-        high, low, codes = high[rows], low[rows], codes[rows]
-    return silhouette(high, codes), silhouette(low, codes)
-
-
-def silhouette(points: Tensor, codes: Tensor) -> float:
-    """Mean over points of s = (b - a) / max(a, b), a the mean distance to its own class, b to the nearest other one.
-
-    points (N, d), codes (N,) class numbers -> [-1, 1]; a class of one point counts 0, fewer than two classes give nan.
-    Source: Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
-    """
-    _, codes, sizes = codes.unique(return_inverse=True, return_counts=True)
-    if len(sizes) < 2:
-        return float("nan")
-    member = points.new_zeros(len(points), len(sizes)).scatter_(1, codes[:, None], 1)
-    total = 0.0
-    for start, stop in _spans(len(points), max(8, CACHED // len(points))):
-        own = codes[start:stop, None]
-        lengths = distances(points[start:stop], points)
-        lengths[torch.arange(stop - start), torch.arange(start, stop)] = 0
-        sums = lengths.sqrt_() @ member
-        inside = sums.gather(1, own)[:, 0] / (sizes[own[:, 0]] - 1).clamp_min(1)
-        outside = (sums / sizes).scatter(1, own, torch.inf).amin(1)
-        scores = (outside - inside) / torch.maximum(inside, outside).clamp_min(torch.finfo(points.dtype).tiny)
-        total += float(scores[sizes[own[:, 0]] > 1].sum())
-    return total / len(points)
+def _ranks(near: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Rank of the chosen columns (q, k) among all of their row (q, N), 1 the smallest; equals share the best."""
+    values = np.take_along_axis(near, chosen, 1)
+    ranks = np.empty(values.shape, np.int64)
+    for row, (all_of, theirs, bound) in enumerate(zip(near, values, values.max(1), strict=True)):
+        ranks[row] = np.sort(all_of[all_of < bound]).searchsorted(theirs) + 1
+    return ranks
 
 
 def linear_cka(first: np.ndarray, second: np.ndarray) -> float:

@@ -8,7 +8,6 @@ import inspect
 import json
 import logging
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,18 +20,14 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
-from torchloupe.methods.arrangement import nearest_neighbours
+from torchloupe.methods.kept import Kept, Progress, quiet
+from torchloupe.methods.neighbours import CELL, Neighbours, nearby, nearest_neighbours, neighbours_in_cells
 from torchloupe.methods.rows import Rows
 
 SEED = 1597
 EXACT_NEIGHBOURS = 20_000
 EXACT_GRADIENT = 10_000
 KEEP_FROM = 20_000
-Progress = Callable[[str, int, int], None]
-
-
-def quiet(_stage: str, _done: int, _total: int) -> None:
-    """Progress that nobody reads."""
 
 
 # --- principal axes -------------------------------------------------------------------------------------------------
@@ -105,46 +100,6 @@ def _twice(rows: Rows, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
 # --- one projection -------------------------------------------------------------------------------------------------
 
 
-class Kept:
-    """Finished pieces of a long projection in a folder, so that the same command goes on after a kill.
-
-    Pieces belong to one key (a hash of the data and of every option); those of another key are removed.
-    """
-
-    def __init__(self, folder: Path | None, key: str = "") -> None:
-        self.folder = folder
-        if folder is None:
-            return
-        stamp = folder / "key"
-        if folder.is_dir() and any(folder.iterdir()) and not stamp.is_file():
-            raise BadInput(f"{folder}: not a folder of ours, and a long run would keep its pieces there; move it away")
-        if stamp.is_file() and stamp.read_text() != key:
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(key)
-
-    def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a piece, or None."""
-        if self.folder is None or not (self.folder / f"{name}.npz").is_file():
-            return None
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
-
-    def save(self, name: str, **arrays: np.ndarray) -> None:
-        """Keep a piece; whole or absent."""
-        if self.folder is None:
-            return
-        aside = self.folder / f"{name}.aside"
-        with aside.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(aside, self.folder / f"{name}.npz")
-
-    def done(self) -> None:
-        """The result is on disk: the pieces are not needed any more."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
 @dataclass(frozen=True)
 class Task:
     """What an algorithm is given: x (N, d) float32 in memory, the number of dimensions of the map, and how to go about.
@@ -168,6 +123,7 @@ class Algorithm:
     """A way to make a map. run(task) -> coords (N, dims) and notes; place(task, coords, new x) -> coords of new points.
 
     package: what has to be installed. parameters: the names that can be passed. least: fewest points that it can map.
+    by_neighbours: it walks over neighbours, so that rows are best given in an order in which near ones lie near.
     """
 
     name: str
@@ -176,6 +132,7 @@ class Algorithm:
     run: Callable[[Task], tuple[np.ndarray, dict[str, Any]]]
     place: Callable[[Task, np.ndarray, np.ndarray], np.ndarray] | None = None
     least: int = 2
+    by_neighbours: bool = False
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Raises BadInput for a parameter that the implementation does not have, with the ones that it has."""
@@ -251,7 +208,7 @@ def _tsne() -> Algorithm:
         import openTSNE
     except ImportError:
         raise need("openTSNE", "embed") from None
-    return Algorithm("tsne", "openTSNE", _parameters(openTSNE.TSNE), _run_tsne, _place_tsne, least=4)
+    return Algorithm("tsne", "openTSNE", _parameters(openTSNE.TSNE), _run_tsne, _place_tsne, 4, True)
 
 
 def perplexity_for(total: int, parameters: Mapping[str, Any]) -> Any:
@@ -282,13 +239,12 @@ def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         options["initialization"] = (task.begin - task.begin.mean(0)) / task.begin.std() * 1e-4
     model = openTSNE.TSNE(n_components=task.dims, **options)
     affinities, how = _affinities(task, options)
-    task.progress("neighbours", 1, 1)
     embedding = model.prepare_initial(task.x, affinities=affinities)
     del affinities
     plan = [(model.early_exaggeration_iter, model.early_exaggeration, model.initial_momentum)]
     plan.append((model.n_iter, model.exaggeration, model.final_momentum))
     _descend(embedding, plan, task)
-    notes = {"kl_divergence": float(embedding.kl_divergence), "neighbours": how, "perplexity": options["perplexity"]}
+    notes = {"kl_divergence": float(embedding.kl_divergence), "perplexity": options["perplexity"], **how}
     method = options["negative_gradient_method"]
     notes["gradient"] = method if isinstance(method, str) else "exact"
     return np.asarray(embedding, np.float32), notes
@@ -344,34 +300,37 @@ def exact_gradient(
     return float((P.data * np.log(P.data.clip(1e-300) / (weight / normal))).sum()), gradient
 
 
-def _affinities(task: Task, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """openTSNE's P, from neighbours over all distances where that is quick, from its approximate index elsewhere."""
+def _affinities(task: Task, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """openTSNE's P from neighbours of ours, and how they were found; None: as openTSNE chooses."""
     from openTSNE import affinity
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
     total, perplexity = len(task.x), options["perplexity"]
     if not isinstance(perplexity, int | float) or any(name in task.parameters for name in LIBRARY_NEIGHBOURS):
-        return None, "as openTSNE chooses"
-    count = min(total - 1, int(3 * perplexity) or 1)
-    exact = task.neighbours == "exact" or (task.neighbours == "auto" and total <= EXACT_NEIGHBOURS)
-    found = task.kept.load("neighbours")
-    if found is None:
-        task.progress("neighbours", 0, 1)
-        indices, lengths = nearest_neighbours(task.x, count) if exact else _approximate(task, count)
-        found = {"indices": indices, "lengths": lengths}
-        task.kept.save("neighbours", **found)
-    index = PrecomputedNeighbors(found["indices"], found["lengths"])
+        return None, {"neighbours": "as openTSNE chooses"}
+    found = _neighbours(task, min(total - 1, int(3 * perplexity) or 1))
+    index = PrecomputedNeighbors(found.indices, found.lengths)
     made = affinity.PerplexityBasedNN(knn_index=index, perplexity=perplexity, n_jobs=options["n_jobs"])
-    return made, "exact" if exact else "approximate (annoy)"
+    return made, found.record()
 
 
-def _approximate(task: Task, count: int) -> tuple[np.ndarray, np.ndarray]:
-    from openTSNE.nearest_neighbors import Annoy
+def _neighbours(task: Task, count: int) -> Neighbours:
+    """The nearest others of every point: by all distances where that is quick, else in cells; kept for a resumed run."""
+    kept = task.kept.load("neighbours")
+    if kept is not None:
+        return Neighbours(kept["indices"], kept["lengths"], str(kept["search"]), float(kept["recall"]))
 
-    indices, lengths = Annoy(
-        task.x, count, "euclidean", n_jobs=task.jobs, random_state=task.seed, knn_kwargs=None
-    ).build()
-    return indices.astype(np.int32), lengths.astype(np.float32)
+    def step(done: int, total: int) -> None:
+        task.progress("neighbours", done, total)
+
+    exact = task.neighbours == "exact" or (task.neighbours == "auto" and len(task.x) <= EXACT_NEIGHBOURS)
+    if exact or len(task.x) <= 2 * CELL:
+        found = nearest_neighbours(task.x, count, step)
+    else:
+        found = neighbours_in_cells(task.x, count, seed=task.seed, step=step)
+    about = {"search": np.array(found.search), "recall": np.array(found.recall)}
+    task.kept.save("neighbours", indices=found.indices, lengths=found.lengths, **about)
+    return found
 
 
 def _descend(embedding: Any, plan: list[tuple[int, Any, float]], task: Task, step: int = 50) -> None:
@@ -380,7 +339,6 @@ def _descend(embedding: Any, plan: list[tuple[int, Any, float]], task: Task, ste
     Each step starts from exactly what was kept, so a resumed run ends on the same picture.
     """
     total, done = sum(rounds for rounds, _, _ in plan), 0
-    started = time.monotonic()
     optimizer = embedding.optimizer
     before = task.kept.load("descent")
     ready = int(before["done"]) if before else 0
@@ -403,8 +361,7 @@ def _descend(embedding: Any, plan: list[tuple[int, Any, float]], task: Task, ste
                 callbacks_every_iters=size,
             )
             task.progress("t-SNE", done, total)
-            if task.kept.folder is not None and (done == total or time.monotonic() - started > 20):
-                started = time.monotonic()
+            if done == total or task.kept.due():
                 state = {"places": np.asarray(embedding), "gains": optimizer.gains, "update": optimizer.update}
                 task.kept.save("descent", done=np.array(done), kl=np.array(embedding.kl_divergence), **state)
 
@@ -436,12 +393,12 @@ def _umap() -> Algorithm:
             import umap
     except ImportError:
         raise need("umap-learn", "embed") from None
-    return Algorithm("umap", "umap-learn", _parameters(umap.UMAP), _run_umap, _place_umap, least=4)
+    return Algorithm("umap", "umap-learn", _parameters(umap.UMAP), _run_umap, _place_umap, 4, True)
 
 
 def _umap_options(task: Task) -> dict[str, Any]:
     total = len(task.x)
-    options: dict[str, Any] = {"n_jobs": 1, "random_state": task.seed, **task.parameters}
+    options: dict[str, Any] = {"n_jobs": 1, **task.parameters}
     asked = options.get("n_neighbors", 15)
     if asked >= total:
         options["n_neighbors"] = total - 1
@@ -456,45 +413,32 @@ def _umap_options(task: Task) -> dict[str, Any]:
 
 
 def _run_umap(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
-    import umap
+    from torchloupe.methods.layout import Drawn, StepwiseUMAP
 
     total, options = len(task.x), _umap_options(task)
-    how = "as umap-learn chooses"
+    how: dict[str, Any] = {"neighbours": "as umap-learn chooses"}
     if total >= KEEP_FROM and not {"metric", "precomputed_knn", "unique"} & set(task.parameters):
-        found = task.kept.load("neighbours")
-        if found is None:
-            task.progress("neighbours", 0, 1)
-            found = _umap_neighbours(task, options)
-            task.kept.save("neighbours", **found)
-        options["precomputed_knn"] = (found["indices"], found["lengths"])
-        how = "approximate (pynndescent)"
-    if task.progress is not quiet:
-        options.setdefault("tqdm_kwds", {"disable": False, "desc": "UMAP", "leave": False})
+        found = _neighbours(task, options.get("n_neighbors", 15) - 1)
+        itself, no_way = np.arange(total, dtype=np.int32)[:, None], np.zeros((total, 1), np.float32)
+        options["precomputed_knn"] = np.hstack([itself, found.indices]), np.hstack([no_way, found.lengths])
+        how = found.record()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"umap.*")
-        coords = umap.UMAP(n_components=task.dims, **options).fit_transform(task.x)
+        model = StepwiseUMAP(n_components=task.dims, **options, random_state=Drawn(task.seed))
+        model.kept, model.progress = task.kept, task.progress
+        coords = model.fit_transform(task.x)
     lost = np.flatnonzero(~np.isfinite(coords).all(1))
     if len(lost):
         raise BadInput(
             f"UMAP left {len(lost)} points without a neighbour, the first in row {lost[0]}; raise n_neighbors"
         )
-    return coords.astype(np.float32), {"neighbours": how, "n_neighbors": options.get("n_neighbors", 15)}
-
-
-def _umap_neighbours(task: Task, options: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    from sklearn.utils import check_random_state
-    from umap.umap_ import nearest_neighbors
-
-    state = check_random_state(options["random_state"])
-    count = options.get("n_neighbors", 15)
-    indices, lengths, _ = nearest_neighbors(task.x, count, "euclidean", {}, False, state, n_jobs=task.jobs)
-    return {"indices": indices, "lengths": lengths}
+    return coords.astype(np.float32), {"n_neighbors": options.get("n_neighbors", 15), **how}
 
 
 def _place_umap(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
     import umap
 
-    options = {**_umap_options(task), "init": coords, "n_epochs": 0}
+    options = {**_umap_options(task), "random_state": task.seed, "init": coords, "n_epochs": 0}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"umap.*")
         model = umap.UMAP(n_components=task.dims, **options).fit(task.x)
@@ -515,7 +459,7 @@ def _pacmap(name: str, title: str) -> Algorithm:
         logging.getLogger("pacmap.pacmap").setLevel(logging.ERROR)
         return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
 
-    return Algorithm(name, "pacmap", _parameters(made), run, least=12)
+    return Algorithm(name, "pacmap", _parameters(made), run, None, 12, True)
 
 
 def _imported(path: str) -> Algorithm:
@@ -707,19 +651,31 @@ def project(
 def _run(chosen: Algorithm, task: Task, spans: list[tuple[int, int]]) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         if len(spans) == 1:
-            return chosen.run(task)
+            return _mapped(chosen, task)
         warnings.warn(
             f"{len(spans)} buckets are projected independently: places in different buckets cannot be compared, and the"
             " same class may lie in several places; leave out the bucket size for one map of all points",
             LoupeWarning,
             3,
         )
-        parts = [chosen.run(replace(task, x=task.x[a:b], kept=Kept(None)))[0] for a, b in spans]
+        parts = [_mapped(chosen, replace(task, x=task.x[a:b], kept=Kept(None)))[0] for a, b in spans]
         return np.concatenate(parts), {}
     except (TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{chosen.name}: {error}") from error
+
+
+def _mapped(chosen: Algorithm, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+    """Run an algorithm; many rows are given in an order in which near ones lie near, and the map put back in theirs."""
+    if not chosen.by_neighbours or len(task.x) < KEEP_FROM:
+        return chosen.run(task)
+    order = nearby(task.x, task.seed)
+    begin = None if task.begin is None else task.begin[order]
+    sorted_map, notes = chosen.run(replace(task, x=task.x[order], begin=begin))
+    coords = np.empty_like(sorted_map)
+    coords[order] = sorted_map
+    return coords, notes
 
 
 def _buckets(total: int, bucket: int | None, least: int) -> list[tuple[int, int]]:

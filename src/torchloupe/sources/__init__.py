@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from torchloupe.errors import BadInput, nearest
-from torchloupe.probe import Subject
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from torchloupe.probe import Subject
 
 # scheme -> "module:function"; the function takes what follows the scheme, and Options, and returns a Subject.
 SCHEMES: dict[str, str] = {
@@ -70,7 +72,7 @@ def subject(
         cfg_options=cfg_options or {},
         layers=layers,
     )
-    if isinstance(model, nn.Module):
+    if not isinstance(model, str):
         from torchloupe.sources.python import given
 
         return given(model, options)
