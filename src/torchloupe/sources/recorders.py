@@ -92,10 +92,10 @@ def _hooked(held: Mapping[str, Any]) -> Mapping[str, Any]:
 def _python(text: str, file: Path) -> dict[str, Any]:
     try:
         tree = ast.parse(text)
-    except SyntaxError as error:
-        raise BadInput(f"{file}: line {error.lineno}: not Python ({error.msg})") from error
-    except ValueError as error:
-        raise BadInput(f"{file}: not Python ({error})") from error
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"line {line}: " if line else ""
+        raise BadInput(f"{file}: {where}not Python ({getattr(error, 'msg', error)})") from error
     held: dict[str, Any] = {}
     for line in tree.body:
         if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
@@ -138,7 +138,7 @@ def _point(label: str, mapping: Any, recorders: Any, path: str | Path) -> str:
     if kind not in TYPES or "source" not in recorder:
         known = ", ".join(TYPES)
         raise BadInput(
-            f"{path}: recorder {said!r}: expected a source and a type out of {known}.{nearest(kind, TYPES)}"
+            f"{path}: recorder {said!r}: expected a source and a type out of {known}.{nearest(kind, TYPES) if kind else ''}"
         )
     number = mapping.get("record_idx", 0)
     if type(number) is not int or number < 0:
