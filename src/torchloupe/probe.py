@@ -18,7 +18,7 @@ from torchloupe.results import Scores
 from torchloupe.trace import Trace, find_layout, tensors, tracing
 
 INPUT = "input"
-Kind = Literal["classifier", "embedder", "pose", "detector"]
+Kind = Literal["classifier", "embedder", "pose", "detector", "segmenter"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import wraps
 from importlib import import_module
-from inspect import signature
+from inspect import getattr_static, signature
 from typing import Any, Literal
 
 import torch
@@ -293,7 +293,8 @@ def _hooked(part: nn.Module, point: Point, keep: Callable[[Point, nn.Module, Any
 def _patched(point: Point, keep: Callable[[Point, nn.Module, Any], None]) -> Iterator[None]:
     owner, attribute = locate(point.name)
     own = vars(owner).get(attribute, ABSENT)
-    raw = own if own is not ABSENT else getattr(owner, attribute)
+    # getattr would bind a parent's class method to this class
+    raw = getattr_static(owner, attribute, getattr(owner, attribute))
     original = raw.__func__ if isinstance(raw, (staticmethod, classmethod)) else raw
     bound = isinstance(owner, type) and not isinstance(raw, staticmethod)
     part = nn.Identity()
@@ -325,10 +326,10 @@ def _patched(point: Point, keep: Callable[[Point, nn.Module, Any], None]) -> Ite
 
 
 class Inputs(dict[str, Any]):
-    """The arguments of one call: positional ones under "0", "1", ..., the others under their names."""
+    """The arguments of one call: positional ones under "0", "1", ..., the others under their names, as they are declared."""
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], skip: int = 0) -> None:
-        super().__init__({str(i): value for i, value in enumerate(args[skip:])} | dict(kwargs))
+        super().__init__({str(i): value for i, value in enumerate(args[skip:])} | _in_order(fn, kwargs))
         self._call = (fn, args, kwargs)
 
     def __missing__(self, name: str) -> Any:
@@ -339,12 +340,23 @@ class Inputs(dict[str, Any]):
             raise KeyError(name) from None
 
 
+def _in_order(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments in the order in which the function declares them, as MMRazor counts them."""
+    try:
+        names = [*signature(fn).parameters] if len(kwargs) > 1 else []
+    except (TypeError, ValueError):
+        names = []
+    return {name: kwargs[name] for name in dict.fromkeys([*(n for n in names if n in kwargs), *kwargs])}
+
+
 def locate(path: str) -> tuple[Any, str]:
     """An import path -> the module or class that holds the last name, and that name.
 
     Errors: BadInput for a path that leads nowhere (with the nearest names) or to something that is not called.
     """
     parts = path.split(".")
+    if not all(parts):
+        raise BadInput(f"{path!r}: expected package.module.function, with a name between any two dots")
     holder: Any = None
     used = 0
     for used in range(len(parts) - 1, 0, -1):

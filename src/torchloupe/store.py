@@ -214,13 +214,16 @@ def load_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-def maps_arrays(found: Mapping[str, Maps], batch: Batch, sample: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def maps_arrays(
+    found: Mapping[str, Maps], batch: Batch, sample: int, classes: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What one sample's heatmaps are on disk: the arrays, and the parts of the record that follow from them.
 
-    found: method -> Maps of the whole batch, all of one target; sample: its number in the batch.
+    found: method -> Maps of the whole batch, all of one target; sample: its number in the batch; classes: their names.
     Arrays: `picture` (t, h, w, 3) uint8, `map/METHOD/LAYER` (k, t, h, w) raw, `score` (k,); float64 stays.
-    Record: kind, version, torch, id, layers (with sizes), methods (signed, notes), questions, scores, empty
-    (method, layer, question number), picture (where it is from: "seen", "input" stretched to 0..255, or "none").
+    Where the batch holds the target's choice of places: `boxes` (k, 4) and `detections` (m, 6), or `region` (k, h, w).
+    Record: kind, version, torch, id, layers (with sizes), methods (signed, notes), questions, scores, classes (number ->
+    name, of the detections), empty (method, layer, question number), picture (where it is from: "seen", "input" stretched to 0..255, or "none").
     Errors: BadInput for no method at all, or maps that are not finite.
     """
     import torch
@@ -254,10 +257,25 @@ def maps_arrays(found: Mapping[str, Maps], batch: Batch, sample: int) -> tuple[d
         "methods": methods,
         "questions": [names[sample] for names in scores.labels],
         "scores": arrays["score"],
+        "classes": _places(arrays, batch, sample, classes),
         "empty": empty,
         "picture": origin,
     }
     return arrays, plain(record)
+
+
+def _places(arrays: dict[str, np.ndarray], batch: Batch, sample: int, classes: Sequence[str]) -> dict[str, str]:
+    """Adds the boxes or regions of the questions to the arrays, and gives the names of the classes in them."""
+    asked = batch.asked
+    if "region" in asked:
+        arrays["region"] = asked["region"][sample].cpu().numpy().astype(np.uint8)
+    if "boxes" not in asked:
+        return {}
+    arrays["boxes"] = asked["boxes"][sample].cpu().numpy()
+    detections = asked["detections"][sample].cpu().numpy()
+    arrays["detections"] = detections[detections[:, 5] >= 0]
+    numbers = sorted(set(arrays["detections"][:, 5].astype(int).tolist()))
+    return {str(i): classes[i] if i < len(classes) else f"class {i}" for i in numbers}
 
 
 def maps_record(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = Model()
 DEFAULT_STYLE = Style()
 FEW = 24
+PLACED = ("detector", "segmenter")
 
 
 def cam(
@@ -29,6 +30,8 @@ def cam(
     target: Annotated[Words | None, Parameter(name=["--target", "--target-category"])] = None,
     each: Annotated[bool, Parameter(negative="")] = False,
     labels: Path | None = None,
+    explain: Literal["score", "iou"] = "score",
+    threshold: float = 0.0,
     save: Annotated[Path, Parameter(name=["--save", "--save-path"])] = Path("out"),
     aug_smooth: Annotated[bool, Parameter(negative="")] = False,
     eigen_smooth: Annotated[bool, Parameter(negative="")] = False,
@@ -40,7 +43,7 @@ def cam(
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
     style: Annotated[Style, Parameter(name="*")] = DEFAULT_STYLE,
 ) -> None:
-    """Draw where a classifier looks: heatmaps of pictures, by any method, at any layers, for any classes.
+    """Draw where a model looks: heatmaps of pictures, by any method, at any layers, for any classes, boxes or regions.
 
     For every picture: one drawing per layer, method and target (or one labelled grid with --compare), the raw maps as
     NAME.npz and how they were made as NAME.json. `loupe draw NAME.npz` redraws them with other settings.
@@ -48,15 +51,18 @@ def cam(
     Parameters:
         images: Pictures, folders, globs, or a text file that lists pictures.
         model: timm:NAME, transformers:NAME-or-FOLDER, torchvision:NAME, torch:package.module:factory?key=value,
-            mmpretrain:CONFIG.py (a Python config runs its code).
+            mmpretrain:CONFIG.py (a Python config runs its code); mmdet:CONFIG.py and other OpenMMLab repositories.
         layers: Layers by dotted name, layer4[-1], a glob such as layer*, or relu#1 for the second call. Default: the layer
             that the literature uses for this family of models.
         method: One or more of: cam, gradcam, gradcam_pp, xgradcam, hirescam, layercam, eigencam, eigengradcam,
             smooth_gradcam_pp, scorecam, sscam, iscam, ablationcam, gradient_x_input, smoothgrad, integrated_gradients,
             guided_backprop, guided_gradcam, occlusion. Default: gradcam.
-        target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted.
+        target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted. Of a
+            detector topK are its best detections, classes take only theirs; of a segmenter each class over its region.
         each: One target a picture, in order.
         labels: True labels for the target truth: lines of "picture class". Default: the name of the picture's folder.
+        explain: Of a detection: its score, or iou, the score times the overlap with the box, which says more of its place.
+        threshold: Detections that score less are neither asked about nor drawn.
         save: Folder to write to; or a picture's name, where exactly one is drawn.
         aug_smooth: Mean over six views: mirrored or not, times the input scaled by 0.9, 1.0 and 1.1.
         eigen_smooth: First principal component of activation x weight in place of the sum over channels.
@@ -78,7 +84,7 @@ def cam(
     from torchloupe.render.colour import palette
     from torchloupe.sources.images import find
     from torchloupe.sources.safe import state_sha256
-    from torchloupe.targets.boxes import boxes
+    from torchloupe.targets.boxes import boxes, regions
     from torchloupe.targets.words import target as words_to_target
 
     methods = [named(name).__name__ for name in method or ("gradcam",)]
@@ -114,8 +120,16 @@ def cam(
             say(f"weights: {report['loaded']} of {report['total']} from the file fit")
     if not layers:
         say(f"layer: {', '.join(wanted)} (default)")
-    ask = boxes if subject.kind == "detector" else words_to_target
-    question = ask([] if each else target or [], subject.classes)
+    detects = subject.kind == "detector"
+    if not detects and (threshold or explain != "score"):
+        raise BadInput(f"--threshold and --explain are for detectors; {model!r} is a {subject.kind}")
+    if each and subject.kind in PLACED:
+        raise BadInput(f"--each: {model!r} is a {subject.kind}, which is asked for boxes or regions; give --target alone")
+    words = [] if each else target or []
+    if detects:
+        question: Any = boxes(words, subject.classes, value=explain, threshold=threshold)
+    else:
+        question = (regions if subject.kind == "segmenter" else words_to_target)(words, subject.classes)
     probe = Probe(subject, tuple(wanted), question)
     names = unique_names(files)
     asked = {
@@ -127,6 +141,8 @@ def cam(
         "aug_smooth": aug_smooth,
         "target": list(target) if target else ["predicted"],
         "each": each,
+        "explain": explain,
+        "threshold": threshold,
         "cfg_options": loading.cfg_options,
         "size": loading.size,
         "mean": loading.mean,
@@ -281,13 +297,15 @@ class Job:
         def ask(asked: Probe, samples: Batch) -> Mapping[str, Maps]:
             return cams(asked, samples, self.methods, **options)
 
+        if self.subject.kind in PLACED:
+            _, batch = probe.ask(batch)
         found = aug_smooth(ask, probe, batch) if self.aug else ask(probe, batch)
         if not self._layouts:
             layers = {layer for maps in found.values() for layer in maps.maps}
             self._layouts = layouts(probe.at(*sorted(layers)), batch.take([0]))
         written: list[Path] = []
         for i, (name, file) in enumerate(pictures):
-            arrays, parts = maps_arrays(found, batch, i)
+            arrays, parts = maps_arrays(found, batch, i, self.subject.classes)
             asked = self._asked(file, own[i])
             used = {m: {o: v for o, v in self.options.items() if o in options_of(named(m))} for m in self.methods}
             weights = self.subject.notes.get("weights", {})

@@ -7,14 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from torchloupe.render.features import Change
 from torchloupe.render.look import Look
 from torchloupe.render.style import Style
 
 KINDS: dict[str, str] = {
     "maps": "torchloupe.render.pictures:redraw",
-    "feature maps": "torchloupe.render.features:redraw",
-    "difference": "torchloupe.render.features:redraw",
-    "cka": "torchloupe.render.features:redraw",
     "curves": "torchloupe.render.curves:redraw",
     "census": "torchloupe.render.samples:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
@@ -27,7 +25,10 @@ POINTS = ("projection", "features", "points")
 SIGNS: dict[str, str] = {"feats": "points"}
 """An array that tells the kind of an npz file that has no record beside it."""
 
-STYLE, LOOK = Style(), Look()
+FEATURES = ("feature maps", "difference", "cka")
+"""Kinds that are drawn as feature maps."""
+
+STYLE, LOOK, CHANGE = Style(), Look(), Change()
 
 
 def draw(
@@ -39,6 +40,7 @@ def draw(
     target: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     style: Annotated[Style, Parameter(name="*")] = STYLE,
     look: Annotated[Look, Parameter(name="*")] = LOOK,
+    change: Annotated[Change, Parameter(name="*")] = CHANGE,
 ) -> None:
     """Draw results again with other settings, without running the model.
 
@@ -50,6 +52,7 @@ def draw(
         target: Only these questions (names, globs, or a part of a name that only it has).
         style: How to draw.
         look: How to draw points.
+        change: How to draw feature maps.
     """
     from importlib import import_module
 
@@ -66,8 +69,13 @@ def draw(
 
             written += redraw(some, save, style, look)
             continue
+        if kind in FEATURES:
+            from torchloupe.render.features import redraw as redraw_features
+
+            written += redraw_features(some, save, style, method or (), layers or (), target or (), change)
+            continue
         if kind not in KINDS:
-            raise BadInput(f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join(KINDS)}")
+            raise BadInput(f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join((*KINDS, *FEATURES, *POINTS))}")
         home, _, name = KINDS[kind].partition(":")
         written += getattr(import_module(home), name)(some, save, style, method or (), layers or (), target or ())
     for picture in written:

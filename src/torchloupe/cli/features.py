@@ -44,6 +44,7 @@ def features(
     at: Words | None = None,
     vis_config: Path | None = None,
     repo: str | None = None,
+    pred_score_thr: float = 0.3,
     save: Out = Path("out"),
     tiles: Flag = False,
     strict: Flag = False,
@@ -63,6 +64,8 @@ def features(
             in-fn:..., param:NAME; #N behind it for the N-th call, @N or @KEY for an element of a tuple, list or dict.
         vis_config: A recorder config of MMRazor (.py, read and not run), or the same thing in YAML.
         repo: The OpenMMLab repository of a config that is given without a scheme: mmdet, mmseg, mmpretrain ...
+        pred_score_thr: With --overlaid, a detector's boxes of this score and more are drawn; above 1 none. Also among
+            --cfg-options, as MMRazor has it.
         save: Folder to write to; or a picture's name, where one picture is drawn.
         tiles: Write every map as a picture of its own, too.
         strict: Stop at the first picture that fails, instead of going on without it.
@@ -70,7 +73,7 @@ def features(
     from torchloupe import store
     from torchloupe.errors import BadInput
     from torchloupe.render.colour import palette
-    from torchloupe.render.features import pictures_of
+    from torchloupe.render.features import pictures_of, shown
     from torchloupe.sites import features as capture
     from torchloupe.sources import images as pictures
     from torchloupe.sources.recorders import points as recorded
@@ -80,14 +83,14 @@ def features(
     named |= {word: word for word in at or ()}
     files = pictures.find(images)
     folder, single, style = destination(save, Style(**asdict(ink)))
+    loading, pred_score_thr = visualizer_options(loading, pred_score_thr)
     subject = load(loading, model, repo)
     if not named:
         if not subject.layers:
             raise BadInput("no point to look at; name some with --at NAME ..., or give --vis-config")
         named = {layer: layer for layer in subject.layers}
         say(f"point: {', '.join(named)} (default)")
-    if "weights" not in subject.notes and not model.startswith("torch:"):
-        say("no --weights: the network is random; give a checkpoint")
+    say_random(subject, model)
     failed: list[str] = []
     table: list[tuple[str, str, Mapping[str, float]]] = []
     names = distinct(files)
@@ -97,7 +100,11 @@ def features(
             try:
                 batch = subject.prepare([pictures.read(file)], (name,))  # type: ignore[misc]
                 seen = capture(subject, batch, named, skip_flat=any(set("*?") & set(word) for word in named))
+                for label, value in seen.values.items():
+                    shown(value[0].cpu().numpy(), look, label)
                 arrays, figures = held(seen, batch)
+                if look.overlaid and subject.kind == "detector":
+                    arrays["detections"] = detections(subject, batch)
                 record = {
                     **about(subject, model, repo, loading),
                     "kind": "feature maps",
@@ -108,6 +115,8 @@ def features(
                     "layouts": dict(seen.layouts),
                     "loose": list(seen.loose),
                     "statistics": figures,
+                    "classes": class_names(arrays, subject.classes),
+                    "pred_score_thr": pred_score_thr,
                     "look": asdict(look),
                     "seconds": time.perf_counter() - start,
                 }
@@ -229,7 +238,7 @@ def one_difference(
         batch = subject.prepare([read(file)], (file.name,))  # type: ignore[misc]
         asked = {label: names[side] for label, *names in points}
         sides.append((capture(subject, batch, asked), batch))
-    (first, batch), (second, _) = sides
+    (first, batch), (second, with_second) = sides
     if list(first.values) != list(second.values):
         one, other = (
             next((name for name in mine.values if name not in theirs.values), "nothing")
@@ -239,9 +248,10 @@ def one_difference(
             f"the points give different tensors: {one} in one network, {other} in the other; name one with @"
         )
     pairs = [Pair(name, first[name][0].cpu().numpy(), second[name][0].cpu().numpy()) for name in first.values]
-    picture = None if batch.pictures is None else batch.pictures[0].numpy()
+    picture, other = (None if one.pictures is None else one.pictures[0].numpy() for one in (batch, with_second))
+    other = other if files[0] != files[1] else None
     id = " against ".join(dict.fromkeys(file.name for file in files))
-    _, figures = draw_difference(pairs, labels, difference, picture, look, style, id)
+    _, figures = draw_difference(pairs, labels, difference, picture, look, style, id, other)
     for name, row in figures.items():
         for note in row["notes"]:
             say(f"{name}: {note}")
@@ -259,8 +269,7 @@ def one_difference(
         "look": asdict(look),
         "seconds": time.perf_counter() - start,
     }
-    if picture is not None:
-        arrays["picture"] = picture
+    arrays |= {key: one for key, one in (("picture", picture), ("other", other)) if one is not None}
     artifact = store.load(store.save(folder, stem, arrays, record))
     return pictures_of(artifact, folder, store.safe_name(stem), look, style, tiles=tiles)
 
@@ -351,10 +360,13 @@ def two(
                 "two pictures"
             )
         subject = load(replace(loading, weights=_path(weights[0]) if weights else None), models[0], repo)
+        say_random(subject, models[0])
         return (subject, subject), (models[0], models[0]), [about(subject, models[0], repo, loading)]
     files = [_path(name) for name in weights] or [None, None]
     options = [replace(loading, weights=file) for file in files]
     first, second = (load(option, spec, repo) for option, spec in zip(options, sides, strict=True))
+    for one, spec in zip((first, second), sides, strict=True):
+        say_random(one, spec)
     names = sides if len(set(sides)) == 2 else [str(file.name if file else "no weights") for file in files]
     specs = [about(one, spec, repo, o) for one, spec, o in zip((first, second), sides, options, strict=True)]
     return (first, second), (names[0], names[1]), specs
@@ -391,6 +403,46 @@ def held(seen: Any, batch: Any) -> tuple[dict[str, Any], dict[str, dict[str, flo
     if batch.pictures is not None:
         arrays["picture"] = batch.pictures[0].numpy()
     return arrays, {label: statistics(value.cpu()) for label, value in seen.values.items()}
+
+
+def say_random(subject: Subject, model: str) -> None:
+    """Tells that a network has random weights."""
+    if "weights" not in subject.notes and not model.startswith("torch:"):
+        say(f"{model}: no --weights, the network is random; give a checkpoint")
+
+
+def visualizer_options(loading: Model, threshold: float) -> tuple[Model, float]:
+    """The options without what MMRazor's --cfg-options hand to the visualizer, and the threshold that they say.
+
+    Errors: BadInput for a threshold that is no number.
+    """
+    from torchloupe.cli.options import pairs
+    from torchloupe.errors import BadInput
+
+    found = pairs(loading.cfg_options or (), "--cfg-options")
+    threshold = found.get("pred_score_thr", threshold) if found.get("draw_pred", True) else 2.0
+    if not isinstance(threshold, (int, float)):
+        raise BadInput(f"pred_score_thr {threshold!r}: expected a number, such as 0.3")
+    ours = ("pred_score_thr", "draw_pred")
+    kept = [word for word in loading.cfg_options or () if word.partition("=")[0] not in ours]
+    return replace(loading, cfg_options=kept or None), threshold
+
+
+def detections(subject: Subject, batch: Any) -> Any:
+    """What a detector finds in one picture, as numbers (m, 6) that can be stored."""
+    import torch
+
+    from torchloupe.probe import restored
+    from torchloupe.targets.boxes import check_detections, listed
+
+    with restored(subject.module), torch.no_grad():
+        return listed(check_detections(subject.output(batch), batch), 0.0)[0].numpy()
+
+
+def class_names(arrays: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """Number -> name, of the classes of the stored detections."""
+    found = sorted({int(row[5]) for row in arrays.get("detections", ())})
+    return {str(i): names[i] if i < len(names) else f"class {i}" for i in found}
 
 
 def about(subject: Subject, model: str, repo: str | None, loading: Model) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -18,17 +19,19 @@ def aug_smooth(ask: Callable[[Probe, Batch], Mapping[str, Maps]], probe: Probe, 
     """Mean of the maps over six views: mirrored or not, times the input scaled by 0.9, 1.0 and 1.1.
 
     ask: (probe, batch) -> name -> Maps, for example cams with its methods chosen. What the target chooses (the predicted
-    class) is chosen once, on the unchanged input.
+    class) is chosen once, on the unchanged input; a target that chooses places (boxes) says where they are in the mirror.
     Source: the test-time augmentation of pytorch-grad-cam.
     """
     scores, batch = probe.ask(batch)
     axis = batch.layout.axis("w")
+    mirror = getattr(probe.target, "mirrored", None)
+    turned = replace(batch, asked=mirror(batch.asked, batch)) if mirror is not None else batch
     sums: dict[str, dict[str, Tensor]] = {}
     first: dict[str, Maps] = {}
     views = [(mirrored, scale) for mirrored in (False, True) for scale in SCALES]
     for mirrored, scale in views:
-        x = batch.x.flip(axis) if mirrored else batch.x
-        for name, found in ask(probe, batch.at(x * scale)).items():
+        view = turned.at(batch.x.flip(axis)) if mirrored else batch
+        for name, found in ask(probe, view.at(view.x * scale)).items():
             first.setdefault(name, found)
             held: Any = sums.setdefault(name, {})
             for layer, maps in found.maps.items():

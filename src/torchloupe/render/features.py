@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from torchloupe import store
 from torchloupe.errors import BadInput, nearest
 from torchloupe.render import colour
+from torchloupe.render.marks import Mark, framed_boxes, listed
 from torchloupe.render.plots import SMALL, Bar, Cell, Group, grid, raster, wrap
 from torchloupe.render.style import Style
 
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
 FRAMES = 10
 SHOWN = 192
 LABEL = 1.0
-Reduction = Literal["pixel_wise_max", "squeeze_mean", "select_max", "none"]
+
+
+def _small(_kind: Any, words: Sequence[Any]) -> str:
+    """None is written None in Python and none here."""
+    return str(words[0].value).lower()
+
+
+Reduction = Annotated[
+    Literal["pixel_wise_max", "squeeze_mean", "select_max", "none"], Parameter(converter=_small, negative="")
+]
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,35 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Change:
+    """How stored feature maps and differences are drawn otherwise; what is not given stays as it was.
+
+    Attributes:
+        channel_reduction: Of feature maps: pixel_wise_max, squeeze_mean, select_max, or none for the topk channels.
+        topk: Of feature maps with no reduction: so many channels; -1 draws 1 or 3 as a picture.
+        arrangement: Rows and columns of the topk channels.
+        use_norm: Standardise each channel of feature maps first.
+        overlaid: Lay feature maps over the picture.
+        resize_shape: Height and width of feature maps.
+        pred_score_thr: The least score of a detector's boxes over feature maps.
+    """
+
+    channel_reduction: Reduction | None = None
+    topk: int | None = None
+    arrangement: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
+    use_norm: bool | None = None
+    overlaid: bool | None = None
+    resize_shape: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
+    pred_score_thr: float | None = None
+
+    def of(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The record of a result as if it had been drawn so."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        threshold = {"pred_score_thr": given.pop("pred_score_thr")} if "pred_score_thr" in given else {}
+        return {**record, **threshold, "look": {**record.get("look", {}), **given}}
+
+
+@dataclass(frozen=True)
 class Shown:
     """What is drawn of one point: maps (m, t, h, w), one label each; or, where picture, one picture of 1 or 3 channels."""
 
@@ -97,8 +136,8 @@ def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
         raise BadInput(f"point {label!r}: features of shape {value.shape}; expected (c, t, h, w)")
     if value.shape[2:] == (1, 1):
         raise BadInput(
-            f"point {label!r}: a vector of {value.shape[0]} channels without image axes, which cannot be drawn as a map; its "
-            "numbers are in the result, and CKA takes it"
+            f"point {label!r}: a vector of {value.shape[0]} channels without image axes, which cannot be drawn as a map; name a "
+            "layer before it (loupe diff --cka takes vectors)"
         )
     if not np.isfinite(value).all():
         raise BadInput(f"point {label!r}: not finite (NaN or infinite); check the weights and the input")
@@ -140,8 +179,15 @@ class Scale:
         return f"{self.low:.3g}", f"{self.high:.3g}"
 
 
-def tile(values: np.ndarray, scale: Scale, look: Look, style: Style, under: np.ndarray | None) -> np.ndarray:
-    """One map in colours, over the picture where there is one.
+def tile(
+    values: np.ndarray,
+    scale: Scale,
+    look: Look,
+    style: Style,
+    under: np.ndarray | None,
+    marks: Sequence[Mark] = (),
+) -> np.ndarray:
+    """One map in colours, over the picture where there is one, with marks in it.
 
     values (h, w); under (h', w', 3) uint8 or None -> (h'', w'', 3) uint8. Without a picture a small map is enlarged in whole
     steps, so that its cells show.
@@ -153,7 +199,8 @@ def tile(values: np.ndarray, scale: Scale, look: Look, style: Style, under: np.n
             np.clip(np.round(colour.resize(under.transpose(2, 0, 1), size)), 0, 255).astype(np.uint8).transpose(1, 2, 0)
         )
         fine = scale.unit(colour.resize(values, size))
-        return colour.blend(base, fine, table, signed=False, opacity=look.alpha, fade=False)
+        mixed = colour.blend(base, fine, table, signed=False, opacity=look.alpha, fade=False)
+        return framed_boxes(mixed, [replace(mark, label="") for mark in marks], under.shape[:2])
     unit = scale.unit(colour.resize(values, look.resize_shape) if look.resize_shape else values)
     step = max(1, math.ceil(SHOWN / max(unit.shape))) if look.resize_shape is None else 1
     unit = unit.repeat(step, 0).repeat(step, 1)
@@ -190,7 +237,15 @@ def times(count: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, FRAMES))})
 
 
-def draw_point(value: np.ndarray, label: str, picture: np.ndarray | None, look: Look, style: Style, id: str) -> Drawn:
+def draw_point(
+    value: np.ndarray,
+    label: str,
+    picture: np.ndarray | None,
+    look: Look,
+    style: Style,
+    id: str,
+    marks: Sequence[Mark] = (),
+) -> Drawn:
     """The strongest channels of one point, in the arrangement; each by its own least and greatest value.
 
     value (c, t, h, w); of a sequence the mean over its frames is shown.
@@ -202,7 +257,7 @@ def draw_point(value: np.ndarray, label: str, picture: np.ndarray | None, look: 
     if what.picture:
         images = [as_picture(flat, look)]
     else:
-        images = [tile(one, Scale.over(one), look, style, under) for one in flat]
+        images = [tile(one, Scale.over(one), look, style, under, marks) for one in flat]
     columns = min(look.arrangement[1], len(images))
     rows = [
         ("", [Cell(images[i], what.labels[i]) if i < len(images) else None for i in range(start, start + columns)])
@@ -223,8 +278,12 @@ def draw_reduced(
     style: Style,
     id: str,
     loose: Sequence[str] = (),
+    marks: Sequence[Mark] = (),
 ) -> Drawn:
-    """One map a point, beside the picture; of a sequence one row a point, with its frames as columns."""
+    """One map a point, beside the picture; of a sequence one row a point, with its frames as columns.
+
+    loose: points that are not laid over the picture. marks: boxes in the picture and over it.
+    """
     maps = {label: shown(value, look, label) for label, value in values.items()}
     longest = max(what.maps.shape[1] for what in maps.values())
     at = times(longest)
@@ -236,11 +295,12 @@ def draw_reduced(
         for t in at[: len(frames)] if len(frames) < longest else at:
             over = look.overlaid and picture is not None and label not in loose
             under = picture[min(t, len(picture) - 1)] if over and picture is not None else None
-            image = tile(frames[min(t, len(frames) - 1)], scale, look, style, under)
+            image = tile(frames[min(t, len(frames) - 1)], scale, look, style, under, marks)
             tiles[f"{label}-{t}" if longest > 1 else label] = image
             cells.setdefault(label, []).append(Cell(image, what.labels[0]))
     ratio = _ratio(picture, tiles)
-    lead = None if picture is None else Cell(framed(picture[0], ratio))
+    seen = None if picture is None else framed_boxes(picture[0], marks, picture.shape[1:3])
+    lead = None if seen is None else Cell(framed(seen, ratio))
     cells = {label: [Cell(framed(cell.image, ratio), cell.label) for cell in row] for label, row in cells.items()}
     reduced = look.channel_reduction + (", standardised" if look.use_norm else "")
     bar = Bar(colour.palette(style.cmap), ("min", "max"))
@@ -292,14 +352,16 @@ def draw_difference(
     look: Look,
     style: Style,
     id: str,
+    other: np.ndarray | None = None,
 ) -> tuple[Drawn, dict[str, Any]]:
     """Rows of points: the first network, the second, their difference; and figures about each difference.
 
     The two networks share one scale at each point; the differences share one, from 0, over all points, so that they can be
     compared. Without a reduction the strongest channels of the difference are drawn, and no networks beside them.
+    picture: what was seen, or by the first side where other is what the second saw.
     """
     from torchloupe.methods.difference import difference, matched
-    from torchloupe.methods.features import REDUCTIONS, from_array, squeeze_mean
+    from torchloupe.methods.features import REDUCTIONS, from_array, squeeze_mean, strongest
 
     measure = difference(how)
     reduce = REDUCTIONS.get(look.channel_reduction)
@@ -314,23 +376,37 @@ def draw_difference(
         own = replace(look, channel_reduction="squeeze_mean") if one_channel else look
         part = shown(raw, own, pair.label)
         shorten = reduce or squeeze_mean
+        if look.channel_reduction == "select_max" and not one_channel:
+            # both sides show the channel that differs most, not each its own
+            best = int(strongest(from_array(raw), 1)[1])
+            a, b, shorten = a[:, best : best + 1], b[:, best : best + 1], squeeze_mean
         sides[pair.label] = (shorten(a)[0, 0].numpy(), shorten(b)[0, 0].numpy(), part)
         titles[pair.label] = f"{pair.label} ({'; '.join(notes)})" if notes else pair.label
     shared = Scale.over(*(part.maps for _, _, part in sides.values()), zero=not look.use_norm)
-    under = picture[len(picture) // 2] if look.overlaid and picture is not None else None
+    unders = [
+        one[len(one) // 2] if look.overlaid and one is not None else None
+        for one in (picture, picture if other is None else other)
+    ]
+    under = unders[0]
     tiles: dict[str, np.ndarray] = {}
     groups = []
     few = all(len(part.maps) == 1 for _, _, part in sides.values())
     columns = 3 if few else min(look.arrangement[1], max(len(part.maps) for _, _, part in sides.values()))
+    columns = max(columns, 2) if other is not None else columns
     ratio = 0.0
     for label, (first, second, part) in sides.items():
         images = {
             f"{label}-{name}": tile(each.mean(0), shared, look, style, under)
             for name, each in zip(part.labels, part.maps, strict=True)
         }
+        ranged = ""
         if few:
             both = Scale.over(first.mean(0), second.mean(0))
-            nets = [Cell(tile(side.mean(0), both, look, style, under)) for side in (first, second)]
+            ranged = f", both sides {' to '.join(both.ticks)}"
+            nets = [
+                Cell(tile(side.mean(0), both, look, style, below))
+                for side, below in zip((first, second), unders, strict=True)
+            ]
             cells = [*nets, Cell(next(iter(images.values())), part.labels[0])]
         else:
             cells = [Cell(image, name) for image, name in zip(images.values(), part.labels, strict=True)]
@@ -341,13 +417,19 @@ def draw_difference(
             ("", [*cells[i : i + columns], *[None] * (columns - len(cells[i : i + columns]))])
             for i in range(0, len(cells), columns)
         ]
-        mean = figures[label]["mean"]
-        groups.append(Group(f"{titles[label]}: {how} difference, mean {mean:.3g}", rows))
+        groups.append(Group(f"{titles[label]}: mean difference {figures[label]['mean']:.3g}{ranged}", rows))
     heads = [*names, f"{how} difference"] if few else [""] * columns
-    groups[0] = replace(groups[0], heading=f"{id}: {groups[0].heading}")
+    seen = [Cell(framed(one[0], ratio), "") for one in (picture, other) if one is not None]
+    if len(seen) == 2:
+        named = seen if few else [replace(cell, label=name) for cell, name in zip(seen, names, strict=True)]
+        groups.insert(0, Group(f"{how} difference" if not few else "", [("", [*named, *[None] * (columns - 2)])]))
+    else:
+        lead = seen[0] if seen else None
+        before = f"{id}: " if few else f"{id}, {how} difference: "
+        groups[0] = replace(groups[0], heading=before + groups[0].heading, lead=lead)
     bar = Bar(colour.palette(style.cmap), shared.ticks)
     note = "colours: one scale for all differences"
-    note += "; both networks of a row from their least to their greatest value" if few else ""
+    note += "; both sides of a row from their least to their greatest value" if few else ""
     return Drawn(grid(groups, heads, (bar,), note), tiles), figures
 
 
@@ -432,23 +514,26 @@ def pictures_of(
         figure = draw_cka(arrays["cka"], record["rows"], record["columns"], tuple(record["names"]), record["samples"])
         return [write(figure, folder / f"{stem}.{style.format}", style)]
     picture = arrays.get("picture")
+    marks: list[Mark] = []
+    if look.overlaid and "detections" in arrays:
+        marks = listed(arrays["detections"], record["classes"], record["pred_score_thr"])
     id = str(record.get("id", stem))
     if kind == "difference":
         labels = chosen(record["points"], points, stem)
         pairs = [Pair(label, arrays[f"a/{label}"], arrays[f"b/{label}"]) for label in labels]
-        drawn, _ = draw_difference(pairs, tuple(record["names"]), record["difference"], picture, look, style, id)
+        drawn, _ = draw_difference(pairs, tuple(record["names"]), record["difference"], picture, look, style, id, arrays.get("other"))
         paths = [write(drawn.figure, folder / f"{stem}.{style.format}", style)]
         return paths + (write_tiles(drawn.tiles, folder, stem) if tiles else [])
     labels = chosen(record["points"], points, stem)
     loose = record.get("loose", ())
     values = {label: arrays[f"value/{label}"] for label in labels}
     if look.reduces:
-        jobs = [(stem, draw_reduced(values, picture, look, style, id, loose))]
+        jobs = [(stem, draw_reduced(values, picture, look, style, id, loose, marks))]
     else:
         jobs = [
             (
                 f"{stem}-{store.safe_name(label)}",
-                draw_point(value, label, None if label in loose else picture, look, style, id),
+                draw_point(value, label, None if label in loose else picture, look, style, id, marks),
             )
             for label, value in values.items()
         ]
@@ -466,14 +551,17 @@ def redraw(
     methods: Sequence[str] = (),
     layers: Sequence[str] = (),
     targets: Sequence[str] = (),
+    change: Change | None = None,
 ) -> list[Path]:
     """Stored features and differences drawn again: as they were, but in the style's colours, format and opacity.
 
-    save: a folder; None = beside each result. layers: only these points.
+    save: a folder; None = beside each result. layers: only these points. change: what else is drawn otherwise.
     """
     paths: list[Path] = []
     for path in results:
         artifact = store.load(path)
+        if change is not None:
+            artifact = artifact._replace(record=change.of(artifact.record))
         look = look_of(artifact.record)
         if style.opacity != Style.opacity:
             look = replace(look, alpha=style.opacity)

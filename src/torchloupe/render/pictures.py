@@ -6,7 +6,7 @@ import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from torchloupe import store
 from torchloupe.errors import BadInput, nearest
 from torchloupe.render import colour
+from torchloupe.render.marks import Mark, framed_boxes, inside_box, inside_region, listed, outlined
 from torchloupe.render.plots import FONT, Bar, Cell, Group, bare, grid, raster, vector
 from torchloupe.render.style import FORMATS, VECTOR, Style, style
 
@@ -61,7 +62,8 @@ class Sheet:
     """All there is to draw about one sample.
 
     picture (t, h, w, 3) uint8; maps: (method, layer) -> (k, t, h, w) raw; signed: the methods whose sign matters;
-    questions and scores: k each.
+    questions and scores: k each. Where the questions have places in the picture: boxes (k, 4), with no extent where there
+    is none, and detections (m, 6), each a box, its score and the number of its class in classes; or regions (k, h', w').
     """
 
     id: str
@@ -70,6 +72,10 @@ class Sheet:
     signed: frozenset[str]
     questions: tuple[str, ...]
     scores: tuple[float, ...]
+    boxes: np.ndarray | None = None
+    detections: np.ndarray | None = None
+    regions: np.ndarray | None = None
+    classes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Sheet:
@@ -93,7 +99,11 @@ class Sheet:
                 raise BadInput(f"{who}: map {method} at {layer} is not finite (NaN or infinite)")
         about = record.get("methods", {})
         signed = frozenset(m for m, _ in maps if isinstance(about.get(m), Mapping) and about[m].get("signed"))
-        return cls(who, picture, maps, signed, questions, scores)
+        places = arrays.get("boxes"), arrays.get("detections"), arrays.get("region")
+        for place, shape in zip(places, ((len(questions), 4), (None, 6), (len(questions), None, None)), strict=True):
+            if place is not None and (place.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, place.shape))):
+                raise BadInput(f"{who}: boxes or regions {place.shape} do not fit {len(questions)} questions")
+        return cls(who, picture, maps, signed, questions, scores, *places, record.get("classes", {}))
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -121,7 +131,31 @@ class Sheet:
             maps={key: maps[rows] for key, maps in kept.items()},
             questions=tuple(self.questions[k] for k in rows),
             scores=tuple(self.scores[k] for k in rows),
+            boxes=None if self.boxes is None else self.boxes[rows],
+            regions=None if self.regions is None else self.regions[rows],
         )
+
+    def inside(self, k: int) -> np.ndarray | None:
+        """(h, w) bool of the picture: where question k is; None where it is nowhere in particular."""
+        size = self.picture.shape[1:3]
+        if self.regions is not None:
+            return inside_region(self.regions[k], size)
+        return inside_box(self.boxes[k], size) if self.boxes is not None and _extent(self.boxes[k]) else None
+
+    def confined(self, k: int, maps: np.ndarray) -> np.ndarray:
+        """A map (t, h', w') of question k as fine as the picture, 0 outside of where the question is."""
+        inside = self.inside(k)
+        return maps if inside is None else colour.resize(maps, inside.shape) * inside
+
+    def marks(self, k: int, which: str, labels: bool) -> tuple[Mark, ...]:
+        """The boxes that are drawn for question k, as the style says; its own alone, without a label, where not labels."""
+        if self.boxes is None or which == "none" or not _extent(self.boxes[k]):
+            return ()
+        text = f"{self.questions[k].rpartition(' [')[0]} {self.scores[k]:.2f}"
+        own = Mark(tuple(self.boxes[k].tolist()), text if labels else "")
+        if which == "own" or self.detections is None or not labels:
+            return (own,)
+        return (own, *(mark for mark in listed(self.detections, self.classes) if mark.box != own.box))
 
     def fused(self, how: str) -> Sheet:
         """One map a method in place of one a layer: the mean, or the value of largest magnitude, of the layers' maps,
@@ -140,6 +174,10 @@ class Sheet:
             strongest = np.take_along_axis(stack, np.abs(stack).argmax(0)[None], 0)[0]
             found[method, f"{how}({', '.join(parts)})"] = stack.mean(0) if how == "mean" else strongest
         return replace(self, maps=found)
+
+
+def _extent(box: np.ndarray) -> bool:
+    return bool(box[2] > box[0] and box[3] > box[1])
 
 
 def _chosen(who: str, what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -184,21 +222,38 @@ class Tile:
         number = [str(self.k)] * twins + [f"{self.frame:0{len(str(self.frames - 1))}d}"] * (self.frames > 1)
         return "-".join([*("".join(c if c.isalnum() or c in "._" else "_" for c in part) for part in parts), *number])
 
-    def image(self, style: Style) -> np.ndarray:
-        """(h, w, 3) uint8."""
+    def image(self, style: Style, labels: bool = True) -> np.ndarray:
+        """(h, w, 3) uint8; labels: what is written at the boxes."""
         picture = self.sheet.picture[min(self.frame, len(self.sheet.picture) - 1)]
-        return overlay(picture, None if self.empty else self.values, style, signed=self.signed)
+        inside = self.sheet.inside(self.k) if style.confine else None
+        image = overlay(picture, None if self.empty else self.values, style, signed=self.signed, inside=inside)
+        return with_places(image, self.sheet, self.k, style, labels)
 
 
 def _slug(question: str) -> str:
     return question.split(",")[0][:40].strip()
 
 
-def overlay(picture: np.ndarray, values: np.ndarray | None, style: Style, *, signed: bool = False) -> np.ndarray:
+def with_places(image: np.ndarray, sheet: Sheet, k: int, style: Style, labels: bool) -> np.ndarray:
+    """An overlay of question k with the boxes, or the outline of the region, that the style asks for."""
+    if sheet.regions is not None and style.boxes != "none":
+        return outlined(image, sheet.regions[k])
+    return framed_boxes(image, sheet.marks(k, style.boxes, labels), sheet.picture.shape[1:3])
+
+
+def overlay(
+    picture: np.ndarray,
+    values: np.ndarray | None,
+    style: Style,
+    *,
+    signed: bool = False,
+    inside: np.ndarray | None = None,
+) -> np.ndarray:
     """A map over a picture.
 
     picture (h, w, 3) uint8; values (h', w') scaled to 0..1 (-1..1 where signed), at any resolution, or None for an
-    empty map, which leaves the picture as it is. -> (h'', w'', 3) uint8, of the size that style.resize says.
+    empty map, which leaves the picture as it is; inside (h, w) bool: where the colours stay. -> (h'', w'', 3) uint8, of the
+    size that style.resize says.
     """
     size = style.size(*picture.shape[:2])
     under = sized(picture, size)
@@ -207,7 +262,8 @@ def overlay(picture: np.ndarray, values: np.ndarray | None, style: Style, *, sig
     table = colour.palette(style.cmap, signed)
     fine = colour.resize(values, size)
     fade = signed if style.fade is None else style.fade
-    return colour.blend(under, fine, table, signed=signed, opacity=style.opacity, fade=fade)
+    mixed = colour.blend(under, fine, table, signed=signed, opacity=style.opacity, fade=fade)
+    return mixed if inside is None else np.where(inside_region(inside, size)[..., None], mixed, under)
 
 
 def sized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -253,13 +309,16 @@ class Drawing:
         run: dict[Where, float] = {}
         for sheet in sheets:
             for key, maps in sheet.maps.items():
-                run[key] = max(run.get(key, 0.0), colour.peak(maps, key[0] in sheet.signed).item())
+                for k in range(len(maps)):
+                    one = sheet.confined(k, maps[k]) if self.style.confine else maps[k]
+                    run[key] = max(run.get(key, 0.0), colour.peak(one, key[0] in sheet.signed).item())
         for number, sheet in enumerate(sheets):
             for k in range(len(sheet.questions)):
                 for (method, layer), maps in sheet.maps.items():
                     signed = method in sheet.signed
                     frames = len(sheet.picture) if len(sheet.picture) > 1 else maps.shape[1]
-                    values = colour.resize(maps[k], (frames, *maps.shape[2:]))
+                    one = sheet.confined(k, maps[k]) if self.style.confine else maps[k]
+                    values = colour.resize(one, (frames, *one.shape[1:]))
                     own = colour.peak(values, signed, (1, 2) if self.style.scale == "map" else None)
                     top = np.full_like(own, run[method, layer]) if self.style.scale == "run" else own
                     unit = colour.unit(values, top, signed)
@@ -281,7 +340,7 @@ class Drawing:
         floating = {method for method in methods if places[method] == [INPUT]}
         floating = set() if len(floating) == len(methods) else floating
         layers = tuple(dict.fromkeys(layer for method in methods if method not in floating for layer in places[method]))
-        lead = Cell(overlay(own.picture[0], None, look))
+        plain = overlay(own.picture[0], None, look)
         across = len(methods) == 1 < len(layers)
         names = [TITLES.get(method, method) + (f" ({INPUT})" if method in floating else "") for method in methods]
         titles = list(layers) if across else names
@@ -297,7 +356,7 @@ class Drawing:
                     )
                     for layer in layers
                 ]
-            groups.append(Group(heading(own, k), rows, lead))
+            groups.append(Group(heading(own, k), rows, Cell(with_places(plain, own, k, look, True))))
         return grid(groups, titles, bars, self._note(bars))
 
     def _strip(self, sheet: Sheet, tiles: Sequence[Tile], look: Style, bars: Sequence[Bar]) -> Any:
@@ -323,8 +382,8 @@ class Drawing:
         return replace(self.style, resize=str(math.ceil(SMALLEST / longest)))
 
     @staticmethod
-    def _cell(tile: Tile, look: Style) -> Cell:
-        return Cell(tile.image(look), EMPTY if tile.empty else "")
+    def _cell(tile: Tile, look: Style, labels: bool = False) -> Cell:
+        return Cell(tile.image(look, labels), EMPTY if tile.empty else "")
 
     def _bars(self, tiles: Sequence[Tile]) -> list[Bar]:
         kinds = sorted({tile.signed for tile in tiles})
@@ -333,7 +392,7 @@ class Drawing:
 
     def _framed(self, tile: Tile) -> Any:
         title = f"{TITLES.get(tile.method, tile.method)}, {tile.layer}"
-        row = ("", [self._cell(tile, self._look(tile.sheet))])
+        row = ("", [self._cell(tile, self._look(tile.sheet), labels=True)])
         bars = self._bars([tile])
         return grid([Group(heading(tile.sheet, tile.k), [row])], [title], bars, self._note(bars))
 
@@ -442,13 +501,16 @@ def heading(sheet: Sheet, k: int) -> str:
     return f"{question}, {score:.2f}" if usual else f"{question}, {score:.2g}"
 
 
-def draw(maps: Maps | Mapping[str, Maps], batch: Batch, **options: Any) -> Drawing:
+def draw(
+    maps: Maps | Mapping[str, Maps], batch: Batch, *, classes: Sequence[str] = (), **options: Any
+) -> Drawing:
     """Heatmaps of a batch as pictures; options are those of `Style`.
 
-    maps: what a method gives, or method -> Maps, all of one target.
+    maps: what a method gives, or method -> Maps, all of one target. Boxes are drawn where the batch holds them, as the one
+    that Probe.ask gives back; classes: names for those beside the question.
     """
     found = maps if isinstance(maps, Mapping) else {"map": maps}
-    sheets = [Sheet.read(*store.maps_arrays(found, batch, sample)) for sample in range(batch.n)]
+    sheets = [Sheet.read(*store.maps_arrays(found, batch, sample, classes)) for sample in range(batch.n)]
     return drawing(sheets, style(**options))
 
 

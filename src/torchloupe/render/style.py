@@ -31,6 +31,9 @@ class Style:
         fuse: Join the layers into one map, each scaled by its maximum first: mean or max.
         compare: One labelled grid a sample (questions x layers x methods beside the input) in place of single pictures.
         colorbar: A bar that explains the colours. Default: in grids only.
+        boxes: Boxes over the pictures of a detector, with labels and scores: own (the one that the map explains), all
+            (every detection), none; of a segmenter, own is the outline of the region.
+        confine: Colours inside the explained box or region only; the picture around it stays as it is.
     """
 
     cmap: str = "auto"
@@ -43,6 +46,8 @@ class Style:
     fuse: Literal["mean", "max"] | None = None
     compare: bool = False
     colorbar: bool | None = None
+    boxes: Literal["own", "all", "none"] = "own"
+    confine: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.opacity <= 1:
@@ -51,6 +56,7 @@ class Style:
             raise BadInput(f"dpi {self.dpi}: expected a number from 20 to 2400")
         _choice("format", self.format, FORMATS)
         _choice("scale", self.scale, ("map", "sequence", "run"))
+        _choice("boxes", self.boxes, ("own", "all", "none"))
         if self.fuse is not None:
             _choice("fuse", self.fuse, ("mean", "max"))
         self.size(1, 1)

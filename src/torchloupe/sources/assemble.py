@@ -21,7 +21,7 @@ from torchloupe.results import Scores
 from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import Preparation
 from torchloupe.sources.safe import load_into, read_checkpoint, sha256, weights_in
-from torchloupe.trace import default_layers, tensors, tracing
+from torchloupe.trace import Trace, Visit, default_layers, tensors, tracing
 
 MOST_TRIALS = 8
 
@@ -169,7 +169,7 @@ def finish(
         module.to(device(options.device))
     notes = {**(notes or {}), **({"weights": dict(loaded.note)} if loaded.note else {})}
     made = Subject(module, kind=kind, spec=options.spec or type(module).__name__, notes=notes, **seams)
-    layers, count = _look(made, preparation.size) if preparation is not None else ((), None)
+    layers, count, kind = _look(made, preparation.size) if preparation is not None else ((), None, kind)
     if options.classes is not None:
         names = class_names(options.classes)
         if count is not None and len(names) != count:
@@ -188,8 +188,11 @@ def finish(
     )
 
 
-def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], int | None]:
-    """The default layers and the number of classes, from one forward of zeros; () and None where the model will not run."""
+def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], int | None, Kind]:
+    """The default layers, the number of classes and the kind, from one forward of zeros; () and None where it will not run.
+
+    What gives a picture of logits where a classifier gives a vector is a segmenter; its default is a layer of its encoder.
+    """
     batch = Batch(torch.zeros(1, *size))
     try:
         reject_wrapped(made.module)
@@ -198,11 +201,22 @@ def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], i
     except Exception as error:  # a stranger's forward may fail in any way, and a subject is of use without its defaults
         text = f"{made.spec}: no default layer, as one forward of zeros {size} failed: {' '.join(str(error).split())[:200]}"
         warnings.warn(text, LoupeWarning, stacklevel=4)
-        return (), None
+        return (), None, made.kind
+    maps = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
+    kind: Kind = "segmenter" if maps and made.kind == "classifier" else made.kind
+    if kind == "segmenter":
+        trace = Trace(_encoder(made.module, trace))
     candidates = list(dict.fromkeys(default_layers(trace, 1, (1, *size[1:]))))
     found = next((layer for layer in candidates[:MOST_TRIALS] if _leads(made, layer, batch)), None)
-    count = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
-    return (found or candidates[0],) if candidates else (), count
+    count = output.shape[1] if isinstance(output, Tensor) and (output.ndim == 2 or kind == "segmenter") else None
+    return (found or candidates[0],) if candidates else (), count, kind
+
+
+def _encoder(module: nn.Module, trace: Trace) -> list[Visit]:
+    """What ran inside the part that is called backbone or encoder, or that transformers calls the base; all, without one."""
+    names = ("backbone", "encoder", getattr(module, "base_model_prefix", ""))
+    inside = [visit for visit in trace.visits if visit.name.startswith(tuple(f"{name}." for name in names if name))]
+    return inside or trace.visits
 
 
 def _leads(made: Subject, layer: str, batch: Batch) -> bool:

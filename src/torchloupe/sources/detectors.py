@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -57,7 +57,7 @@ def repository(rest: str, options: Options) -> Subject:
         replace(options, layers=options.layers if options.layers is not None else ()),
         None,
         classes=_classes(repo, config, loaded),
-        kind="detector" if detects else "classifier",
+        kind="detector" if detects else "segmenter",
         loaded=loaded,
         notes={"preparation": said, "cfg_options": dict(options.cfg_options)},
         call=call,
@@ -133,8 +133,14 @@ def _backbone_layer(module: nn.Module, look: Any) -> tuple[str, ...]:
 
 
 def _list(module: nn.Module, batch: Batch) -> list[Detections]:
-    """torchvision: a list of pictures in, a list of dictionaries out."""
-    return [Detections(one["boxes"], one["scores"], one["labels"]) for one in module(list(batch.x))]
+    """torchvision: a list of pictures in, a list of dictionaries out.
+
+    Where its operators are not compiled, its roi_align is Python that torch.compile takes, which costs half a minute, a C++
+    compiler, and all questions but the first, as the backward gives its memory away. So it runs as it is written.
+    """
+    stance = getattr(torch.compiler, "set_stance", None)
+    with stance("force_eager") if stance is not None else nullcontext():
+        return [Detections(one["boxes"], one["scores"], one["labels"]) for one in module(list(batch.x))]
 
 
 def _queries(module: nn.Module, batch: Batch) -> list[Detections]:

@@ -14,7 +14,7 @@ from torchloupe.probe import Subject
 from torchloupe.sources.assemble import Options, channels, finish, split_spec
 from torchloupe.sources.preparation import resize_crop
 
-HOMES = {"timm": "torchloupe.sources.timm", "transformers": "torchloupe.sources.transformers"}
+HOMES = {name: f"torchloupe.sources.{name}" for name in ("timm", "torchvision", "transformers")}
 
 
 def factory(rest: str, options: Options) -> Subject:
@@ -73,7 +73,7 @@ def _attribute(home: Any, name: str, options: Options) -> Any:
 
 
 def given(module: nn.Module, options: Options) -> Subject:
-    """A module as it is. timm's and transformers' own are prepared as their sources do; others by resize, crop, normalise."""
+    """A module as it is, prepared by resize, crop and normalise; those of timm, torchvision and transformers as there."""
     home = HOMES.get(type(module).__module__.partition(".")[0])
     if home is not None:
         found = import_module(home).given(module, options)

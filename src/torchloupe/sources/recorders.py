@@ -18,8 +18,6 @@ TYPES = {
     "MethodInputs": "in-fn:",
     "Parameter": "param:",
 }
-SIDES = ("recorders1", "mappings1", "recorders2", "mappings2")
-OLD_SIDES = ("teacher_recorders", "teacher_mappings", "student_recorders", "student_mappings")
 
 
 def points(path: str | Path) -> dict[str, str]:
@@ -28,7 +26,7 @@ def points(path: str | Path) -> dict[str, str]:
     Errors: BadInput for a file that is absent or not such a config.
     """
     held = read(path)
-    if "mappings1" in held or "teacher_mappings" in held:
+    if "mappings1" in held:
         raise BadInput(f"{path}: has the recorders of two networks; give it to `loupe diff`")
     return _mapped(held, "recorders", "mappings", path)
 
@@ -40,18 +38,19 @@ def pairs(path: str | Path) -> list[tuple[str, str, str]]:
     Errors: as points; BadInput where the two have different numbers of mappings.
     """
     held = read(path)
-    names = OLD_SIDES if "teacher_mappings" in held else SIDES
-    if names[1] not in held and "mappings" in held:
+    if "mappings1" not in held and "mappings" in held:
         return [(label, point, point) for label, point in _mapped(held, "recorders", "mappings", path).items()]
-    first, second = (_mapped(held, names[i], names[i + 1], path) for i in (0, 2))
+    first, second = (_mapped(held, f"recorders{i}", f"mappings{i}", path) for i in (1, 2))
     if len(first) != len(second):
-        raise BadInput(f"{path}: {len(first)} {names[1]} and {len(second)} {names[3]}; expected as many of both")
+        raise BadInput(f"{path}: {len(first)} mappings1 and {len(second)} mappings2; expected as many of both")
     matched = zip(first.items(), second.items(), strict=True)
     return [(a if a == b else f"{a}-{b}", one, other) for (a, one), (b, other) in matched]
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
     """A Python config of assignments, or YAML. The Python is read, not run: literals and dict(...) only.
+
+    In a training config, what its visualization hook (default_hooks.visualization) is given.
 
     Errors: BadInput for a file that is absent, unreadable or holds anything else.
     """
@@ -62,7 +61,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
         said = getattr(error, "strerror", None) or "not UTF-8 text"
         raise BadInput(f"{file}: cannot be read ({said}); expected a recorder config, .py or .yaml") from error
     if file.suffix == ".py":
-        return _python(text, file)
+        return _hooked(_python(text, file))
     if file.suffix not in (".yaml", ".yml", ".json"):
         raise BadInput(f"{file}: expected a recorder config that ends in .py, .yaml or .yml")
     import yaml
@@ -73,14 +72,30 @@ def read(path: str | Path) -> Mapping[str, Any]:
         raise BadInput(f"{file}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(held, Mapping):
         raise BadInput(f"{file}: expected 'recorders' and 'mappings', found {type(held).__name__}")
-    return held
+    return _hooked(held)
+
+
+def _hooked(held: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a training config gives to MMRazor's visualization hook, where it has one; else the config as it is."""
+    hooks = held.get("default_hooks")
+    hook = hooks.get("visualization") if isinstance(hooks, Mapping) else None
+    if not isinstance(hook, Mapping) or "mappings" not in hook or "mappings" in held:
+        return held
+    # There the network is a part of the algorithm that trains it.
+    recorders = {
+        name: {**one, "source": str(one.get("source", "")).removeprefix("architecture.")} if isinstance(one, Mapping) else one
+        for name, one in dict(hook.get("recorders", {})).items()
+    }
+    return {"recorders": recorders, "mappings": hook["mappings"]}
 
 
 def _python(text: str, file: Path) -> dict[str, Any]:
     try:
         tree = ast.parse(text)
-    except SyntaxError as error:
-        raise BadInput(f"{file}: line {error.lineno}: not Python ({error.msg})") from error
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"line {line}: " if line else ""
+        raise BadInput(f"{file}: {where}not Python ({getattr(error, 'msg', error)})") from error
     held: dict[str, Any] = {}
     for line in tree.body:
         if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
@@ -94,12 +109,14 @@ def _python(text: str, file: Path) -> dict[str, Any]:
 def _value(node: ast.expr, file: Path) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
         return {str(part.arg): _value(part.value, file) for part in node.keywords}
-    if isinstance(node, ast.Dict):
-        keys = [_value(key, file) for key in node.keys if key is not None]
-        return dict(zip(keys, (_value(value, file) for value in node.values), strict=True))
     try:
+        if isinstance(node, ast.Dict):
+            keys = [_value(key, file) for key in node.keys if key is not None]
+            return dict(zip(keys, (_value(value, file) for value in node.values), strict=True))
         return ast.literal_eval(node)
-    except ValueError:
+    except BadInput:
+        raise
+    except (ValueError, TypeError):
         raise BadInput(f"{file}: line {node.lineno}: expected a literal or dict(...), as it is not run") from None
 
 
@@ -113,17 +130,22 @@ def _mapped(held: Mapping[str, Any], recorders: str, mappings: str, path: str | 
 
 
 def _point(label: str, mapping: Any, recorders: Any, path: str | Path) -> str:
-    if not isinstance(mapping, Mapping) or mapping.get("recorder") not in recorders:
-        said = mapping.get("recorder") if isinstance(mapping, Mapping) else mapping
-        raise BadInput(f"{path}: mapping {label!r}: no recorder {said!r}; it has {', '.join(recorders)}")
-    recorder = recorders[mapping["recorder"]]
+    said = mapping.get("recorder") if isinstance(mapping, Mapping) else mapping
+    if not isinstance(mapping, Mapping) or not isinstance(said, (str, int)) or said not in recorders:
+        raise BadInput(f"{path}: mapping {label!r}: no recorder {said!r}; it has {', '.join(map(str, recorders))}")
+    recorder = recorders[said] if isinstance(recorders[said], Mapping) else {}
     kind = str(recorder.get("type", "")).removesuffix("Recorder").rpartition(".")[2]
     if kind not in TYPES or "source" not in recorder:
         known = ", ".join(TYPES)
         raise BadInput(
-            f"{path}: recorder {mapping['recorder']!r}: expected a source and a type out of {known}.{nearest(kind, TYPES)}"
+            f"{path}: recorder {said!r}: expected a source and a type out of {known}.{nearest(kind, TYPES) if kind else ''}"
         )
-    call = "" if kind == "Parameter" else f"#{int(mapping.get('record_idx', 0))}"
+    number = mapping.get("record_idx", 0)
+    if type(number) is not int or number < 0:
+        raise BadInput(f"{path}: mapping {label!r}: record_idx {number!r}: expected the number of a call, 0 or more")
+    call = "" if kind == "Parameter" else f"#{number}"
     keys = mapping.get("data_idx")
     keys = [] if keys is None else keys if isinstance(keys, (list, tuple)) else [keys]
+    if not all(type(key) in (int, str) and str(key) for key in keys):
+        raise BadInput(f"{path}: mapping {label!r}: data_idx {keys!r}: expected a number or a key, or several in a list")
     return TYPES[kind] + str(recorder["source"]) + call + "".join(f"@{key}" for key in keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchloupe.errors import BadInput
 from torchloupe.probe import Kind, Subject
@@ -26,7 +26,7 @@ def torchvision(rest: str, options: Options) -> Subject:
     if arguments.get("weights") or arguments.get("weights_backbone"):
         raise BadInput(f"{options.spec}: weights are never downloaded; give their file with --weights")
     family = models.get_model_builder(name).__module__
-    kind: Kind = "detector" if ".detection" in family else "classifier"
+    kind: Kind = "detector" if ".detection" in family else "segmenter" if ".segmentation" in family else "classifier"
     if ".detection" in family or ".segmentation" in family:
         arguments["weights_backbone"] = None
     arguments["weights"] = None
@@ -42,10 +42,22 @@ def torchvision(rest: str, options: Options) -> Subject:
         from torchloupe.sources.detectors import torchvision_detector
 
         return torchvision_detector(module, options, classes)
-    preparation = _preset(preset, options) if _is_classification(preset) else _plain(module, options)
+    if kind == "segmenter":
+        preparation = _segmentation(preset, options)
+    else:
+        preparation = _preset(preset, options) if _is_classification(preset) else _plain(module, options)
     return finish(
         module, options, preparation, classes=classes, kind=kind, notes={"preparation": " ".join(str(preset).split())}
     )
+
+
+def given(module: nn.Module, options: Options) -> Subject | None:
+    """A detector of torchvision that is already built; None for any other module."""
+    if ".detection." not in type(module).__module__ or not hasattr(module, "transform"):
+        return None
+    from torchloupe.sources.detectors import torchvision_detector
+
+    return torchvision_detector(module, options, ())
 
 
 def _is_classification(preset: Any) -> bool:
@@ -55,6 +67,18 @@ def _is_classification(preset: Any) -> bool:
 def _plain(module: Any, options: Options) -> Preparation | None:
     count = channels(module)
     return resize_crop((count, *(options.hw or (224, 224))), options.mean, options.std) if count in (1, 3) else None
+
+
+def _segmentation(preset: Any, options: Options) -> Preparation:
+    """The whole picture, its shorter side as long as in training, or of the size that was asked for."""
+    if options.hw:
+        preset.resize_size = list(options.hw)
+    preset.mean, preset.std = list(options.mean or preset.mean), list(options.std or preset.std)
+
+    def steps(image: Any) -> Tensor:
+        return torch.as_tensor(preset(image))
+
+    return Preparation(steps, (3, *(options.hw or (256, 256))), tuple(preset.mean), tuple(preset.std))
 
 
 def _preset(preset: Any, options: Options) -> Preparation:

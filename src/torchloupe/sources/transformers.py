@@ -131,6 +131,7 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
     names = getattr(config, "id2label", None) or {}
     preparation, said = _preparation(module, source, options)
     classifies = "Classification" in type(module).__name__
+    segments = "SemanticSegmentation" in type(module).__name__
     if "ObjectDetection" in type(module).__name__ and preparation is not None:
         from torchloupe.sources.detectors import transformers_detector
 
@@ -141,8 +142,8 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
         module,
         options,
         preparation,
-        classes=[] if plain or not classifies else [str(names[i]) for i in sorted(names)],
-        kind="classifier" if classifies else "embedder",
+        classes=[] if plain or not (classifies or segments) else [str(names[i]) for i in sorted(names)],
+        kind="classifier" if classifies else "segmenter" if segments else "embedder",
         notes={**notes, "preparation": said},
     )
 

@@ -16,6 +16,7 @@ from torchloupe.results import Scores
 from torchloupe.targets.classes import class_index
 
 SAME = 0.5
+MOST = 100
 
 
 class Detections(NamedTuple):
@@ -53,7 +54,11 @@ class Boxes:
             raise BadInput(f"Boxes({self.k}, {self.value!r}): expected 1 or more boxes, and 'score' or 'iou'")
 
     def choose(self, output: Sequence[Detections], batch: Batch) -> Mapping[str, Tensor]:
-        """{"boxes": (n, k, 4), "labels": (n, k)}, the best first; label -1 where there is none."""
+        """{"boxes": (n, k, 4), "labels": (n, k)}, the best first; label -1 where there is none.
+
+        "detections" (n, m, 6) beside them, to be drawn: boxes, scores and labels of the best MOST above the threshold, of any
+        class.
+        """
         found = check_detections(output, batch)
         boxes = torch.zeros(batch.n, self.k, 4, dtype=torch.float64)
         labels = torch.full((batch.n, self.k), -1)
@@ -68,7 +73,14 @@ class Boxes:
                 )
             boxes[i, : len(order)] = one.boxes.detach()[keep][order].double()
             labels[i, : len(order)] = one.labels[keep][order]
-        return {"boxes": boxes, "labels": labels}
+        return {"boxes": boxes, "labels": labels, "detections": listed(found, self.threshold)}
+
+    def mirrored(self, asked: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
+        """What was chosen, for the batch with left and right changed over."""
+        width = batch.size[2]
+        boxes = asked["boxes"]
+        flipped = torch.stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], -1)
+        return {**asked, "boxes": flipped}
 
     def __call__(self, output: Sequence[Detections], batch: Batch) -> Scores:
         found = check_detections(output, batch)
@@ -143,6 +155,10 @@ class Region:
             )
         return {"classes": classes, "region": region}
 
+    def mirrored(self, asked: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
+        """What was chosen, for the batch with left and right changed over."""
+        return {**asked, "region": asked["region"].flip(-1)}
+
     def __call__(self, output: Tensor, batch: Batch) -> Scores:
         logits = check_regions(output, batch)
         asked = batch.asked or self.choose(logits, batch)
@@ -155,23 +171,64 @@ class Region:
         return self.names[index] if index < len(self.names) else f"class {index}"
 
 
-def boxes(words: Sequence[str], names: tuple[str, ...] = ()) -> Boxes:
+def boxes(
+    words: Sequence[str],
+    names: tuple[str, ...] = (),
+    *,
+    value: Literal["score", "iou"] = "score",
+    threshold: float = 0.0,
+) -> Boxes:
     """Words -> Boxes: "predicted" (the best one), "top3", and classes by index or name, of which the best is asked.
 
     Errors: BadInput for the true class, which no detection has.
     """
-    count, wanted = 1, []
+    count, wanted = _asked(words, "a detector's pictures have no one true class; ask for predicted, topK or classes")
+    return Boxes(count or 1, value, threshold, wanted, names)
+
+
+def regions(words: Sequence[str], names: tuple[str, ...] = ()) -> Region:
+    """Words -> Region: "predicted" (the class that covers most), "top3", and classes by index or name.
+
+    Errors: BadInput for the true class, which is not known at each pixel, and for classes beside topK.
+    """
+    count, wanted = _asked(words, "a segmenter's pictures have no one true class; ask for predicted, topK or classes")
+    if count and wanted:
+        raise BadInput(f"target {' '.join(words)}: expected either topK or classes, each over its own region")
+    return Region(wanted, count or 1, names)
+
+
+def _asked(words: Sequence[str], no_truth: str) -> tuple[int | None, tuple[int | str, ...]]:
+    """How many, where it was said, and which classes."""
+    count: int | None = None
+    wanted: list[int | str] = []
     for word in words:
         plain = word.lower()
         if (found := re.fullmatch(r"top-?(\d+)", plain)) is not None:
             count = int(found[1])
         elif plain in ("truth", "true", "label"):
-            raise BadInput(
-                f"target {word!r}: a detector's pictures have no one true class; ask for predicted, topK or classes"
-            )
+            raise BadInput(f"target {word!r}: {no_truth}")
         elif plain not in ("predicted", "pred", "prediction"):
             wanted.append(int(word) if word.isdigit() else word)
-    return Boxes(count, wanted=tuple(wanted), names=names)
+    return count, tuple(wanted)
+
+
+def listed(found: Sequence[Detections], threshold: float) -> Tensor:
+    """The best detections of every picture above a threshold, as numbers.
+
+    n Detections -> (n, m, 6): left, top, right, bottom, score, label; m at most MOST, label -1 where there is none.
+    """
+    rows = []
+    for one in found:
+        scores = one.scores.detach()
+        keep = (scores >= threshold).nonzero().flatten()
+        keep = keep[scores[keep].argsort(descending=True)][:MOST]
+        parts = (one.boxes.detach()[keep], scores[keep, None], one.labels[keep, None])
+        rows.append(torch.cat([part.double().cpu() for part in parts], 1))
+    held = torch.zeros(len(rows), max(map(len, rows), default=0), 6, dtype=torch.float64)
+    held[..., 5] = -1
+    for one, row in zip(held, rows, strict=True):
+        one[: len(row)] = row
+    return held
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
