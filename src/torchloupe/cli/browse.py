@@ -210,19 +210,24 @@ def _browse_one(
     strict: bool,
 ) -> None:
     """One data set: its pictures written or shown as they come, then its table, plots, numbers and page."""
+    import sys
     import warnings
 
     import numpy as np
 
     from torchloupe import store
     from torchloupe.cli.options import progress
-    from torchloupe.errors import LoupeWarning
+    from torchloupe.errors import BadInput, LoupeWarning
     from torchloupe.methods.browse import BadSample, Census, samples
     from torchloupe.render import curves
     from torchloupe.render import samples as render
 
     mode, factor, flip = look
     total = len(feed) if number is None else min(number, len(feed))
+    if total == sys.maxsize:
+        raise BadInput(
+            f"{feed.name}: a stream that does not tell its length; say how many samples with --show-number N"
+        )
     repeat, census = int(asked["repeat"]), Census()
     screen = render.Window(feed.name, interval) if folder is None else None
     files: list[tuple[Path, str]] = []
@@ -230,6 +235,7 @@ def _browse_one(
     sheet: list[Any] = []
 
     def put(image: Any, name: str, caption: str) -> bool:
+        image = render.framed(image)
         if screen is not None:
             return screen.show(image, caption)
         assert folder is not None

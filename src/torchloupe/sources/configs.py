@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -183,22 +184,57 @@ def missing(path: str, error: ImportError) -> MissingPackage:
 
 
 @contextmanager
-def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
+def _operators() -> Iterator[None]:
+    """While mmdet and mmpose are imported, mmcv's compiled operators may be absent: pipelines only name them.
+
+    What was imported so fails when such an operator is called, not before.
+    """
+    name = "mmcv._ext"
+    if name in sys.modules or importlib.util.find_spec("mmcv") is None or importlib.util.find_spec(name) is not None:
+        yield
+        return
+    sys.modules[name] = _NoOperators(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+class _NoOperators(ModuleType):
+    """In the place of mmcv's compiled operators: every name is there, and raises when called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def absent(*_: Any, **__: Any) -> Any:
+            raise MissingPackage(f"mmcv's operator {name} is not built; install mmcv with its compiled operators")
+
+        return absent
+
+
+@contextmanager
+def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterator[str]:
     """Inside, names in the config are looked up in its own package (default_scope); outside nothing has changed.
 
+    parts: modules of that package to import for what they register, such as `datasets`.
     Errors: MissingPackage where that package is not installed.
     """
     from mmengine.registry import DefaultScope
 
     scope = config.get("default_scope") or "mmengine"
     try:
-        if scope == "mmpretrain":
-            # Its own way in: a plain import fails beside transformers 5.
+        if importlib.util.find_spec("mmpretrain") is not None:
+            # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.
             openmmlab._import()
             if "mmpretrain.models" not in sys.modules:
                 # Somebody imported mmpretrain before us; its models are still to come.
                 vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
         importlib.import_module(scope)
+        if parts:
+            with _operators():
+                for part in parts:
+                    importlib.import_module(f"{scope}.{part}")
     except ModuleNotFoundError as error:
         raise missing(path, error) from error
     except Exception as error:
