@@ -21,7 +21,7 @@ def schedule(
     save_path: Annotated[Path | None, Parameter(alias="-s")] = None,
     title: str | None = None,
     style: str = "whitegrid",
-    window_size: str = "12*7",
+    window_size: str | None = None,
     by: Literal["epoch", "iter"] | None = None,
     cfg_options: Words = None,
 ) -> int:
@@ -50,7 +50,7 @@ def schedule(
     style
         Style of the picture: whitegrid, darkgrid, white, dark, ticks, or one of matplotlib's.
     window_size
-        Size of the picture in inches, W*H.
+        Size of the picture in inches, W*H; 12*7 by default, higher where many schedules get a small picture each.
     by
         Horizontal axis; epochs where they are known by default.
     cfg_options
@@ -67,7 +67,7 @@ def schedule(
         raise BadInput("nothing to draw: name a config, a folder of configs or a spec such as timm:cosine?epochs=100")
     # What is wrong with the picture is said before anything is built.
     render.style_name(style)
-    size = render.window_size(window_size)
+    size = render.window_size(window_size) if window_size else None
     training = Training(dataset_size, ngpus, by, options(cfg_options or ()))
     if save_path is not None:
         render.check_suffix(save_path)

@@ -269,7 +269,9 @@ def alike(prints: list[np.ndarray], bits: int = 6, level: float = 6.0) -> list[l
 def told(values: Mapping[str, Any]) -> str:
     """Drawn values as a short text: 'i 3, j 17, angle -12.5'; long and large ones are left out."""
     return ", ".join(
-        f"{key} {text}".strip() for key, value in values.items() if value is not None and (text := _short(value))
+        f"{key.lstrip('_')} {text}".strip()
+        for key, value in values.items()
+        if value is not None and (text := _short(value))
     )
 
 

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -159,7 +159,7 @@ def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
         config = Config.fromfile(path)
         config.merge_from_dict(dict(changes))
     except ImportError as error:
-        raise MissingPackage(f"{path}: needs a package that is not installed: {one_line(error)}") from error
+        raise missing(path, error) from error
     except Exception as error:
         raise BadInput(f"{path}: does not load as an OpenMMLab config: {one_line(error)}") from error
     return config
@@ -167,6 +167,8 @@ def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
 
 # The extras that bring OpenMMLab's packages; the others are installed by their own names.
 EXTRAS = {"mmengine": "mmpretrain", "mmpretrain": "mmpretrain", "mmdet": "mmdet"}
+# What packages are called where they are installed from, where that differs.
+PROJECTS = {"pkg_resources": "'setuptools<81'", "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 
 def missing(path: str, error: ImportError) -> MissingPackage:
@@ -177,7 +179,7 @@ def missing(path: str, error: ImportError) -> MissingPackage:
     elif absent in EXTRAS:
         advice = str(need(absent, EXTRAS[absent]))
     elif isinstance(error, ModuleNotFoundError) and absent:
-        advice = f"needs {absent}, which is not installed; install it: pip install {absent}"
+        advice = f"needs {absent}, which is not installed; install it: pip install {PROJECTS.get(absent, absent)}"
     else:
         advice = one_line(error)
     return MissingPackage(f"{path}: {advice}")
@@ -185,7 +187,7 @@ def missing(path: str, error: ImportError) -> MissingPackage:
 
 @contextmanager
 def _operators() -> Iterator[None]:
-    """While mmdet and mmpose are imported, mmcv's compiled operators may be absent: pipelines only name them.
+    """While mmdet and mmpose are imported, mmcv's compiled operators may be absent: data sets only name them.
 
     What was imported so fails when such an operator is called, not before.
     """
@@ -223,21 +225,20 @@ def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterat
     from mmengine.registry import DefaultScope
 
     scope = config.get("default_scope") or "mmengine"
-    try:
-        if importlib.util.find_spec("mmpretrain") is not None:
-            # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.
-            openmmlab._import()
-            if "mmpretrain.models" not in sys.modules:
-                # Somebody imported mmpretrain before us; its models are still to come.
-                vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
-        importlib.import_module(scope)
-        if parts:
-            with _operators():
-                for part in parts:
-                    importlib.import_module(f"{scope}.{part}")
-    except ModuleNotFoundError as error:
-        raise missing(path, error) from error
-    except Exception as error:
-        raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
-    with DefaultScope.overwrite_default_scope(scope):
-        yield scope
+    with _operators() if parts else nullcontext():
+        try:
+            if importlib.util.find_spec("mmpretrain") is not None:
+                # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.
+                openmmlab._import()
+                if "mmpretrain.models" not in sys.modules:
+                    # Somebody imported mmpretrain before us; its models are still to come.
+                    vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
+            importlib.import_module(scope)
+            for part in parts:
+                importlib.import_module(f"{scope}.{part}")
+        except ModuleNotFoundError as error:
+            raise missing(path, error) from error
+        except Exception as error:
+            raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
+        with DefaultScope.overwrite_default_scope(scope):
+            yield scope

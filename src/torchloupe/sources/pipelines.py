@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +49,18 @@ class PipelineFeed:
             from mmengine.registry import DATASETS
 
             try:
-                self.dataset = DATASETS.build(written)
-                self.dataset.full_init()
+                # pycocotools tells what it reads.
+                with redirect_stdout(StringIO()):
+                    self.dataset = DATASETS.build(written)
+                    self.dataset.full_init()
             except ImportError as error:
                 raise missing(path, error) from error
             except Exception as error:
                 raise BadInput(f"{path}: the {phase} data set cannot be built: {one_line(error)}") from error
         if len(self.dataset) == 0:
             raise BadInput(f"{path}: the {phase} data set is empty")
-        self.look = Look(bgr=_bgr(self.config))
+        loaded = any(type(step).__name__.startswith("LoadImage") for step in _steps(self.dataset))
+        self.look = Look(bgr=_bgr(self.config, loaded))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -201,13 +206,10 @@ def _differs(one: Any, other: Any) -> bool:
     return one is not None and not (type(one) is type(other) and np.array_equal(np.asarray(one), np.asarray(other)))
 
 
-def _bgr(config: Any) -> bool:
-    """Whether pictures flow as BGR: the preprocessor that turns them to RGB says so; else mmcv's loader decides."""
+def _bgr(config: Any, loaded: bool) -> bool:
+    """Whether pictures flow as BGR: mmcv's loaders give them so; of pictures in memory the preprocessor tells."""
     said = config.get("data_preprocessor") or (config.get("model") or {}).get("data_preprocessor") or {}
-    for key in ("to_rgb", "bgr_to_rgb"):
-        if key in said:
-            return bool(said[key])
-    return True
+    return loaded or bool(next((said[key] for key in ("to_rgb", "bgr_to_rgb") if key in said), True))
 
 
 def _resolved(dataset: Any, index: int) -> tuple[Any, int]:
@@ -276,7 +278,9 @@ def _marks(results: Mapping[str, Any], classes: Any) -> Marks:
     if boxes is not None:
         boxes = np.asarray(_cpu(getattr(boxes, "tensor", boxes)), dtype=float).reshape(-1, 4)
     elif results.get("bbox") is not None and "keypoints" in results and "transformed_keypoints" not in results:
-        boxes = np.asarray(results["bbox"], dtype=float).reshape(-1, 4)
+        boxes = np.asarray(results["bbox"], dtype=float)
+        # mmpose turns the four corners (n, 4, 2) of a box along with a picture that holds several people.
+        boxes = np.concatenate([boxes.min(1), boxes.max(1)], 1) if boxes.ndim == 3 else boxes.reshape(-1, 4)
     labels = results.get("gt_bboxes_labels")
     names = tuple(_name(one, classes) for one in np.asarray(labels).tolist()) if labels is not None else ()
     points = next((results[key] for key in ("transformed_keypoints", "keypoints", "gt_keypoints")
@@ -309,7 +313,7 @@ def config_stages(path: str, changes: Mapping[str, Any]) -> list[Stage]:
     pipeline = (loader or {}).get("dataset", {}).get("pipeline") or config.get("test_pipeline")
     if not pipeline:
         raise BadInput(f"{path}: has no test pipeline")
-    bgr = _bgr(config)
+    bgr = _bgr(config, any("LoadImage" in str(one["type"]) for one in pipeline))
     with openmmlab_scope(path, config):
         from mmengine.registry import TRANSFORMS
 

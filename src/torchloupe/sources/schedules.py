@@ -97,8 +97,6 @@ def _length(name: str, query: dict[str, Any], training: Training) -> tuple[int, 
     for key, value in (("epochs", epochs), ("iters", iters), ("batch_size", batch_size)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise BadInput(f"{name}: {key}={value}: expected a positive number")
-    if training.dataset_size and batch_size is None:
-        raise BadInput(f"{name}: --dataset-size needs the batch size; add batch_size=N to the spec")
     per_epoch = training.per_epoch(batch_size) if batch_size else None
     if iters is not None:
         return iters, "iter", per_epoch, per or "iter"
@@ -449,8 +447,11 @@ def _built_optimizer(path: str, config: Any, training: Training, per_epoch: int 
 
     wrapper = copy.deepcopy(dict(config.optim_wrapper))
     kind = (wrapper.get("optimizer") or {}).get("type")
-    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-        raise BadInput(f"{path}: no optimizer {kind}.{nearest(kind, OPTIMIZERS.module_dict)}")
+    with OPTIMIZERS.switch_scope_and_registry(None) as own:
+        if isinstance(kind, str) and own.get(kind) is None:
+            raise BadInput(
+                f"{path}: no optimizer {kind}.{nearest(kind, {**OPTIMIZERS.module_dict, **own.module_dict})}"
+            )
     if str(wrapper.get("type", "")).startswith(("Amp", "Apex")):
         # Mixed precision does not change a schedule, and its wrapper asks for a GPU.
         wrapper = {
@@ -462,7 +463,8 @@ def _built_optimizer(path: str, config: Any, training: Training, per_epoch: int 
         try:
             module = _module(config.model)
         except Exception as error:
-            message = f"{path}: parameter groups are left out, for the model cannot be built ({one_line(error)})"
+            said = str(error) if isinstance(error, BadInput) else one_line(error)
+            message = f"{path}: parameter groups are left out, for the model cannot be built ({said})"
             warnings.warn(message, LoupeWarning, stacklevel=2)
             wrapper.pop("paramwise_cfg", None)
             wrapper.pop("constructor", None)
@@ -480,17 +482,30 @@ def _built_optimizer(path: str, config: Any, training: Training, per_epoch: int 
 
 
 def _module(model: Any) -> Any:
-    """The model without memory for its weights where it can be built so (no value is asked while building)."""
+    """The model without memory for its weights where it can be built so (no value is asked while building).
+
+    Weights that it would load while it is built, from a file or from the net, are not loaded but an error.
+    """
     import torch
     from mmengine.registry import MODELS
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    def refused(filename: Any, *_: Any, **__: Any) -> Any:
+        raise BadInput(f"it asks for the weights {filename}")
 
     # Found first: what the package does on import wants real tensors.
     MODELS.get(model["type"])
+    loads = vars(CheckpointLoader)["load_checkpoint"]
+    CheckpointLoader.load_checkpoint = staticmethod(refused)
     try:
         with torch.device("meta"):
             return _quietly(MODELS.build, model)
+    except BadInput:
+        raise
     except Exception:
         return _quietly(MODELS.build, model)
+    finally:
+        CheckpointLoader.load_checkpoint = loads
 
 
 def _one_of_each(optimizer: Any) -> list[tuple[int, str]]:
