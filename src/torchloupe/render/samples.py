@@ -329,7 +329,7 @@ class Window:
         import matplotlib.pyplot as plt
 
         self.plt, self.interval = plt, interval
-        self.figure = plt.figure(num=title)
+        self.figure = plt.figure(num=title, figsize=(11, 7.5))
 
     def show(self, image: Image.Image, caption: str) -> bool:
         """Shows a picture for the interval; False once the window has been closed."""

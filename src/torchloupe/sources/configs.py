@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import copy
+import difflib
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +16,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from torchloupe.errors import BadInput, LoupeError, MissingPackage, nearest, need
+from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
 from torchloupe.sources import openmmlab
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
@@ -58,6 +60,42 @@ def spec(text: str) -> tuple[str, str, dict[str, Any]]:
     return kind, rest, {key: literal(value) for key, value in parse_qsl(query, keep_blank_values=True)}
 
 
+REPOSITORIES = ("mmpretrain", "mmdet", "mmpose", "mmseg", "mmaction", "mmrotate", "mmyolo")
+
+
+def located(source: str, otherwise: str) -> str:
+    """A config or folder of configs: where it is, or `configs/...` among the configs of an installed OpenMMLab package.
+
+    Errors: BadInput, with the nearest name that there is; `otherwise` says what else could stand here.
+    """
+    path = Path(source)
+    if path.exists():
+        return source
+    parts = [part for part in path.parts if part not in (".", "..", "/")]
+    rest = parts[parts.index("configs") + 1 :] if "configs" in parts else parts
+    names = {file.stem for file in path.parent.glob("*.*") if file.suffix in CONFIG_SUFFIXES}
+    for package in REPOSITORIES:
+        found = importlib.util.find_spec(package)
+        for place in (found.submodule_search_locations or ()) if found else ():
+            home = Path(place) / ".mim/configs"
+            inside = home.joinpath(*rest)
+            if rest and inside.exists():
+                warnings.warn(f"{source}: not here, so taken from {package}'s own configs", LoupeWarning, stacklevel=3)
+                return str(inside)
+            names |= {file.stem for file in home.rglob("*.py") if not file.parent.is_relative_to(home / "_base_")}
+    if path.suffix not in CONFIG_SUFFIXES and ("/" not in source or ":" in source):
+        raise BadInput(f"{source}: neither a config file, a folder of configs nor {otherwise}")
+    near = ", ".join(sorted(names, key=lambda name: -_likeness(path.stem, name))[:3])
+    raise BadInput(f"{source}: no such config.{f' Did you mean {near}?' if near else ''} Or else: {otherwise}")
+
+
+def _likeness(one: str, other: str) -> float:
+    """How much a name says the same as another one: the share that they begin with counts as much as all they share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    begin = next((k for k, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return begin / max(len(one), 1) + difflib.SequenceMatcher(None, one, other).ratio()
+
+
 def expand(source: str) -> list[str]:
     """A folder of configs as the sorted paths of its configs (sub-folders too, `_base_` not); else the source itself."""
     path = Path(source)
@@ -69,12 +107,19 @@ def expand(source: str) -> list[str]:
         if file.suffix in (".py", ".yaml", ".yml")
         and not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
         and file.stem not in ("metafile", "model-index", "default")
+        and not (file.suffix != ".py" and _catalogue(file))
     )
     if not found:
         raise BadInput(
             f"{source}: no config (.py, .yaml) in this folder; for a folder of pictures write folder:{source}"
         )
     return found
+
+
+def _catalogue(path: Path) -> bool:
+    """Whether a YAML file lists the models of OpenMMLab's configs, whatever it is called."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return any(line.startswith(("Collections:", "Models:", "Import:")) for line in file)
 
 
 def imported(text: str, option: str) -> Any:

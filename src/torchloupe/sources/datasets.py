@@ -15,7 +15,7 @@ import numpy as np
 
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.browse import BadSample, Exhausted, Feed, Marks, Sample, Step
-from torchloupe.sources.configs import expand, imported, one_line, spec, yaml_config
+from torchloupe.sources.configs import expand, imported, located, one_line, spec, yaml_config
 from torchloupe.sources.mixing import MixedFeed, divided
 from torchloupe.sources.transforms import (
     Flow,
@@ -61,8 +61,7 @@ def feeds(
         single, mixers = divided(steps)
         feed: Feed = FolderFeed(rest, single) if kind == "folder" else torch_feed(source, rest, query, single)
         return [MixedFeed(feed, mixers) if mixers else feed]
-    if not Path(source).exists():
-        raise BadInput(f"{source}: neither a config file, a folder of configs, nor folder:PATH or torch:module:factory")
+    source = located(source, "folder:PATH or torch:module:factory")
     if steps:
         raise BadInput("--transform and --model are for folder: and torch: sources; a config has its own pipeline")
     paths, found = expand(source), []
@@ -161,7 +160,10 @@ def torch_feed(source: str, rest: str, query: Mapping[str, Any], steps: Sequence
     found = type(dataset).__name__
     if hasattr(dataset, "batch_sampler"):
         raise BadInput(f"{source}: the factory gave a {found}, whose samples are batches; let it give the data set")
-    items = hasattr(dataset, "__getitem__") and _length(dataset) is not None
+    import torch
+
+    stream = isinstance(dataset, torch.utils.data.IterableDataset)
+    items = not stream and hasattr(dataset, "__getitem__") and _length(dataset) is not None
     if not items and not hasattr(dataset, "__iter__"):
         raise BadInput(f"{source}: expected a data set with a length and items, the factory gave {found}")
     if _length(dataset) == 0:

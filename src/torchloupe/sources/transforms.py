@@ -54,6 +54,9 @@ class Look:
             value = value.detach().cpu().numpy()
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "uifb" or not value.size:
             return ()
+        if value.ndim == 4 and value.shape[0] in (1, 3) and not {1, 3, 4} & {value.shape[1], value.shape[3]}:
+            # Videos as (c, t, h, w).
+            value = value.swapaxes(0, 1)
         if value.ndim == 4 and len(value) <= 64:
             return self.pictures(list(value))
         if value.ndim == 3 and value.shape[-1] not in (1, 3, 4) and value.shape[0] in (1, 3, 4):
@@ -73,7 +76,10 @@ class Look:
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
             return ""
-        low, high = float(np.nanmin(array)), float(np.nanmax(array))
+        finite = array[np.isfinite(array)]
+        if len(finite) < array.size:
+            return f"{array.size - len(finite)} values are NaN or infinite"
+        low, high = float(finite.min()), float(finite.max())
         return f"shown from {low:.3g} to {high:.3g}" if self._strange(low, high) else ""
 
     def _shown(self, value: np.ndarray) -> np.ndarray:
@@ -81,7 +87,7 @@ class Look:
             value = value.astype(np.float64)
             for mean, std in reversed(self.undo):
                 value = value * std + mean
-            value = np.nan_to_num(value)
+            value = np.nan_to_num(value, posinf=0, neginf=0)
             low, high = float(value.min()), float(value.max())
             # Pixels are 0..1, 0..255 or 0..65535; normalised ones say which by their mean and std.
             if self.undo:
@@ -405,11 +411,13 @@ def run(steps: Sequence[Stage], flow: Flow, look: Look, log: list[Step]) -> Flow
 def unchanged(before: Sequence[np.ndarray], after: Sequence[np.ndarray], text: str) -> str:
     """The text, with 'unchanged' where a step left every pixel as it was."""
     same = len(before) == len(after) > 0 and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-    return (f"{text}, unchanged" if text else "unchanged") if same else text
+    return (f"{text}, unchanged" if text not in ("", "applied") else "unchanged") if same else text
 
 
 def described(value: Any) -> str:
-    """A value that is no picture, in a few words: its type and shape."""
+    """A value that is no picture, in a few words: its type and shape, or those of its parts."""
+    if isinstance(value, (tuple, list)) and 0 < len(value) <= 6:
+        return f"{type(value).__name__} of {', '.join(map(described, value))}"
     shape = getattr(value, "shape", None)
     return f"{type(value).__name__}{'' if shape is None else ' ' + 'x'.join(map(str, shape))}"
 
