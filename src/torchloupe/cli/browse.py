@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from torchloupe.methods.browse import Feed
+    from torchloupe.render.samples import Window
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
@@ -21,7 +22,7 @@ def schedule(
     save_path: Annotated[Path | None, Parameter(alias="-s")] = None,
     title: str | None = None,
     style: str = "whitegrid",
-    window_size: str = "12*7",
+    window_size: str | None = None,
     by: Literal["epoch", "iter"] | None = None,
     cfg_options: Words = None,
 ) -> int:
@@ -50,7 +51,7 @@ def schedule(
     style
         Style of the picture: whitegrid, darkgrid, white, dark, ticks, or one of matplotlib's.
     window_size
-        Size of the picture in inches, W*H.
+        Size of the picture in inches, W*H; 12*7 by default, higher where many schedules get a small picture each.
     by
         Horizontal axis; epochs where they are known by default.
     cfg_options
@@ -67,7 +68,7 @@ def schedule(
         raise BadInput("nothing to draw: name a config, a folder of configs or a spec such as timm:cosine?epochs=100")
     # What is wrong with the picture is said before anything is built.
     render.style_name(style)
-    size = render.window_size(window_size)
+    size = render.window_size(window_size) if window_size else None
     training = Training(dataset_size, ngpus, by, options(cfg_options or ()))
     if save_path is not None:
         render.check_suffix(save_path)
@@ -98,7 +99,7 @@ def browse(
     output_dir: Path | None = None,
     phase: Literal["train", "val", "test"] = "train",
     show_number: Annotated[int | None, Parameter(alias="-n")] = None,
-    show_interval: Annotated[float, Parameter(alias="-i")] = 2.0,
+    show_interval: Annotated[float | None, Parameter(alias="-i")] = None,
     mode: Annotated[Literal["original", "transformed", "concat", "pipeline"], Parameter(alias="-m")] = "transformed",
     bgr2rgb: bool = False,
     rescale_factor: Annotated[float, Parameter(alias="-r")] = 1.0,
@@ -129,7 +130,8 @@ def browse(
     show_number
         How many samples; all by default.
     show_interval
-        Seconds between pictures, in the window and on the page.
+        Seconds between pictures, in the window and on the page, 2 by default. Given, the window opens beside
+        --output-dir as well.
     mode
         original (as loaded), transformed (after the pipeline), concat (both) or pipeline (after every step).
     bgr2rgb
@@ -171,15 +173,16 @@ def browse(
             raise BadInput(f"{option} {number}: expected a positive number")
     if not (rescale_factor > 0 and math.isfinite(rescale_factor)):
         raise BadInput(f"--rescale-factor {rescale_factor:g}: expected a positive number")
-    if not (show_interval >= 0 and math.isfinite(show_interval)):
-        raise BadInput(f"--show-interval {show_interval:g}: expected seconds, zero or more")
+    interval = 2.0 if show_interval is None else show_interval
+    if not (interval >= 0 and math.isfinite(interval)):
+        raise BadInput(f"--show-interval {interval:g}: expected seconds, zero or more")
     if seed < 0:
         raise BadInput(f"--seed {seed}: expected zero or more")
     cells = render.grid_size(grid) if grid else None
     words = options(cfg_options or ())
     found = feeds(config, phase=phase, transform=transform, model=model, data=data, changes=words)
     folder = output_dir
-    window = folder is None and curves.window()
+    window = (folder is None or show_interval is not None) and curves.window()
     if folder is None and not window:
         folder = Path(tempfile.mkdtemp(prefix="loupe-browse-"))
     asked = {"source": config, "phase": phase, "mode": mode, "transform": transform, "model": model, "data": data,
@@ -188,7 +191,9 @@ def browse(
     for feed in found:
         place = None if folder is None else folder / feed.name if len(found) > 1 else folder
         try:
-            _browse_one(feed, place, asked, (mode, rescale_factor, bgr2rgb), show_number, show_interval, cells, strict)
+            screen = render.Window(feed.name, interval) if window else None
+            look = (mode, rescale_factor, bgr2rgb)
+            _browse_one(feed, place, asked, look, show_number, interval, cells, strict, screen)
         except BadSample as error:
             if strict or len(found) == 1:
                 raise
@@ -208,33 +213,37 @@ def _browse_one(
     interval: float,
     cells: tuple[int, int] | None,
     strict: bool,
+    screen: Window | None,
 ) -> None:
     """One data set: its pictures written or shown as they come, then its table, plots, numbers and page."""
+    import sys
     import warnings
 
     import numpy as np
 
     from torchloupe import store
     from torchloupe.cli.options import progress
-    from torchloupe.errors import LoupeWarning
+    from torchloupe.errors import BadInput, LoupeWarning
     from torchloupe.methods.browse import BadSample, Census, samples
     from torchloupe.render import curves
     from torchloupe.render import samples as render
 
     mode, factor, flip = look
     total = len(feed) if number is None else min(number, len(feed))
+    if total == sys.maxsize:
+        raise BadInput(
+            f"{feed.name}: a stream that does not tell its length; say how many samples with --show-number N"
+        )
     repeat, census = int(asked["repeat"]), Census()
-    screen = render.Window(feed.name, interval) if folder is None else None
     files: list[tuple[Path, str]] = []
     repeats: list[Any] = []
     sheet: list[Any] = []
 
     def put(image: Any, name: str, caption: str) -> bool:
-        if screen is not None:
-            return screen.show(image, caption)
-        assert folder is not None
-        files.append((render.save_image(image, folder / f"{name}.png"), caption))
-        return True
+        image = render.framed(image)
+        if folder is not None:
+            files.append((render.save_image(image, folder / f"{name}.png"), caption))
+        return screen is None or screen.show(image, caption)
 
     def flush() -> bool:
         page = render.joined(sheet, cells[1] if cells else 1)

@@ -58,6 +58,7 @@ class Sample:
     """One sample on its way through the pipeline; the first step with a picture is the original.
 
     file: the picture that several samples share, such as the people in it, so that they are no duplicates.
+    fed: the label that goes with the last picture, where a step mixes labels.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Sample:
     steps: tuple[Step, ...]
     repeat: int = 0
     file: str = ""
+    fed: str = ""
 
     @property
     def original(self) -> Step:
@@ -90,6 +92,10 @@ class BadSample(BadInput):
     def __init__(self, index: int, name: str, step: str, message: str) -> None:
         super().__init__(f"sample {index} ({name}): {step}: {message}")
         self.index, self.name, self.step, self.message = index, name, step, message
+
+
+class Exhausted(Exception):
+    """A stream has ended before the asked number of samples."""
 
 
 class Feed(Protocol):
@@ -119,6 +125,8 @@ def samples(
             except BadSample as error:
                 yield error
                 break
+            except Exhausted:
+                return
 
 
 class Census:
@@ -260,7 +268,11 @@ def alike(prints: list[np.ndarray], bits: int = 6, level: float = 6.0) -> list[l
 
 def told(values: Mapping[str, Any]) -> str:
     """Drawn values as a short text: 'i 3, j 17, angle -12.5'; long and large ones are left out."""
-    return ", ".join(f"{key} {text}".strip() for key, value in values.items() if (text := _short(value)))
+    return ", ".join(
+        f"{key.lstrip('_')} {text}".strip()
+        for key, value in values.items()
+        if value is not None and (text := _short(value))
+    )
 
 
 def _short(value: Any) -> str:

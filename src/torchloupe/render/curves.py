@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 LABELS = {"lr": "learning rate", "momentum": "momentum", "wd": "weight decay"}
 BINS = 2000
+# More different curves than this are not drawn over one another.
+TOGETHER = 8
+SIZE = (12.0, 7.0)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 
 
@@ -48,19 +52,26 @@ def window_size(text: str) -> tuple[float, float]:
     return width, height
 
 
-def axis(curves: Sequence[Curve], by: Unit | None) -> Unit:
-    """The unit in which all curves can be drawn: the wanted one, else epochs where all know them, else iterations."""
-    able = {
-        "epoch": all(curve.unit == "epoch" or curve.per_epoch for curve in curves),
-        "iter": all(curve.unit == "iter" for curve in curves),
-    }
+def axes_of(curves: Sequence[Curve], by: Unit | None) -> list[Unit]:
+    """The unit of each curve's horizontal axis: the wanted one, else epochs where all know them, else iterations.
+
+    Too many curves for one picture each take the unit that they can. Errors: BadInput where the others have none in
+    common, or lack the wanted one.
+    """
     order: tuple[Unit, ...] = (by,) if by else ("epoch", "iter")
     for unit in order:
-        if able[unit]:
-            return unit
+        if all(_able(curve, unit) for curve in curves):
+            return [unit] * len(curves)
+    if by is None and len(_families(curves)) > TOGETHER:
+        return ["epoch" if _able(curve, "epoch") else "iter" for curve in curves]
     blind = [c.name for c in curves if c.unit == "epoch" or not c.per_epoch]
     wanted = f"by {by}" if by else "on one axis"
-    raise BadInput(f"{', '.join(blind)}: cannot be drawn {wanted} without iterations an epoch; give --dataset-size")
+    raise BadInput(f"{_joined(blind)}: cannot be drawn {wanted} without iterations an epoch; give --dataset-size "
+                   "(and batch_size=N in a spec)")  # fmt: skip
+
+
+def _able(curve: Curve, unit: Unit) -> bool:
+    return curve.unit == unit or (unit == "epoch" and bool(curve.per_epoch))
 
 
 def draw(
@@ -69,39 +80,90 @@ def draw(
     by: Unit | None = None,
     title: str | None = None,
     style: str = "whitegrid",
-    size: tuple[float, float] = (12, 7),
+    size: tuple[float, float] | None = None,
 ) -> Figure:
-    """One line for every distinct group of every curve; the warm-up shaded, milestones dotted, over one axis."""
+    """One line for every distinct group of every curve; the warm-up shaded, milestones dotted, over one axis.
+
+    Curves that agree are one line. More than TOGETHER different ones get a small picture each, over an axis of its own.
+    size: (12, 7) inches by default, higher for many small pictures.
+    """
     import matplotlib
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    unit = axis(curves, by)
+    units = axes_of(curves, by)
+    families = _families(curves)
+    quantity = LABELS[curves[0].parameter]
     with matplotlib.style.context(style_name(style)):
-        figure = Figure(figsize=size, layout="constrained")
+        if len(families) > TOGETHER:
+            figure = _panels(curves, families, units, size)
+            figure.suptitle(title if title is not None else quantity)
+            return figure
+        figure = Figure(figsize=size or SIZE, layout="constrained")
         axes = figure.subplots()
-        lines = 0
-        drawn = [(curve, _distinct(curve)) for curve in curves]
-        count = sum(len(groups) for _, groups in drawn)
+        drawn = [(curves[family[0]], _distinct(curves[family[0]]), _named(curves, family)) for family in families]
+        count = sum(len(groups) for _, groups, _ in drawn)
         if count > 8:
             axes.set_prop_cycle(color=matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count)))
-        for curve, distinct in drawn:
-            scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
-            for groups, column in distinct:
-                at, values = thinned(curve, column)
-                label = " · ".join(part for part in (curve.name if len(curves) > 1 else "", groups) if part)
-                axes.plot(at * scale, values, label=label or None, drawstyle="steps-post", linewidth=1.8)
-                lines += bool(label)
-        _mark(axes, curves, unit)
-        axes.set_xlabel("epoch" if unit == "epoch" else "iteration")
-        axes.set_ylabel(LABELS[curves[0].parameter])
-        axes.set_title(
-            title if title is not None else curves[0].name if len(curves) == 1 else LABELS[curves[0].parameter]
-        )
+        for curve, distinct, name in drawn:
+            _lines(axes, curve, units[0], distinct, name if len(curves) > 1 else "")
+        axes.set_xlabel("epoch" if units[0] == "epoch" else "iteration")
+        axes.set_ylabel(quantity)
+        axes.set_title(title if title is not None else curves[0].name if len(curves) == 1 else quantity)
         axes.margins(x=0.01)
+        _mark(axes, [curve for curve, _, _ in drawn], units[0])
+        lines = len(axes.get_legend_handles_labels()[1])
         if lines:
             figure.legend(loc="outside lower center", ncols=1 if lines < 4 else 2, fontsize="small")
     return figure
+
+
+def _panels(
+    curves: Sequence[Curve], families: Sequence[Sequence[int]], units: Sequence[Unit], size: tuple[float, float] | None
+) -> Figure:
+    """A small picture for every family of equal curves, in rows."""
+    from matplotlib.figure import Figure
+
+    columns = 4 if len(families) <= 32 else 6
+    rows = -(-len(families) // columns)
+    figure = Figure(figsize=size or (SIZE[0] + 2 * (columns - 4), max(SIZE[1], 1.9 * rows + 0.6)), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, family in zip(panels, families, strict=False):
+        curve, unit = curves[family[0]], units[family[0]]
+        _lines(panel, curve, unit, _distinct(curve), "", width=1.2)
+        _mark(panel, [curve], unit, labels=False)
+        panel.set_title("\n".join(textwrap.wrap(_named(curves, family, 1), 30)), fontsize=7.5)
+        panel.set_xlabel("epoch" if unit == "epoch" else "iteration", fontsize=7)
+        panel.tick_params(labelsize=7)
+        panel.xaxis.get_major_locator().set_params(nbins=4)
+        panel.margins(x=0.02)
+    for panel in panels[len(families) :]:
+        panel.set_axis_off()
+    return figure
+
+
+def _lines(
+    axes: Any, curve: Curve, unit: Unit, distinct: Sequence[tuple[str, int]], name: str, width: float = 1.8
+) -> None:
+    scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
+    for groups, column in distinct:
+        at, values = thinned(curve, column)
+        label = " · ".join(part for part in (name, groups) if part)
+        axes.plot(at * scale, values, label=label or None, drawstyle="steps-post", linewidth=width)
+
+
+def _families(curves: Sequence[Curve]) -> list[list[int]]:
+    """Numbers of curves that agree in every value of every line, in their length and marks."""
+    found: dict[Any, list[int]] = {}
+    for k, curve in enumerate(curves):
+        about = curve.unit, curve.length, curve.per_epoch, curve.marks, curve.at.tobytes()
+        lines = tuple((label, curve.values[:, column].tobytes()) for label, column in _distinct(curve))
+        found.setdefault((*about, lines), []).append(k)
+    return list(found.values())
+
+
+def _named(curves: Sequence[Curve], family: Sequence[int], most: int = 3) -> str:
+    return _joined([curves[k].name for k in family], most)
 
 
 def _distinct(curve: Curve) -> list[tuple[str, int]]:
@@ -114,8 +176,8 @@ def _distinct(curve: Curve) -> list[tuple[str, int]]:
     return [(_joined([curve.groups[g] for g in columns]), columns[0]) for columns in found.values()]
 
 
-def _joined(names: list[str]) -> str:
-    return " = ".join(names) if len(names) <= 3 else f"{names[0]} = {len(names) - 1} others"
+def _joined(names: list[str], most: int = 3) -> str:
+    return " = ".join(names) if len(names) <= most else f"{names[0]} and {len(names) - 1} alike"
 
 
 def thinned(curve: Curve, column: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,39 +197,50 @@ def thinned(curve: Curve, column: int) -> tuple[np.ndarray, np.ndarray]:
     return np.append(at, curve.length), np.append(values, values[-1])
 
 
-def _mark(axes: Any, curves: Sequence[Curve], unit: Unit) -> None:
-    """Warm-ups as shaded spans and milestones as dotted lines with their place, once where curves agree."""
-    seen: set[tuple[float, str]] = set()
+def _mark(axes: Any, curves: Sequence[Curve], unit: Unit, labels: bool = True) -> None:
+    """Warm-ups as shaded spans and milestones as dotted lines, once where curves agree, with their places.
+
+    A label for which there is no room beside another one is left out.
+    """
+    marks = {}
     for curve in curves:
         scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
         for mark in curve.marks:
-            place = round((mark.end if mark.end is not None else mark.at) * scale, 2)
-            if (place, mark.label) in seen:
-                continue
-            seen.add((place, mark.label))
-            if mark.end is not None:
-                axes.axvspan(mark.at * scale, mark.end * scale, alpha=0.12, color="tab:orange", linewidth=0)
-            else:
-                axes.axvline(mark.at * scale, linestyle=":", linewidth=1, color="0.5")
-            text = f" {mark.label} {place:g}" if mark.end is None else f" {mark.label} to {place:g}"
-            # A warm-up's label ends at the end of its span, a milestone's begins at its line: they share no place.
-            side, at = ("right", mark.end * scale) if mark.end is not None else ("left", mark.at * scale)
-            look: dict[str, Any] = {"rotation": 90, "va": "top", "fontsize": 8, "color": "0.3"}
-            look["bbox"] = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.6, "pad": 1}
-            axes.text(at, 0.98, text, transform=axes.get_xaxis_transform(), ha=side, **look)
+            end = None if mark.end is None else mark.end * scale
+            place = round(mark.at * scale if end is None else end, 2)
+            marks.setdefault((place, mark.label), (mark.at * scale, end))
+    left, right = axes.get_xlim()
+    room = 0.24 * (right - left) / axes.figure.get_size_inches()[0]
+    taken: list[float] = []
+    for (place, label), (at, end) in sorted(marks.items()):
+        if end is not None:
+            axes.axvspan(at, end, alpha=0.12, color="tab:orange", linewidth=0)
+        else:
+            axes.axvline(at, linestyle=":", linewidth=1, color="0.5")
+        # A warm-up's label ends at the end of its span, a milestone's begins at its line.
+        middle = end - room / 2 if end is not None else at + room / 2
+        if not labels or any(abs(middle - other) < room for other in taken):
+            continue
+        taken.append(middle)
+        text = f"{label} {place:g}" if end is None else f"{label} to {place:g}"
+        look: dict[str, Any] = {"rotation": 90, "va": "top", "fontsize": 8, "color": "0.3"}
+        look["bbox"] = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.6, "pad": 1}
+        axes.text(middle, 0.98, text, transform=axes.get_xaxis_transform(), ha="center", **look)
+    axes.set_xlim(left, right)
 
 
 def table(curves: Sequence[Curve], by: Unit | None = None) -> list[str]:
     """Lines to print: first, peak and last value of every distinct group."""
-    unit = axis(curves, by)
-    rows = [("", "first", "peak", f"at {unit}", "last")]
-    for curve in curves:
+    units = axes_of(curves, by)
+    one = len(set(units)) == 1
+    rows = [("", "first", "peak", f"at {units[0]}" if one else "at", "last")]
+    for curve, unit in zip(curves, units, strict=True):
         scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
         summary = curve.summary()
         for groups, column in _distinct(curve):
             row = summary[column]
             name = " · ".join(part for part in (curve.name, groups) if part)
-            peak_at = f"{row['peak_at'] * scale:.6g}"
+            peak_at = f"{row['peak_at'] * scale:.6g}" + ("" if one else f" {unit}")
             rows.append((name, f"{row['first']:.6g}", f"{row['peak']:.6g}", peak_at, f"{row['last']:.6g}"))
     widths = [max(len(row[k]) for row in rows) for k in range(5)]
     return [
@@ -266,7 +339,8 @@ def redraw(
     for path in paths:
         curves, record = load(path)
         look = record.get("picture", {})
-        size = window_size(look.get("window_size", "12*7"))
+        told = look.get("window_size")
+        size = window_size(told) if told else None
         figure = draw(
             curves, by=look.get("by"), title=look.get("title"), style=look.get("style", "whitegrid"), size=size
         )

@@ -42,7 +42,7 @@ def view(sample: Sample, mode: str = "transformed", factor: float = 1.0, flip: b
     """
     if mode not in MODES:
         raise BadInput(f"--mode {mode}: expected one of {', '.join(MODES)}")
-    head = sample.label
+    head = sample.fed if sample.fed and mode != "original" else sample.label
     if mode == "pipeline":
         tiles = [_tile(step, step.name, factor, flip) for step in sample.steps]
         return captioned(joined(tiles), head)
@@ -167,21 +167,40 @@ def _pieces(word: str, width: int, font: Any) -> list[str]:
 
 
 def joined(tiles: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Tiles in rows, each row as high as its highest tile, aligned at the top; about as wide as high by default."""
+    """Tiles in rows, aligned at the top; below one another in columns, else as they come, wider than high."""
     from PIL import Image
 
     if len(tiles) == 1:
         return tiles[0]
     if columns is None:
-        columns = len(tiles) if len(tiles) <= 4 else math.ceil(math.sqrt(1.6 * len(tiles)))
-    rows = [list(tiles[k : k + columns]) for k in range(0, len(tiles), columns)]
-    widths = [max(row[c].width for row in rows if c < len(row)) for c in range(len(rows[0]))]
+        area = sum((tile.width + GAP) * (tile.height + GAP) for tile in tiles)
+        wide = math.sqrt(1.8 * area) if len(tiles) > 4 else math.inf
+        rows = [[tiles[0]]]
+        for tile in tiles[1:]:
+            if sum(one.width + GAP for one in rows[-1]) + tile.width > max(wide, tile.width):
+                rows.append([])
+            rows[-1].append(tile)
+        lefts = [[sum(one.width + GAP for one in row[:c]) for c in range(len(row))] for row in rows]
+    else:
+        rows = [list(tiles[k : k + columns]) for k in range(0, len(tiles), columns)]
+        widths = [max(row[c].width for row in rows if c < len(row)) for c in range(len(rows[0]))]
+        lefts = [[sum(widths[:c]) + GAP * c for c in range(len(row))] for row in rows]
     heights = [max(tile.height for tile in row) for row in rows]
-    size = sum(widths) + GAP * (len(widths) - 1), sum(heights) + GAP * (len(heights) - 1)
-    page = Image.new("RGB", size, "white")
-    for r, row in enumerate(rows):
-        for c, tile in enumerate(row):
-            page.paste(tile, (sum(widths[:c]) + GAP * c, sum(heights[:r]) + GAP * r))
+    right = max(left + tile.width for row, places in zip(rows, lefts, strict=True)
+                for tile, left in zip(row, places, strict=True))  # fmt: skip
+    page = Image.new("RGB", (right, sum(heights) + GAP * (len(heights) - 1)), "white")
+    for r, (row, places) in enumerate(zip(rows, lefts, strict=True)):
+        for tile, left in zip(row, places, strict=True):
+            page.paste(tile, (left, sum(heights[:r]) + GAP * r))
+    return page
+
+
+def framed(image: Image.Image) -> Image.Image:
+    """The picture with a white margin."""
+    from PIL import Image
+
+    page = Image.new("RGB", (image.width + 2 * GAP, image.height + 2 * GAP), "white")
+    page.paste(image, (GAP, GAP))
     return page
 
 
@@ -232,11 +251,17 @@ def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
     for axis in (b.yaxis, c.xaxis):
         axis.get_major_locator().set_params(integer=True)
     a.scatter(sizes[:, 0], sizes[:, 1], s=18, alpha=0.5)
-    a.set(xlabel="width", ylabel="height", title="sizes before the pipeline", xlim=(0, None), ylim=(0, None))
+    most = (sizes.max(0) if len(sizes) else np.ones(2)) * 1.08
+    a.set(xlabel="width", ylabel="height", title="sizes before the pipeline", xlim=(0, most[0]), ylim=(0, most[1]))
     b.hist(sizes[:, 0] / sizes[:, 1], bins=min(30, max(5, len(sizes))))
     b.set(xlabel="width / height", ylabel="pictures", title="aspect ratios")
     classes = list(summary["classes"].items())[:30]
-    c.barh([label for label, _ in classes][::-1], [count for _, count in classes][::-1])
+    c.barh([_shortened(label) for label, _ in classes][::-1], [count for _, count in classes][::-1], height=0.7)
+    if len(classes) < 4:
+        c.set_ylim(len(classes) - 4.5, len(classes) - 0.5)
+    if not classes:
+        c.text(0.5, 0.5, "no classes", ha="center", va="center", transform=c.transAxes, color="0.5")
+        c.set_yticks([])
     more = len(summary["classes"]) - len(classes)
     c.set(xlabel="pictures", title="classes" + (f" (the first 30, {more} more)" if more else ""))
     c.tick_params(axis="y", labelsize=8)
@@ -247,6 +272,10 @@ def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
     d.set(ylim=(0, 255), title="mean ± std: original (dark), transformed (pale)")
     figure.suptitle(f"{name}: {summary['samples']} samples")
     return figure
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= 24 else label[:22] + "..."
 
 
 def redraw(
@@ -300,7 +329,7 @@ class Window:
         import matplotlib.pyplot as plt
 
         self.plt, self.interval = plt, interval
-        self.figure = plt.figure(num=title)
+        self.figure = plt.figure(num=title, figsize=(11, 7.5))
 
     def show(self, image: Image.Image, caption: str) -> bool:
         """Shows a picture for the interval; False once the window has been closed."""

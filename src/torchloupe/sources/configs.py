@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import copy
+import difflib
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from torchloupe.errors import BadInput, LoupeError, MissingPackage, nearest, need
+from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
 from torchloupe.sources import openmmlab
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
@@ -57,6 +60,42 @@ def spec(text: str) -> tuple[str, str, dict[str, Any]]:
     return kind, rest, {key: literal(value) for key, value in parse_qsl(query, keep_blank_values=True)}
 
 
+REPOSITORIES = ("mmpretrain", "mmdet", "mmpose", "mmseg", "mmaction", "mmrotate", "mmyolo")
+
+
+def located(source: str, otherwise: str) -> str:
+    """A config or folder of configs: where it is, or `configs/...` among the configs of an installed OpenMMLab package.
+
+    Errors: BadInput, with the nearest name that there is; `otherwise` says what else could stand here.
+    """
+    path = Path(source)
+    if path.exists():
+        return source
+    parts = [part for part in path.parts if part not in (".", "..", "/")]
+    rest = parts[parts.index("configs") + 1 :] if "configs" in parts else parts
+    names = {file.stem for file in path.parent.glob("*.*") if file.suffix in CONFIG_SUFFIXES}
+    for package in REPOSITORIES:
+        found = importlib.util.find_spec(package)
+        for place in (found.submodule_search_locations or ()) if found else ():
+            home = Path(place) / ".mim/configs"
+            inside = home.joinpath(*rest)
+            if rest and inside.exists():
+                warnings.warn(f"{source}: not here, so taken from {package}'s own configs", LoupeWarning, stacklevel=3)
+                return str(inside)
+            names |= {file.stem for file in home.rglob("*.py") if not file.parent.is_relative_to(home / "_base_")}
+    if path.suffix not in CONFIG_SUFFIXES and ("/" not in source or ":" in source):
+        raise BadInput(f"{source}: neither a config file, a folder of configs nor {otherwise}")
+    near = ", ".join(sorted(names, key=lambda name: -_likeness(path.stem, name))[:3])
+    raise BadInput(f"{source}: no such config.{f' Did you mean {near}?' if near else ''} Or else: {otherwise}")
+
+
+def _likeness(one: str, other: str) -> float:
+    """How much a name says the same as another one: the share that they begin with counts as much as all they share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    begin = next((k for k, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return begin / max(len(one), 1) + difflib.SequenceMatcher(None, one, other).ratio()
+
+
 def expand(source: str) -> list[str]:
     """A folder of configs as the sorted paths of its configs (sub-folders too, `_base_` not); else the source itself."""
     path = Path(source)
@@ -68,12 +107,19 @@ def expand(source: str) -> list[str]:
         if file.suffix in (".py", ".yaml", ".yml")
         and not any(part.startswith(("_", ".")) for part in file.relative_to(path).parts)
         and file.stem not in ("metafile", "model-index", "default")
+        and not (file.suffix != ".py" and _catalogue(file))
     )
     if not found:
         raise BadInput(
             f"{source}: no config (.py, .yaml) in this folder; for a folder of pictures write folder:{source}"
         )
     return found
+
+
+def _catalogue(path: Path) -> bool:
+    """Whether a YAML file lists the models of OpenMMLab's configs, whatever it is called."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return any(line.startswith(("Collections:", "Models:", "Import:")) for line in file)
 
 
 def imported(text: str, option: str) -> Any:
@@ -158,7 +204,7 @@ def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
         config = Config.fromfile(path)
         config.merge_from_dict(dict(changes))
     except ImportError as error:
-        raise MissingPackage(f"{path}: needs a package that is not installed: {one_line(error)}") from error
+        raise missing(path, error) from error
     except Exception as error:
         raise BadInput(f"{path}: does not load as an OpenMMLab config: {one_line(error)}") from error
     return config
@@ -166,6 +212,8 @@ def openmmlab_config(path: str, changes: Mapping[str, Any]) -> Any:
 
 # The extras that bring OpenMMLab's packages; the others are installed by their own names.
 EXTRAS = {"mmengine": "mmpretrain", "mmpretrain": "mmpretrain", "mmdet": "mmdet"}
+# What packages are called where they are installed from, where that differs.
+PROJECTS = {"pkg_resources": "'setuptools<81'", "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 
 def missing(path: str, error: ImportError) -> MissingPackage:
@@ -176,32 +224,66 @@ def missing(path: str, error: ImportError) -> MissingPackage:
     elif absent in EXTRAS:
         advice = str(need(absent, EXTRAS[absent]))
     elif isinstance(error, ModuleNotFoundError) and absent:
-        advice = f"needs {absent}, which is not installed; install it: pip install {absent}"
+        advice = f"needs {absent}, which is not installed; install it: pip install {PROJECTS.get(absent, absent)}"
     else:
         advice = one_line(error)
     return MissingPackage(f"{path}: {advice}")
 
 
 @contextmanager
-def openmmlab_scope(path: str, config: Any) -> Iterator[str]:
+def _operators() -> Iterator[None]:
+    """While mmdet and mmpose are imported, mmcv's compiled operators may be absent: data sets only name them.
+
+    What was imported so fails when such an operator is called, not before.
+    """
+    name = "mmcv._ext"
+    if name in sys.modules or importlib.util.find_spec("mmcv") is None or importlib.util.find_spec(name) is not None:
+        yield
+        return
+    sys.modules[name] = _NoOperators(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+class _NoOperators(ModuleType):
+    """In the place of mmcv's compiled operators: every name is there, and raises when called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def absent(*_: Any, **__: Any) -> Any:
+            raise MissingPackage(f"mmcv's operator {name} is not built; install mmcv with its compiled operators")
+
+        return absent
+
+
+@contextmanager
+def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterator[str]:
     """Inside, names in the config are looked up in its own package (default_scope); outside nothing has changed.
 
+    parts: modules of that package to import for what they register, such as `datasets`.
     Errors: MissingPackage where that package is not installed.
     """
     from mmengine.registry import DefaultScope
 
     scope = config.get("default_scope") or "mmengine"
-    try:
-        if scope == "mmpretrain":
-            # Its own way in: a plain import fails beside transformers 5.
-            openmmlab._import()
-            if "mmpretrain.models" not in sys.modules:
-                # Somebody imported mmpretrain before us; its models are still to come.
-                vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
-        importlib.import_module(scope)
-    except ModuleNotFoundError as error:
-        raise missing(path, error) from error
-    except Exception as error:
-        raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
-    with DefaultScope.overwrite_default_scope(scope):
-        yield scope
+    with _operators() if parts else nullcontext():
+        try:
+            if importlib.util.find_spec("mmpretrain") is not None:
+                # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.
+                openmmlab._import()
+                if "mmpretrain.models" not in sys.modules:
+                    # Somebody imported mmpretrain before us; its models are still to come.
+                    vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
+            importlib.import_module(scope)
+            for part in parts:
+                importlib.import_module(f"{scope}.{part}")
+        except ModuleNotFoundError as error:
+            raise missing(path, error) from error
+        except Exception as error:
+            raise MissingPackage(f"{path}: {scope} does not import: {one_line(error)}") from error
+        with DefaultScope.overwrite_default_scope(scope):
+            yield scope

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.methods.browse import BadSample, Feed, Marks, Sample, Step
-from torchloupe.sources.configs import expand, imported, one_line, spec, yaml_config
+from torchloupe.methods.browse import BadSample, Exhausted, Feed, Marks, Sample, Step
+from torchloupe.sources.configs import expand, imported, located, one_line, spec, yaml_config
+from torchloupe.sources.mixing import MixedFeed, divided
 from torchloupe.sources.transforms import (
     Flow,
     Look,
     Stage,
     StepFailed,
+    described,
     model_transform,
     named_transform,
     run,
@@ -45,7 +49,7 @@ def feeds(
     transform, model: steps to take after the source's own. data: a folder of pictures in the place of a config's own.
     Errors: BadInput, MissingPackage, each in one line.
     """
-    from torchloupe.sources.pipelines import PipelineFeed, config_stages
+    from torchloupe.sources.pipelines import PipelineFeed, config_mixers, config_stages
 
     steps: list[Stage] = []
     if transform:
@@ -53,20 +57,23 @@ def feeds(
     if model:
         steps += config_stages(model, changes or {}) if model.endswith(".py") else model_transform(model)
     kind, rest, query = spec(source)
-    if kind == "folder":
-        return [FolderFeed(rest, steps)]
-    if kind == "torch":
-        return [TorchFeed(source, rest, query, steps)]
-    if not Path(source).exists():
-        raise BadInput(f"{source}: neither a config file, a folder of configs, nor folder:PATH or torch:module:factory")
+    if kind in ("folder", "torch"):
+        single, mixers = divided(steps)
+        feed: Feed = FolderFeed(rest, single) if kind == "folder" else torch_feed(source, rest, query, single)
+        return [MixedFeed(feed, mixers) if mixers else feed]
+    source = located(source, "folder:PATH or torch:module:factory")
     if steps:
         raise BadInput("--transform and --model are for folder: and torch: sources; a config has its own pipeline")
     paths, found = expand(source), []
     last: LoupeError | None = None
     for path in paths:
         try:
-            kind_of = _yaml_feed if path.endswith((".yaml", ".yml")) else PipelineFeed
-            found.append(kind_of(path, phase, changes or {}, data))
+            if path.endswith((".yaml", ".yml")):
+                found.append(_yaml_feed(path, phase, changes or {}, data))
+                continue
+            feed = PipelineFeed(path, phase, changes or {}, data)
+            mixers = config_mixers(path, changes or {}) if phase == "train" else []
+            found.append(MixedFeed(feed, mixers) if mixers else feed)
             continue
         except LoupeError as error:
             last = error
@@ -135,29 +142,56 @@ class FolderFeed:
         return Sample(index, str(inside), label, tuple(log))
 
 
-class TorchFeed:
-    """`torch:module:factory?...`: any torch Dataset. Its own `transform` is watched step by step while it runs."""
+def torch_feed(source: str, rest: str, query: Mapping[str, Any], steps: Sequence[Stage]) -> Feed:
+    """`torch:module:factory?...`: any torch Dataset, with items or as a stream.
 
-    def __init__(self, source: str, rest: str, query: Mapping[str, Any], steps: Sequence[Stage]) -> None:
-        made = imported(rest, "torch:")
-        if not callable(made) and not hasattr(made, "__getitem__"):
-            raise BadInput(f"{source}: expected a data set or a factory of one, found {type(made).__name__}")
-        try:
-            self.dataset = made(**query) if inspect.isclass(made) or not hasattr(made, "__getitem__") else made
-        except LoupeError:
-            raise
-        except Exception as error:
-            raise BadInput(f"{source}: the factory failed: {one_line(error)}") from error
-        if not hasattr(self.dataset, "__getitem__") or not hasattr(self.dataset, "__len__"):
-            found = type(self.dataset).__name__
-            raise BadInput(f"{source}: expected a data set with a length and items, the factory gave {found}")
-        if len(self.dataset) == 0:
-            raise BadInput(f"{source}: the data set is empty")
-        self.name, self.steps = rest.rpartition(":")[2], list(steps)
-        self.classes = _attribute(self.dataset, "classes")
+    Errors: BadInput for anything else, and for an empty data set.
+    """
+    made = imported(rest, "torch:")
+    ready = hasattr(made, "__getitem__") or hasattr(made, "__iter__")
+    if not callable(made) and not ready:
+        raise BadInput(f"{source}: expected a data set or a factory of one, found {type(made).__name__}")
+    try:
+        dataset = made(**query) if inspect.isclass(made) or not ready else made
+    except LoupeError:
+        raise
+    except Exception as error:
+        raise BadInput(f"{source}: the factory failed: {one_line(error)}") from error
+    found = type(dataset).__name__
+    if hasattr(dataset, "batch_sampler"):
+        raise BadInput(f"{source}: the factory gave a {found}, whose samples are batches; let it give the data set")
+    import torch
+
+    stream = isinstance(dataset, torch.utils.data.IterableDataset)
+    items = not stream and hasattr(dataset, "__getitem__") and _length(dataset) is not None
+    if not items and not hasattr(dataset, "__iter__"):
+        raise BadInput(f"{source}: expected a data set with a length and items, the factory gave {found}")
+    if _length(dataset) == 0:
+        raise BadInput(f"{source}: the data set is empty")
+    return (TorchFeed if items else StreamFeed)(dataset, rest.rpartition(":")[2], steps)
+
+
+def _length(dataset: Any) -> int | None:
+    """The length of a data set; None where it has none (torch's IterableDataset raises, or lacks the method)."""
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError, AttributeError):
+        return None
+
+
+class TorchFeed:
+    """A torch Dataset with items. Its own `transform` is watched step by step while it runs."""
+
+    def __init__(self, dataset: Any, name: str, steps: Sequence[Stage]) -> None:
+        self.dataset, self.name, self.steps = dataset, name, list(steps)
+        self.classes = _classes(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def item(self, index: int) -> Any:
+        """What the data set gives."""
+        return self.dataset[index]
 
     def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
         """Raises BadSample where the data set or a step raises."""
@@ -165,20 +199,23 @@ class TorchFeed:
         with seeded(seed):
             try:
                 with recording(self.dataset, log) as looks:
-                    item = self.dataset[index]
+                    item = self.item(index)
             except StepFailed as error:
                 raise BadSample(index, name, f"step {error.step}", error.message) from error
+            except Exhausted:
+                raise
             except Exception as error:
                 raise BadSample(index, name, "load", one_line(error)) from error
             image, target = _divided(item)
             look = looks[-1] if looks else Look()
             pictures = look.pictures(image)
             if not pictures:
-                found = sorted(item) if isinstance(item, Mapping) else type(item).__name__
+                held = _fields(item)
+                found = described(item) if held is None else ", ".join(f"{k}: {described(v)}" for k, v in held.items())
                 raise BadSample(index, name, "item", f"holds no picture: {found}")
             marks, label = _truth(target, self.classes)
             if not log:
-                log.append(Step("item", pictures, "", marks))
+                log.append(Step("item", pictures, look.stretched(image), marks))
             else:
                 last = log[-1]
                 same = bool(unchanged(last.pictures, pictures, ""))
@@ -193,6 +230,39 @@ class TorchFeed:
                 except StepFailed as error:
                     raise BadSample(index, name, f"step {error.step}", error.message) from error
         return Sample(index, name, label, tuple(log if whole else log[:1]))
+
+
+class StreamFeed(TorchFeed):
+    """An IterableDataset, read in order. A sample asked for again comes from a further pass through the stream."""
+
+    def __init__(self, dataset: Any, name: str, steps: Sequence[Stage]) -> None:
+        super().__init__(dataset, name, steps)
+        self.passes: list[Iterator[Any]] = []
+        self.places: list[int] = []
+        self.turn = -1, -1
+
+    def __len__(self) -> int:
+        """The length that the stream tells, else one that no stream reaches."""
+        return _length(self.dataset) or sys.maxsize
+
+    def item(self, index: int) -> Any:
+        """The item of that number. Errors: Exhausted after the last one."""
+        number, time = self.turn
+        time = time + 1 if number == index else 0
+        self.turn = index, time
+        if time == len(self.passes):
+            self.passes.append(iter(self.dataset))
+            self.places.append(0)
+        if index < self.places[time]:
+            self.passes[time], self.places[time] = iter(self.dataset), 0
+        while True:
+            try:
+                item = next(self.passes[time])
+            except StopIteration:
+                raise Exhausted from None
+            self.places[time] += 1
+            if self.places[time] == index + 1:
+                return item
 
 
 @contextmanager
@@ -268,15 +338,30 @@ class Recorder:
 
 # --- what a sample holds ---------------------------------------------------------------------------------------------
 
-IMAGE_KEYS = ("image", "img", "pixel_values", "inputs", "input", "x")
-LABEL_KEYS = ("label", "labels", "target", "class", "gt_label", "y")
+IMAGE_KEYS = ("image", "img", "pixel_values", "inputs", "input", "x", "picture", "jpg", "png")
+LABEL_KEYS = ("label", "labels", "target", "class", "gt_label", "y", "fine_label", "cls")
+
+
+def _fields(item: Any) -> dict[str, Any] | None:
+    """The named values of a mapping, a dataclass, a named tuple or a plain object that has a picture; None else."""
+    if isinstance(item, Mapping):
+        return dict(item)
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return {one.name: getattr(item, one.name) for one in dataclasses.fields(item)}
+    if isinstance(item, tuple) and hasattr(item, "_fields"):
+        return dict(zip(item._fields, item, strict=True))
+    return dict(vars(item)) if any(key in getattr(item, "__dict__", {}) for key in IMAGE_KEYS) else None
 
 
 def _divided(item: Any) -> tuple[Any, Any]:
     """(picture, the rest) of what a data set gives: a tuple, a mapping, or the picture alone."""
-    if isinstance(item, Mapping):
-        key = next((key for key in IMAGE_KEYS if key in item), None)
-        return (None if key is None else item[key]), {k: v for k, v in item.items() if k != key}
+    held = _fields(item)
+    if held is not None:
+        key = next((key for key in IMAGE_KEYS if key in held), None)
+        if key is None:
+            # Under a name of its own: the first value that is a picture.
+            key = next((key for key, value in held.items() if Look().pictures(value)), None)
+        return (None if key is None else held[key]), {k: v for k, v in held.items() if k != key}
     if isinstance(item, (tuple, list)) and item:
         return item[0], item[1] if len(item) == 2 else item[1:]
     return item, None
@@ -348,8 +433,16 @@ def _name(label: Any, classes: Any) -> str:
     return str(label) if isinstance(label, (int, float, str, np.number)) else ""
 
 
-def _attribute(dataset: Any, name: str) -> Any:
-    return next((getattr(home, name) for home in _homes(dataset) if getattr(home, name, None) is not None), None)
+def _classes(dataset: Any) -> Any:
+    """Names of the classes: torchvision's `classes`, or those of a label's feature in Hugging Face's data sets."""
+    for home in _homes(dataset):
+        if getattr(home, "classes", None) is not None:
+            return home.classes
+        features = getattr(home, "features", None)
+        for key in LABEL_KEYS:
+            if isinstance(features, Mapping) and getattr(features.get(key), "names", None):
+                return features[key].names
+    return None
 
 
 def _file_name(dataset: Any, index: int) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,14 @@ import numpy as np
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.browse import BadSample, Marks, Sample, Step, told
 from torchloupe.sources.configs import missing, one_line, openmmlab_config, openmmlab_scope
+from torchloupe.sources.mixing import Mixer, Noted
 from torchloupe.sources.transforms import Flow, Look, Stage, described, parameters, seeded, unchanged, watched
 
+# As many samples as steps that keep earlier ones need to mix.
+CACHED = 8
 # What steps note down of themselves that is worth telling; the rest of a sample is paths, sizes and data.
 NOTED = ("flip", "flip_direction", "scale", "scale_factor", "pad_size_divisor", "crop_quadruple", "bbox_rotation",
-         "swap", "mix_results", "brightness", "angle")  # fmt: skip
+         "swap", "brightness", "angle")  # fmt: skip
 
 
 class PipelineFeed:
@@ -38,53 +44,138 @@ class PipelineFeed:
         if data is not None:
             written = _other_data(path, written, data)
         self.key = repr(written)
-        with openmmlab_scope(path, self.config) as self.scope:
+        self.kept: list[Any] = []
+        with openmmlab_scope(path, self.config, ("datasets",)):
             from mmengine.registry import DATASETS
 
             try:
-                self.dataset = DATASETS.build(written)
-                self.dataset.full_init()
+                # pycocotools tells what it reads.
+                with redirect_stdout(StringIO()):
+                    self.dataset = DATASETS.build(written)
+                    self.dataset.full_init()
             except ImportError as error:
                 raise missing(path, error) from error
             except Exception as error:
                 raise BadInput(f"{path}: the {phase} data set cannot be built: {one_line(error)}") from error
         if len(self.dataset) == 0:
             raise BadInput(f"{path}: the {phase} data set is empty")
-        self.look = Look(bgr=_bgr(self.config))
+        loaded = any(type(step).__name__.startswith("LoadImage") for step in _steps(self.dataset))
+        self.look = Look(bgr=_bgr(self.config, loaded))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
         """Raises BadSample with the step's name where a step of the pipeline raises."""
-        home, place = _resolved(self.dataset, index)
+        run = _Run(index, whole)
+        with openmmlab_scope(self.path, self.config):
+            self._fill_caches(run)
+            with seeded(seed):
+                run.through(self.dataset, index, self.look)
+        if not any(step.pictures for step in run.log):
+            raise BadSample(index, run.name, "pipeline", "no step gives a picture")
+        return Sample(index, run.name, run.label, tuple(run.log))
+
+    def _fill_caches(self, run: _Run) -> None:
+        """Steps that keep earlier samples to mix them in (CachedMosaic, CachedMixUp) start from the same ones each time."""
+        caching = [step for step in _steps(self.dataset) if hasattr(step, "results_cache")]
+        if caching and not self.kept and run.whole:
+            with seeded(0):
+                for k in range(min(len(self.dataset), CACHED)):
+                    _Run(k, True).through(self.dataset, k, self.look)
+            self.kept = [copy.deepcopy(step.results_cache) for step in caching]
+        for step, kept in zip(caching, self.kept, strict=False):
+            step.results_cache = copy.deepcopy(kept)
+
+
+@dataclass
+class _Run:
+    """One sample on its way through a data set and those that it wraps."""
+
+    index: int
+    whole: bool
+    name: str = ""
+    label: str = ""
+    log: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or str(self.index)
+
+    def through(self, dataset: Any, index: int, look: Look) -> tuple[Any, Look]:
+        """What the data set gives for a number, and its look; every step is logged. Errors: BadSample."""
+        if isinstance(getattr(dataset, "pipeline", None), list):
+            return self._mixture(dataset, index, look)
+        home, place = _resolved(dataset, index)
+        if home is not dataset:
+            return self.through(home, place, look)
         info = home.get_data_info(place)
-        name = Path(
-            str(info.get("img_path") or info.get("img", {}) if isinstance(info.get("img_path"), str) else index)
-        ).name
+        file = info.get("img_path") or info.get("img")
+        self.name = Path(file).name if isinstance(file, str) else str(self.index)
         classes = (home.metainfo or {}).get("classes")
-        log: list[Step] = []
-        with openmmlab_scope(self.path, self.config), seeded(seed):
-            results, look = info, self.look
-            if "img" in info:
-                log.append(Step("load", look.pictures(info["img"]), "", _marks(info, classes)))
-            for transform in getattr(home.pipeline, "transforms", []):
-                title = type(transform).__name__
-                # The original's boxes and masks are loaded by a step of their own.
-                if not whole and not title.startswith("Load") and any(step.pictures for step in log):
-                    break
-                try:
-                    results, look, step = _taken(transform, title, results, look, log, classes)
-                except LoupeError:
-                    raise
-                except Exception as error:
-                    raise BadSample(index, name, f"step {title}", one_line(error)) from error
-                log.append(step)
-                if results is None:
-                    raise BadSample(index, name, f"step {title}", "gave the sample up (the training takes another one)")
-        if not any(step.pictures for step in log):
-            raise BadSample(index, name, "pipeline", "no step gives a picture")
-        return Sample(index, name, _label(info, classes), tuple(log))
+        self.label = _label(info, classes)
+        if "img" in info:
+            self.log.append(Step("load", look.pictures(info["img"]), "", _marks(info, classes)))
+        results: Any = info
+        for transform in getattr(home.pipeline, "transforms", []):
+            if self._enough(transform):
+                break
+            results, look = self._step(transform, results, look, classes)
+        return results, look
+
+    def _mixture(self, dataset: Any, index: int, look: Look) -> tuple[Any, Look]:
+        """mmdet's MultiImageMixDataset: steps that ask for further samples get them, and these are shown."""
+        start = look
+        results, look = self.through(dataset.dataset, index, start)
+        classes = (dataset.metainfo or {}).get("classes")
+        for transform in dataset.pipeline:
+            if self._enough(transform):
+                break
+            if hasattr(transform, "get_indexes"):
+                found = transform.get_indexes(dataset.dataset)
+                numbers = [int(k) for k in (found if isinstance(found, (list, tuple)) else [found])]
+                others = [_Run(self.index, True) for _ in numbers]
+                results["mix_results"] = [
+                    other.through(dataset.dataset, k, start)[0] for other, k in zip(others, numbers, strict=True)
+                ]
+                lasts = [(other.name, step) for other in others for step in other.log[-1:] if step.pictures]
+                self.log.append(
+                    Step(
+                        f"for {type(transform).__name__}",
+                        tuple(step.pictures[0] for _, step in lasts),
+                        ", ".join(name for name, _ in lasts),
+                        each=tuple(step.known(0) for _, step in lasts),
+                    )
+                )
+            results, look = self._step(transform, results, look, classes)
+            results.pop("mix_results", None)
+        return results, look
+
+    def _enough(self, transform: Any) -> bool:
+        # The original's boxes and masks are loaded by a step of their own.
+        loads = type(transform).__name__.startswith("Load")
+        return not self.whole and not loads and any(step.pictures for step in self.log)
+
+    def _step(self, transform: Any, results: Any, look: Look, classes: Any) -> tuple[Any, Look]:
+        title = type(transform).__name__
+        try:
+            results, look, step = _taken(transform, title, results, look, self.log, classes)
+        except LoupeError:
+            raise
+        except Exception as error:
+            raise BadSample(self.index, self.name, f"step {title}", one_line(error)) from error
+        self.log.append(step)
+        if results is None:
+            message = "gave the sample up (the training takes another one)"
+            raise BadSample(self.index, self.name, f"step {title}", message)
+        return results, look
+
+
+def _steps(dataset: Any) -> list[Any]:
+    """The steps of a data set and of those that it wraps."""
+    own = getattr(dataset, "pipeline", None)
+    steps = list(own if isinstance(own, list) else getattr(own, "transforms", None) or ())
+    inner = [dataset.dataset] if hasattr(dataset, "dataset") else list(getattr(dataset, "datasets", ()))
+    return [*(step for one in inner for step in _steps(one)), *steps]
 
 
 def _taken(
@@ -115,13 +206,10 @@ def _differs(one: Any, other: Any) -> bool:
     return one is not None and not (type(one) is type(other) and np.array_equal(np.asarray(one), np.asarray(other)))
 
 
-def _bgr(config: Any) -> bool:
-    """Whether pictures flow as BGR: the preprocessor that turns them to RGB says so; else mmcv's loader decides."""
+def _bgr(config: Any, loaded: bool) -> bool:
+    """Whether pictures flow as BGR: mmcv's loaders give them so; of pictures in memory the preprocessor tells."""
     said = config.get("data_preprocessor") or (config.get("model") or {}).get("data_preprocessor") or {}
-    for key in ("to_rgb", "bgr_to_rgb"):
-        if key in said:
-            return bool(said[key])
-    return True
+    return loaded or bool(next((said[key] for key in ("to_rgb", "bgr_to_rgb") if key in said), True))
 
 
 def _resolved(dataset: Any, index: int) -> tuple[Any, int]:
@@ -153,6 +241,29 @@ def _other_data(path: str, written: Any, data: str) -> dict[str, Any]:
             "pipeline": pipeline}  # fmt: skip
 
 
+def config_mixers(path: str, changes: Mapping[str, Any]) -> list[Mixer]:
+    """The batch augmentations with which an mmpretrain config trains: Mixup, CutMix, ResizeMix, one of them for a batch."""
+    config = openmmlab_config(path, changes)
+    model = config.get("model") or {}
+    written = (model.get("train_cfg") or {}).get("augments") and model["train_cfg"]
+    for place in (model.get("data_preprocessor"), config.get("data_preprocessor")):
+        written = written or (place or {}).get("batch_augments")
+    if not written or config.get("default_scope") != "mmpretrain":
+        return []
+    settings = dict(written) if isinstance(written, Mapping) else {"augments": written}
+    with openmmlab_scope(path, config):
+        from mmpretrain.models.utils.batch_augments import RandomBatchAugment
+
+        try:
+            choice = RandomBatchAugment(**copy.deepcopy(settings))
+        except Exception as error:
+            raise BadInput(f"{path}: the batch augmentations cannot be built: {one_line(error)}") from error
+    log: list[str] = []
+    choice.augments = [None if one is None else Noted(one, log) for one in choice.augments]
+    names = [type(one.operator).__name__ for one in choice.augments if one is not None]
+    return [Mixer(" or ".join(names), choice, hot=True, log=log)]
+
+
 def _label(info: Mapping[str, Any], classes: Any) -> str:
     from torchloupe.sources.datasets import _name
 
@@ -167,7 +278,9 @@ def _marks(results: Mapping[str, Any], classes: Any) -> Marks:
     if boxes is not None:
         boxes = np.asarray(_cpu(getattr(boxes, "tensor", boxes)), dtype=float).reshape(-1, 4)
     elif results.get("bbox") is not None and "keypoints" in results and "transformed_keypoints" not in results:
-        boxes = np.asarray(results["bbox"], dtype=float).reshape(-1, 4)
+        boxes = np.asarray(results["bbox"], dtype=float)
+        # mmpose turns the four corners (n, 4, 2) of a box along with a picture that holds several people.
+        boxes = np.concatenate([boxes.min(1), boxes.max(1)], 1) if boxes.ndim == 3 else boxes.reshape(-1, 4)
     labels = results.get("gt_bboxes_labels")
     names = tuple(_name(one, classes) for one in np.asarray(labels).tolist()) if labels is not None else ()
     points = next((results[key] for key in ("transformed_keypoints", "keypoints", "gt_keypoints")
@@ -200,7 +313,7 @@ def config_stages(path: str, changes: Mapping[str, Any]) -> list[Stage]:
     pipeline = (loader or {}).get("dataset", {}).get("pipeline") or config.get("test_pipeline")
     if not pipeline:
         raise BadInput(f"{path}: has no test pipeline")
-    bgr = _bgr(config)
+    bgr = _bgr(config, any("LoadImage" in str(one["type"]) for one in pipeline))
     with openmmlab_scope(path, config):
         from mmengine.registry import TRANSFORMS
 

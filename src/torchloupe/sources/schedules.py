@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import bisect
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
 from torchloupe.methods.schedule import Mark, Plan, Ticker, Unit
 from torchloupe.sources.configs import (
     expand,
     imported,
+    located,
     merged,
     one_line,
     openmmlab_config,
@@ -24,6 +31,8 @@ from torchloupe.sources.configs import (
 )
 
 MOST_MARKS = 24
+Rate = Callable[[int, float], float]
+TIMM = ("cosine", "tanh", "step", "multistep", "plateau", "poly", "none")
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,7 @@ def schedules(source: str, training: Training = Training()) -> list[Plan]:
             raise MissingPackage(f"{source}: {one_line(error)}") from error
         except Exception as error:
             raise BadInput(f"{source}: {one_line(error)}") from error
-    if not Path(source).exists():
-        raise BadInput(f"{source}: neither a config file, a folder of configs nor a spec ({', '.join(makers)}:...)")
+    source = located(source, f"a spec ({', '.join(f'{key}:...' for key in makers)})")
     plans, paths = [], expand(source)
     for path in paths:
         try:
@@ -97,8 +105,6 @@ def _length(name: str, query: dict[str, Any], training: Training) -> tuple[int, 
     for key, value in (("epochs", epochs), ("iters", iters), ("batch_size", batch_size)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise BadInput(f"{name}: {key}={value}: expected a positive number")
-    if training.dataset_size and batch_size is None:
-        raise BadInput(f"{name}: --dataset-size needs the batch size; add batch_size=N to the spec")
     per_epoch = training.per_epoch(batch_size) if batch_size else None
     if iters is not None:
         return iters, "iter", per_epoch, per or "iter"
@@ -189,6 +195,8 @@ def _timm(name: str, rest: str, query: dict[str, Any], training: Training) -> Pl
     for key in query:
         if key not in known:
             raise BadInput(f"{name}: timm's create_scheduler_v2 has no {key}.{nearest(key, known)}")
+    if rest not in TIMM:
+        raise BadInput(f"{name}: timm has no scheduler {rest}.{nearest(rest, TIMM)} It has {', '.join(TIMM)}")
     if rest == "plateau":
         raise BadInput(f"{name}: plateau follows a metric, which is known only while training")
     by_update = per == "iter" or query.get("step_on_epochs") is False
@@ -229,7 +237,11 @@ def _transformers(name: str, rest: str, query: dict[str, Any], training: Trainin
     query.setdefault("opt", "AdamW")
     query.setdefault("lr", 5e-5)
     optimizer = _optimizer(name, query)
-    scheduler = get_scheduler(rest, optimizer, steps, length, scheduler_specific_kwargs=query or None)
+    try:
+        scheduler = get_scheduler(rest, optimizer, steps, length, scheduler_specific_kwargs=query or None)
+    except (TypeError, ValueError) as error:
+        hint = "what a scheduler needs goes into the spec, such as &min_lr=1e-6 or &num_decay_steps=100"
+        raise BadInput(f"{name}: {one_line(error)}; {hint}") from error
     return Plan(name, optimizer, (Ticker(lambda done: scheduler.step(), per),), length, unit, per_epoch)
 
 
@@ -419,7 +431,9 @@ def _iters_per_epoch(path: str, loader: Any, training: Training, needed: bool, b
     size = training.dataset_size
     if size is None:
         try:
-            size = len(DATASETS.build(loader["dataset"]))
+            # pycocotools tells what it reads.
+            with redirect_stdout(StringIO()):
+                size = len(DATASETS.build(loader["dataset"]))
         except Exception as error:
             message = f"{path}: the training set cannot be built ({one_line(error)}); give --dataset-size N"
             raise BadInput(message) from error
@@ -449,8 +463,11 @@ def _built_optimizer(path: str, config: Any, training: Training, per_epoch: int 
 
     wrapper = copy.deepcopy(dict(config.optim_wrapper))
     kind = (wrapper.get("optimizer") or {}).get("type")
-    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-        raise BadInput(f"{path}: no optimizer {kind}.{nearest(kind, OPTIMIZERS.module_dict)}")
+    with OPTIMIZERS.switch_scope_and_registry(None) as own:
+        if isinstance(kind, str) and own.get(kind) is None:
+            raise BadInput(
+                f"{path}: no optimizer {kind}.{nearest(kind, {**OPTIMIZERS.module_dict, **own.module_dict})}"
+            )
     if str(wrapper.get("type", "")).startswith(("Amp", "Apex")):
         # Mixed precision does not change a schedule, and its wrapper asks for a GPU.
         wrapper = {
@@ -462,7 +479,8 @@ def _built_optimizer(path: str, config: Any, training: Training, per_epoch: int 
         try:
             module = _module(config.model)
         except Exception as error:
-            message = f"{path}: parameter groups are left out, for the model cannot be built ({one_line(error)})"
+            said = str(error) if isinstance(error, BadInput) else one_line(error)
+            message = f"{path}: parameter groups are left out, for the model cannot be built ({said})"
             warnings.warn(message, LoupeWarning, stacklevel=2)
             wrapper.pop("paramwise_cfg", None)
             wrapper.pop("constructor", None)
@@ -480,17 +498,30 @@ def _built_optimizer(path: str, config: Any, training: Training, per_epoch: int 
 
 
 def _module(model: Any) -> Any:
-    """The model without memory for its weights where it can be built so (no value is asked while building)."""
+    """The model without memory for its weights where it can be built so (no value is asked while building).
+
+    Weights that it would load while it is built, from a file or from the net, are not loaded but an error.
+    """
     import torch
     from mmengine.registry import MODELS
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    def refused(filename: Any, *_: Any, **__: Any) -> Any:
+        raise BadInput(f"it asks for the weights {filename}")
 
     # Found first: what the package does on import wants real tensors.
     MODELS.get(model["type"])
+    loads = vars(CheckpointLoader)["load_checkpoint"]
+    CheckpointLoader.load_checkpoint = staticmethod(refused)
     try:
         with torch.device("meta"):
             return _quietly(MODELS.build, model)
+    except BadInput:
+        raise
     except Exception:
         return _quietly(MODELS.build, model)
+    finally:
+        CheckpointLoader.load_checkpoint = loads
 
 
 def _one_of_each(optimizer: Any) -> list[tuple[int, str]]:
@@ -544,12 +575,14 @@ def _quietly(build: Callable[..., Any], *arguments: Any) -> Any:
         logger.setLevel(level)
 
 
-# The policies of mmcv 1's LrUpdaterHook as mmengine schedulers of the same values, for `length` epochs or iterations.
-def _policy(path: str, config: Mapping[str, Any], length: int, base: float) -> dict[str, Any] | None:
+# The policies of mmcv 1's LrUpdaterHook, for `length` epochs or iterations: mmengine's schedulers of the same values, or
+# the hook's rate of t and of a group's own rate, for torch's LambdaLR.
+def _policy(path: str, config: Mapping[str, Any], length: int, base: float) -> dict[str, Any] | Rate:
     policy = str(config.get("policy", "")).lower()
-    low = config.get("min_lr", 0) if config.get("min_lr_ratio") is None else config["min_lr_ratio"] * base
+    low = config.get("min_lr") or 0
+    low = low if config.get("min_lr_ratio") is None else config["min_lr_ratio"] * base
     if policy == "fixed":
-        return None
+        return lambda _t, rate: rate
     if policy == "step":
         step, gamma = config["step"], config.get("gamma", 0.1)
         if isinstance(step, int):
@@ -557,28 +590,86 @@ def _policy(path: str, config: Mapping[str, Any], length: int, base: float) -> d
         return {"type": "MultiStepLR", "milestones": list(step), "gamma": gamma}
     if policy == "exp":
         return {"type": "ExponentialLR", "gamma": config["gamma"]}
+    if policy == "inv":
+        gamma, power = config["gamma"], config.get("power", 1.0)
+        return lambda t, rate: rate * (1 + gamma * t) ** -power
     if policy == "poly":
         # mmengine's PolyLR reaches its end one step before `end`.
         return {"type": "PolyLR", "power": config.get("power", 1.0), "eta_min": low, "end": length + 1}
     if policy == "cosineannealing":
         return {"type": "CosineAnnealingLR", "T_max": length, "eta_min": low}
+    if policy == "flatcosineannealing":
+        start = round(length * config.get("start_percent", 0.75))
+        return {"type": "CosineAnnealingLR", "begin": start, "T_max": length - start, "eta_min": low}
+    if policy == "linearannealing":
+        return {"type": "PolyLR", "power": 1.0, "eta_min": low, "end": length + 1}
     if policy == "cosinerestart":
-        return {"type": "CosineRestartLR", "periods": list(config["periods"]), "eta_min": low,
-                "restart_weights": list(config.get("restart_weights", [1.0]))}  # fmt: skip
-    known = "fixed, step, exp, poly, CosineAnnealing, CosineRestart"
-    raise BadInput(f"{path}: lr_config policy {config.get('policy')} is not supported; expected one of {known}")
+        return _restarts(config)
+    if policy == "onecycle":
+        words = ("pct_start", "anneal_strategy", "div_factor", "final_div_factor", "three_phase")
+        return {"type": "OneCycleLR", "eta_max": config["max_lr"], "total_steps": config.get("total_steps") or length,
+                **{key: config[key] for key in words if key in config}}  # fmt: skip
+    if policy == "cyclic":
+        return _cyclic(config, length)
+    known = (*("fixed", "step", "exp", "inv", "poly", "CosineAnnealing", "FlatCosineAnnealing", "LinearAnnealing"),
+             *("CosineRestart", "OneCycle", "cyclic"))  # fmt: skip
+    text = f"{path}: lr_config policy {config.get('policy')} is not known.{nearest(policy, known)}"
+    raise BadInput(f"{text} Policies: {', '.join(known)}")
+
+
+def _restarts(config: Mapping[str, Any]) -> Rate:
+    """A half cosine in each period, from a weight of the rate down to the least."""
+    ends = np.cumsum(config["periods"]).tolist()
+    weights = config.get("restart_weights", [1.0] * len(ends))
+
+    def rate_of(t: int, rate: float) -> float:
+        k = min(bisect.bisect_right(ends, t), len(ends) - 1)
+        share = min((t - (ends[k] - config["periods"][k])) / config["periods"][k], 1)
+        least = config.get("min_lr") or 0
+        low = least if config.get("min_lr_ratio") is None else config["min_lr_ratio"] * rate
+        return low + weights[k] * (rate - low) * (1 + math.cos(math.pi * share)) / 2
+
+    return rate_of
+
+
+def _cyclic(config: Mapping[str, Any], length: int) -> Rate:
+    """Up to target_ratio[0] times the rate and down to target_ratio[1], cyclic_times; later peaks lower by gamma."""
+    ratio = config.get("target_ratio", (10, 1e-4))
+    top, end = ratio if isinstance(ratio, (list, tuple)) else (ratio, ratio / 1e5)
+    cycle = length // int(config.get("cyclic_times", 1))
+    rise = int(config.get("step_ratio_up", 0.4) * cycle)
+    gamma, straight = config.get("gamma", 1), config.get("anneal_strategy", "cos") == "linear"
+
+    def rate_of(t: int, rate: float) -> float:
+        peak = 1 + gamma ** (t // cycle) * (top - 1)
+        t %= cycle
+        first, last, share = (1, peak, t / rise) if t < rise else (peak, end, (t - rise) / (cycle - rise))
+        return rate * (first + (last - first) * (share if straight else (1 - math.cos(math.pi * share)) / 2))
+
+    return rate_of
+
+
+# Policies that go by iteration whatever by_epoch says.
+BY_ITERATION = ("cyclic", "onecycle")
 
 
 def _old_style(path: str, config: Any, training: Training) -> Plan:
-    """lr_config of mmcv 1: the regular rate times a warm-up factor, each from its own stepped mmengine scheduler."""
-    from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
+    """lr_config of mmcv 1: the regular rate times a warm-up factor, each from its own stepped scheduler."""
+    import copy
+
+    import torch
+    from mmengine.registry import PARAM_SCHEDULERS
 
     policy, runner = config.lr_config, config.get("runner") or {}
     max_epochs, max_iters = runner.get("max_epochs", config.get("total_epochs")), runner.get("max_iters")
     if max_epochs is None and max_iters is None:
         raise BadInput(f"{path}: the config has lr_config but neither runner.max_epochs nor runner.max_iters")
+    if config.get("momentum_config"):
+        warnings.warn(
+            f"{path}: momentum_config is left out; the momentum is that of the start", LoupeWarning, stacklevel=2
+        )
     by_epoch = max_epochs is not None and max_iters is None
-    stepwise = policy.get("by_epoch", True)
+    stepwise = policy.get("by_epoch", True) and str(policy.get("policy", "")).lower() not in BY_ITERATION
     warm = policy.get("warmup")
     data = dict(config.get("data") or {})
     loader = {"batch_size": data.get("samples_per_gpu"), "dataset": data.get("train")}
@@ -588,25 +679,29 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
     length = int(max_epochs * (per_epoch or 1) if by_epoch else max_iters or 0)
     steps = max_epochs if by_epoch and stepwise else math.ceil(length / (per_epoch or 1)) if stepwise else length
 
-    told = {key: value for key, value in config.optimizer.items() if key not in ("paramwise_cfg", "constructor")}
-    optimizer, regular = (OPTIMIZERS.build({**told, "params": _parameters()}) for _ in range(2))
-    base = float(regular.param_groups[0]["lr"])
-    factor = _sgd_of_one()
+    told = dict(config.optimizer)
+    base = float(told["lr"])
+    wrapper: dict[str, Any] = {key: told.pop(key) for key in ("paramwise_cfg", "constructor") if key in told}
+    config.optim_wrapper = {"type": "OptimWrapper", "optimizer": told, **wrapper}
+    optimizer, names = _built_optimizer(path, config, training, per_epoch)
+    regular, factor = copy.deepcopy(optimizer), _sgd_of_one()
     tickers: list[Ticker] = []
     marks: list[Mark] = []
     per: Unit = "epoch" if stepwise else "iter"
     scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
 
-    def scheduled(target: Any, written: dict[str, Any], per: Unit, until: int) -> None:
-        scheduler = PARAM_SCHEDULERS.build(
-            {"end": until, **written, "by_epoch": per == "epoch"}, default_args={"optimizer": target}
-        )
-        tickers.append(Ticker(lambda done: scheduler.step(), per, until + 1))
+    def scheduled(target: Any, written: dict[str, Any] | Rate, per: Unit, until: int) -> None:
+        if callable(written):
+            factors = [partial(_share, written, group["lr"]) for group in target.param_groups]
+            scheduler: Any = torch.optim.lr_scheduler.LambdaLR(target, factors)
+        else:
+            scheduler = PARAM_SCHEDULERS.build(
+                {"end": until, **written, "by_epoch": per == "epoch"}, default_args={"optimizer": target}
+            )
+        tickers.append(Ticker(_stepper(scheduler), per, until + 1))
         marks.extend(Mark(at * scale, "milestone") for at in getattr(scheduler, "milestones", ()))
 
-    written = _policy(path, policy, steps, base)
-    if written:
-        scheduled(regular, written, per, steps)
+    scheduled(regular, _policy(path, policy, steps, base), per, steps)
     if warm:
         count, ratio = int(policy.get("warmup_iters", 0)), float(policy.get("warmup_ratio", 0.1))
         if policy.get("warmup_by_epoch"):
@@ -621,10 +716,11 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
         if warm == "exp":
             factor.param_groups[0]["lr"] = ratio
         scheduled(factor, {**kinds[warm], "end": count + 1}, "iter", count + 1)
+    least = (policy.get("min_lr") or 0) if str(policy.get("policy")).lower() == "step" else 0
 
     def combine(_done: int = 0) -> None:
         for group, plain in zip(optimizer.param_groups, regular.param_groups, strict=True):
-            group["lr"] = plain["lr"] * factor.param_groups[0]["lr"]
+            group["lr"] = max(plain["lr"], least) * factor.param_groups[0]["lr"]
 
     combine()
     # The product follows whatever moved; by iteration only while the warm-up moves.
@@ -632,8 +728,11 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
     if last:
         tickers.append(Ticker(combine, "iter", last))
     tickers.append(Ticker(combine, "epoch" if unit == "epoch" or per_epoch else "iter"))
-    names = _group_names(optimizer.param_groups)
     return Plan(_stem(path), optimizer, tuple(tickers), length, unit, per_epoch, names, _few(marks, length))
+
+
+def _share(rate_of: Rate, rate: float, t: int) -> float:
+    return rate_of(t, rate) / rate if rate else 0.0
 
 
 def _sgd_of_one() -> Any:

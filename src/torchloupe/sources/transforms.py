@@ -17,6 +17,8 @@ from torchloupe.sources.configs import imported, one_line
 
 # What the drawing methods of transforms are called: torchvision v2 (new, old) and v1.
 DRAWING = ("make_params", "_get_params", "get_params")
+# What albumentations notes down of a step beside what it drew.
+QUIET = ("seed", "interpolation", "mask_interpolation", "fill", "fill_mask", "border_mode")
 
 
 class StepFailed(Exception):
@@ -52,6 +54,9 @@ class Look:
             value = value.detach().cpu().numpy()
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "uifb" or not value.size:
             return ()
+        if value.ndim == 4 and value.shape[0] in (1, 3) and not {1, 3, 4} & {value.shape[1], value.shape[3]}:
+            # Videos as (c, t, h, w).
+            value = value.swapaxes(0, 1)
         if value.ndim == 4 and len(value) <= 64:
             return self.pictures(list(value))
         if value.ndim == 3 and value.shape[-1] not in (1, 3, 4) and value.shape[0] in (1, 3, 4):
@@ -62,17 +67,36 @@ class Look:
             return ()
         return (self._shown(value),)
 
+    def _strange(self, low: float, high: float) -> bool:
+        """Whether nobody told how to undo what was done to these numbers: they are below zero or of no known range."""
+        return not self.undo and (low < -1e-3 or high > 65535)
+
+    def stretched(self, value: Any) -> str:
+        """What to tell of numbers that are shown from their least to their greatest; '' for others."""
+        array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
+            return ""
+        finite = array[np.isfinite(array)]
+        if len(finite) < array.size:
+            return f"{array.size - len(finite)} values are NaN or infinite"
+        low, high = float(finite.min()), float(finite.max())
+        return f"shown from {low:.3g} to {high:.3g}" if self._strange(low, high) else ""
+
     def _shown(self, value: np.ndarray) -> np.ndarray:
         if value.dtype != np.uint8:
             value = value.astype(np.float64)
             for mean, std in reversed(self.undo):
                 value = value * std + mean
-            # Pixels are 0..1 or 0..255; normalised ones say which by their mean and std.
-            if not self.undo:
-                unit = value.max() <= 1.0 + 1e-6
+            value = np.nan_to_num(value, posinf=0, neginf=0)
+            low, high = float(value.min()), float(value.max())
+            # Pixels are 0..1, 0..255 or 0..65535; normalised ones say which by their mean and std.
+            if self.undo:
+                level = 1.0 if all(np.max(std) <= 2.0 for _, std in self.undo) else 255.0
+            elif self._strange(low, high):
+                value, level = value - low, max(high - low, 1e-12)
             else:
-                unit = all(np.max(std) <= 2.0 for _, std in self.undo)
-            value = (np.nan_to_num(value) * (255.0 if unit else 1.0)).round().clip(0, 255).astype(np.uint8)
+                level = 1.0 if high <= 1.0 + 1e-6 else 255.0 if high <= 255 else 65535.0
+            value = (value * (255.0 / level)).round().clip(0, 255).astype(np.uint8)
         if value.shape[-1] == 1:
             return np.repeat(value, 3, -1)
         value = value[..., :3]
@@ -176,15 +200,19 @@ class Stage:
     owner: Any = None
 
 
+def homes(transform: Any) -> list[str]:
+    """The modules that a transform's class and the classes before it come from, its own first."""
+    return [home.__module__ for home in type(transform).__mro__]
+
+
 def kind(transform: Any) -> str:
     """'albumentations', 'kornia', 'v2' or 'plain': which conventions a transform follows."""
-    homes = [home.__module__ for home in type(transform).__mro__]
     for name, start in (
         ("albumentations", "albumentations"),
         ("kornia", "kornia"),
         ("v2", "torchvision.transforms.v2"),
     ):
-        if any(home == start or home.startswith(start + ".") for home in homes):
+        if any(home == start or home.startswith(start + ".") for home in homes(transform)):
             return name
     return "plain"
 
@@ -287,12 +315,15 @@ def _albumentations(transform: Any, whole: Any = None) -> Stage:
             masks = masks if marks.masks.ndim == 3 else masks[0]
         boxes = np.asarray(out["bboxes"], float).reshape(-1, 4) if marks.boxes is not None else None
         names = tuple(marks.names[k] for k in kept) if marks.names else ()
+        many = len(out["applied_transforms"]) > 1
         applied = {
-            name if len(out["applied_transforms"]) > 1 else "": values for name, values in out["applied_transforms"]
+            name if many or name != type(transform).__name__ else "": {
+                k: v for k, v in values.items() if k not in QUIET
+            }
+            for name, values in out["applied_transforms"]
         }
-        return Flow(out["image"], Marks(boxes, names, keypoints, masks)), parameters(
-            applied
-        ) if applied else "not applied"
+        text = (parameters(applied) or "applied") if applied else "not applied"
+        return Flow(out["image"], Marks(boxes, names, keypoints, masks)), text
 
     return Stage(type(transform).__name__, run, transform)
 
@@ -380,11 +411,13 @@ def run(steps: Sequence[Stage], flow: Flow, look: Look, log: list[Step]) -> Flow
 def unchanged(before: Sequence[np.ndarray], after: Sequence[np.ndarray], text: str) -> str:
     """The text, with 'unchanged' where a step left every pixel as it was."""
     same = len(before) == len(after) > 0 and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-    return (f"{text}, unchanged" if text else "unchanged") if same else text
+    return (f"{text}, unchanged" if text not in ("", "applied") else "unchanged") if same else text
 
 
 def described(value: Any) -> str:
-    """A value that is no picture, in a few words: its type and shape."""
+    """A value that is no picture, in a few words: its type and shape, or those of its parts."""
+    if isinstance(value, (tuple, list)) and 0 < len(value) <= 6:
+        return f"{type(value).__name__} of {', '.join(map(described, value))}"
     shape = getattr(value, "shape", None)
     return f"{type(value).__name__}{'' if shape is None else ' ' + 'x'.join(map(str, shape))}"
 
