@@ -42,7 +42,7 @@ def blurred(x: Tensor, sigma: float | Tensor, taps: int = 31) -> Tensor:
         raise BadInput(f"a blur of {taps} taps needs pictures of more than {reach} pixels, found {h} x {w}")
     sigmas = torch.as_tensor(sigma, dtype=torch.float64).expand(n)
     line = kernel(sigmas, taps).to(x).repeat_interleave(c, 0)
-    wide = F.pad(x, (reach, reach, reach, reach), mode="reflect").view(1, n * c, h + 2 * reach, w + 2 * reach)
+    wide = F.pad(x, (reach, reach, reach, reach), mode="reflect").reshape(1, n * c, h + 2 * reach, w + 2 * reach)
     down = F.conv2d(wide, line.view(n * c, 1, taps, 1), groups=n * c)
     return F.conv2d(down, line.view(n * c, 1, 1, taps), groups=n * c).view(n, c, h, w)
 
