@@ -18,8 +18,17 @@ from torchloupe import sources
 from torchloupe.axes import resize
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods import indices, keypoints
-from torchloupe.methods.blur import Curve, along, blur, blur_curve, blurred, scouted, straight_curve
-from torchloupe.methods.path import Path as Walk
+from torchloupe.methods.blur import (
+    Curve,
+    along,
+    blur,
+    blur_curve,
+    blurred,
+    evenly,
+    gauss_legendre,
+    scouted,
+    straight_curve,
+)
 from torchloupe.methods.poseig import poseig
 from torchloupe.methods.registry import named
 from torchloupe.probe import INPUT, Batch, Probe, Subject, restored
@@ -48,6 +57,7 @@ from torchloupe.targets.pose import Joints, exchanged, merge_mirrored, peaks, pr
 Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
 BASELINES = ("black", "white", "mean", "blur")
+PLACES = ("scouted", "even", "midpoint", "gauss-legendre")
 
 
 @dataclass(frozen=True)
@@ -264,7 +274,9 @@ class Attribution:
 
     method: "poseig", or the name of a method. layers: for methods that look at layers.
     score: your own (output, batch) -> scores (n, j), in place of the exponential of the distance.
-    path: "blur" or "straight" (from `baseline`: black, white, mean or blur). places: "scouted" or "even".
+    path: "blur" or "straight" (from `baseline`: black, white, mean or blur). places, of the gradients on the path:
+    "scouted", dense where the scores change; "even", sigma falling as (1 - a)^2 at even a; "midpoint" or "gauss-legendre",
+    sigma falling evenly as in the template. On a straight path even and midpoint are one.
     reference: as PoseIG's template: 50 even left-hand steps of the linear blur path, every joint, absolute values over
     their maximum.
     """
@@ -290,7 +302,7 @@ class Attribution:
         for value, known, name in (
             (self.path, ("blur", "straight"), "--path"),
             (self.baseline, BASELINES, "--baseline"),
-            (self.places, ("scouted", "even"), "--places"),
+            (self.places, PLACES, "--places"),
         ):
             if value not in known:
                 raise BadInput(f"{name} is one of {', '.join(known)}, found {value!r}")
@@ -314,21 +326,21 @@ class Attribution:
             at_size = torch.stack([resize(maps, batch.size) for maps in found.maps.values()]).sum(0)
             return replace(found, maps={INPUT: at_size})
         _, batch = probe.ask(batch)
-        walk = blur(self.sigma, self.taps, "left", bend=1) if self.reference else self._walk(probe, batch, crop)
         options: dict[str, Any] = {"noise": self.noise, "power": self.power, "seed": self.seed}
         if self.reference:
+            walk = blur(self.sigma, self.taps, "left", bend=1)
             return poseig(probe, batch, path=walk, steps=50, **options)
-        return poseig(probe, batch, path=walk, steps=self.steps, tolerance=self.tolerance, most=self.most, **options)
-
-    def _walk(self, probe: Probe, batch: Batch, crop: Crop) -> Walk:
+        options |= {"steps": self.steps, "tolerance": self.tolerance, "most": self.most}
         curve = self._curve(crop)
-        if self.places == "scouted":
-            return scouted(curve, probe, batch)
-        return along(curve, lambda count: torch.linspace(0, 1, count, dtype=torch.float64)[:, None])
+        if self.places == "gauss-legendre":
+            first = partial(_first, curve)
+            return poseig(probe, batch, path=gauss_legendre(curve), start=first, **options)
+        walk = scouted(curve, probe, batch) if self.places == "scouted" else along(curve, evenly)
+        return poseig(probe, batch, path=walk, **options)
 
     def _curve(self, crop: Crop) -> Curve:
         if self.path == "blur":
-            return blur_curve(self.sigma, self.taps, bend=2.0)
+            return blur_curve(self.sigma, self.taps, bend=2.0 if self.places in ("scouted", "even") else 1.0)
         if self.baseline == "blur":
             return straight_curve(partial(blurred, sigma=self.sigma, taps=self.taps))
         if self.baseline == "mean":
@@ -336,6 +348,10 @@ class Attribution:
         value = 0.0 if self.baseline == "black" else 1.0
         colour = (value - torch.tensor(crop.mean)) / torch.tensor(crop.std)
         return straight_curve(colour.view(1, 3, 1, 1))
+
+
+def _first(curve: Curve, x: Tensor) -> Tensor:
+    return curve(x, torch.zeros(len(x), dtype=torch.float64))
 
 
 def expected_bytes(study: Study, ids: Sequence[str], reference: bool, precision: str = "float16") -> int:

@@ -125,7 +125,9 @@ class How:
         layers: Layers for methods that look at layers. Default: the last before the heatmaps.
         path: blur, or straight from a baseline.
         baseline: Where the straight path starts: black, white, mean (of each colour) or blur.
-        places: Where on the path gradients are taken: scouted (dense where the scores change) or even.
+        places: Where on the path gradients are taken: scouted (dense where the scores change); even (sigma falls
+            quadratically, so that more lie where it is small); midpoint or gauss-legendre (sigma falls evenly, as in the
+            template).
         steps: Gradients a joint.
         tolerance: Double the steps until every completeness residual is at most this.
         most: Steps to stop at.
@@ -141,7 +143,7 @@ class How:
     layers: Annotated[list[str] | None, Several] = None
     path: Literal["blur", "straight"] = "blur"
     baseline: Literal["black", "white", "mean", "blur"] = "black"
-    places: Literal["scouted", "even"] = "scouted"
+    places: Literal["scouted", "even", "midpoint", "gauss-legendre"] = "scouted"
     steps: int = 16
     tolerance: float | None = None
     most: int = 256
