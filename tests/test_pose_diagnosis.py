@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from torchloupe import diagnosis
@@ -318,6 +319,26 @@ def test_the_report_and_the_pictures(done: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert main(["pose", "draw", str(done), "--sample", "2", "--joint", "left_wrst"]) == 2
     assert "Did you mean left_wrist" in capsys.readouterr().err
+
+
+def test_a_run_is_drawn_again_without_the_model(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = Stream(done, "ig").read("2")
+    name = pose_report.Run(done).names()[int(kept["joints"][0])]
+    one = [str(done / "ig" / "2.npz"), "--save", str(tmp_path / "one"), "--target", name, "--resize", "2"]
+    assert main(["draw", *one, "--cmap", "viridis", "--opacity", "1"]) == 0
+    (path,) = (tmp_path / "one").iterdir()
+    assert str(path) in capsys.readouterr().out
+    made = np.asarray(Image.open(path).convert("RGB"))
+    assert made.shape == (256, 192, 3)
+    assert (
+        main(["draw", str(done), "--save", str(tmp_path / "all"), "--compare", "--dpi", "40", "--format", "pdf"]) == 0
+    )
+    assert len(list((tmp_path / "all").glob("*.pdf"))) == 6
+    capsys.readouterr()
+    assert main(["draw", str(done / "ig" / "2.npz"), "--target", "left_knees"]) == 2
+    assert "left_knee" in capsys.readouterr().err
+    assert main(["draw", str(done / "epe" / "2.npz"), "--save", str(tmp_path / "bones")]) == 0
+    assert [path.name for path in (tmp_path / "bones").iterdir()] == ["2_skeleton.png"]
 
 
 def test_two_runs_are_compared_on_their_common_samples(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.errors import BadInput
-from torchloupe.methods.blur import Curve, blur, blur_curve, blurred, kernel, scouted, straight_curve
-from torchloupe.methods.path import Path, integrated_gradients, straight
+from torchloupe.methods.blur import Curve, blur, blur_curve, blurred, gauss_legendre, kernel, scouted, straight_curve
+from torchloupe.methods.path import Path, integrated_gradients, quadrature, straight
 from torchloupe.methods.poseig import poseig
 from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.targets.pose import Joints, joint_index, merge_mirrored, peaks, soft_argmax
@@ -307,3 +307,39 @@ def test_the_flip_test_of_a_symmetric_network_changes_nothing() -> None:
     shifted = merge_mirrored(heatmaps, seen_in_mirror, [(1, 2)], shift=True)
     assert torch.allclose(shifted[..., 1:], (heatmaps[..., 1:] + heatmaps[..., :-1]) / 2)
     assert torch.allclose(shifted[..., 0], heatmaps[..., 0])
+
+
+def test_gauss_legendre_takes_the_exact_derivative_of_the_curve() -> None:
+    x = batch().x
+    for curve in (blur_curve(9.0, 15), straight_curve(lambda x: blurred(x, 9.0))):
+        for (point, step), node, weight in zip(
+            gauss_legendre(curve)(x, 4), *quadrature(4, "gauss-legendre"), strict=True
+        ):
+            at = torch.full((N,), node, dtype=torch.float64)
+            assert torch.allclose(point, curve(x, at))
+            slope = (curve(x, at + 1e-6) - curve(x, at - 1e-6)) / 2e-6
+            assert torch.allclose(step, weight * slope, atol=1e-7)
+    # on a straight line steps are exact, and a network that is linear has no residual with one point
+    linear = Probe(subject(nn.Conv2d(3, J, 1).double()), (INPUT,), Joints(score=height))
+    curve = straight_curve(0.0)
+    one = poseig(linear, batch(), path=gauss_legendre(curve), start=torch.zeros_like, steps=1)
+    assert one.notes["completeness_residual"].abs().max() < 1e-9
+
+
+def height(output: Tensor, _: Batch) -> Tensor:
+    return output[:, :, 3, 4]
+
+
+def test_the_residual_of_gauss_legendre_is_taken_at_the_path_s_own_start() -> None:
+    probe, seen = Probe(subject(), (INPUT,), Joints()), batch()
+    curve = blur_curve()
+    found = poseig(probe, seen, path=gauss_legendre(curve), start=lambda x: blurred(x, 19.0), steps=48)
+    end, start = probe.ask(seen)[0].value, probe.ask(seen.at(blurred(seen.x, 19.0)))[0].value
+    gap = found[INPUT].sum((-3, -2, -1)) - (end - start)
+    assert torch.allclose(found.notes["completeness_residual"], gap)
+    assert gap.abs().max() < 0.05
+
+
+def test_a_picture_of_another_memory_format_is_blurred_alike() -> None:
+    x = batch().x
+    assert torch.allclose(blurred(x.to(memory_format=torch.channels_last), 3.0), blurred(x, 3.0))

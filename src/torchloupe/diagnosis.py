@@ -18,8 +18,17 @@ from torchloupe import sources
 from torchloupe.axes import resize
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods import indices, keypoints
-from torchloupe.methods.blur import Curve, along, blur, blur_curve, blurred, scouted, straight_curve
-from torchloupe.methods.path import Path as Walk
+from torchloupe.methods.blur import (
+    Curve,
+    along,
+    blur,
+    blur_curve,
+    blurred,
+    evenly,
+    gauss_legendre,
+    scouted,
+    straight_curve,
+)
 from torchloupe.methods.poseig import poseig
 from torchloupe.methods.registry import named
 from torchloupe.probe import INPUT, Batch, Probe, Subject, restored
@@ -27,6 +36,7 @@ from torchloupe.results import Maps
 from torchloupe.runner import Stream, Summary, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import Experiment, described
+from torchloupe.sources.mmpose import Decode, estimator
 from torchloupe.sources.poses import (
     Crop,
     Person,
@@ -42,11 +52,29 @@ from torchloupe.sources.poses import (
     read,
 )
 from torchloupe.sources.safe import sha256
-from torchloupe.targets.pose import Joints, merge_mirrored, peaks, predicted, true
+from torchloupe.targets.pose import Joints, exchanged, merge_mirrored, peaks, predicted, true
 
 Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
 BASELINES = ("black", "white", "mean", "blur")
+PLACES = ("scouted", "even", "midpoint", "gauss-legendre")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How joints are read from the output for PCK and AP, where soft-argmax coordinates would not be what is published.
+
+    flip: average with the mirrored picture; shift: move the mirrored heatmaps by a pixel; quarter: move peaks a quarter
+    pixel towards the higher neighbour. visible, limit: least confidence that counts for the score of a pose, and OKS above
+    which a pose is suppressed. decode: the model's own way instead of peaks.
+    """
+
+    flip: bool = False
+    shift: bool = False
+    quarter: bool = True
+    visible: float = 0.2
+    limit: float = 0.9
+    decode: Decode | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +91,7 @@ class Study:
     crop: Crop
     coordinates: Coordinates = "input"
     facts: Mapping[str, Any] = field(default_factory=dict)
+    reading: Reading = Reading()
 
     def record(self) -> dict[str, Any]:
         """What every result of this study says about itself."""
@@ -104,29 +133,48 @@ def study(
     """
     if (config is None) == (model is None):
         raise BadInput("give either a config (--cfg) or a model (--model)")
-    options = options or Options()
+    options, reading = options or Options(), Reading()
+    split, threshold = "val2017", 0.0
     if config is not None:
         subject = described(config, replace(options, spec=f"hrnet:{config.source}"))
         crop = Crop(config.image_size, config.heatmap_size, config["MODEL.SIGMA"], config["DATASET.COLOR_RGB"])
-        kind = kind or config["DATASET.DATASET"]
+        test = config["TEST"]
+        reading = Reading(
+            *(test[key] for key in ("FLIP_TEST", "SHIFT_HEATMAP", "POST_PROCESS", "IN_VIS_THRE", "OKS_THRE"))
+        )
+        kind, split, threshold = (
+            kind or config["DATASET.DATASET"],
+            config["DATASET.TEST_SET"],
+            test["IMAGE_THRE"],
+        )
         data = data or config["DATASET.ROOT"] or None
-        if not config["TEST.USE_GT_BBOX"]:
-            detections = detections or config["TEST.COCO_BBOX_FILE"] or None
+        if not test["USE_GT_BBOX"]:
+            detections = detections or test["COCO_BBOX_FILE"] or None
+    elif isinstance(model, str) and model.startswith("mmpose:"):
+        if coordinates != "input":
+            raise BadInput(
+                f"--coordinates {coordinates}: coordinates of mmpose's heads are read in pixels of the input"
+            )
+        found = estimator(model.partition(":")[2], options)
+        subject, crop = found.subject, found.crop
+        reading = Reading(flip=found.flip, decode=found.decode)
+        data, annotations = (
+            (data, annotations) if data else (found.root or None, annotations or found.annotations or None)
+        )
     else:
         crop = crop or Crop()
         subject = open_subject(model, replace(options, size=options.size or crop.size[::-1]))
         crop = _with_heatmap(subject, crop)
     if data is None:
         raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
-    split = config["DATASET.TEST_SET"] if config is not None else "val2017"
-    people = _people(kind or "coco", data, split, annotations, detections, crop, config)
+    people = _people(kind or "coco", data, split, annotations, detections, crop, threshold)
     facts = {
         "model": subject.spec if config is None else config["MODEL.NAME"],
         "weights_sha256": _state_sha256(subject.module),
         "joints": len(people.skeleton.joints),
         "detections_sha256": sha256(detections) if detections and kind != "mpii" else "",
     }
-    return Study(subject, people, crop, coordinates, facts)
+    return Study(subject, people, crop, coordinates, facts, reading)
 
 
 def open_subject(model: str | nn.Module | None, options: Options) -> Subject:
@@ -150,7 +198,7 @@ def _people(
     annotations: str | Path | None,
     detections: str | Path | None,
     crop: Crop,
-    config: Experiment | None,
+    threshold: float,
 ) -> PoseData:
     if kind not in ("coco", "mpii", "rhd"):
         raise BadInput(f"data set {kind!r}: known are coco, mpii and rhd")
@@ -161,7 +209,6 @@ def _people(
         raise BadInput(
             f"{detections}: no such detections file; for annotated boxes put TEST.USE_GT_BBOX True behind the command"
         )
-    threshold = config["TEST.IMAGE_THRE"] if config is not None else 0.0
     return coco(path, folder, crop, detections=detections, threshold=threshold)
 
 
@@ -227,7 +274,9 @@ class Attribution:
 
     method: "poseig", or the name of a method. layers: for methods that look at layers.
     score: your own (output, batch) -> scores (n, j), in place of the exponential of the distance.
-    path: "blur" or "straight" (from `baseline`: black, white, mean or blur). places: "scouted" or "even".
+    path: "blur" or "straight" (from `baseline`: black, white, mean or blur). places, of the gradients on the path:
+    "scouted", dense where the scores change; "even", sigma falling as (1 - a)^2 at even a; "midpoint" or "gauss-legendre",
+    sigma falling evenly as in the template. On a straight path even and midpoint are one.
     reference: as PoseIG's template: 50 even left-hand steps of the linear blur path, every joint, absolute values over
     their maximum.
     """
@@ -253,7 +302,7 @@ class Attribution:
         for value, known, name in (
             (self.path, ("blur", "straight"), "--path"),
             (self.baseline, BASELINES, "--baseline"),
-            (self.places, ("scouted", "even"), "--places"),
+            (self.places, PLACES, "--places"),
         ):
             if value not in known:
                 raise BadInput(f"{name} is one of {', '.join(known)}, found {value!r}")
@@ -277,21 +326,21 @@ class Attribution:
             at_size = torch.stack([resize(maps, batch.size) for maps in found.maps.values()]).sum(0)
             return replace(found, maps={INPUT: at_size})
         _, batch = probe.ask(batch)
-        walk = blur(self.sigma, self.taps, "left", bend=1) if self.reference else self._walk(probe, batch, crop)
         options: dict[str, Any] = {"noise": self.noise, "power": self.power, "seed": self.seed}
         if self.reference:
+            walk = blur(self.sigma, self.taps, "left", bend=1)
             return poseig(probe, batch, path=walk, steps=50, **options)
-        return poseig(probe, batch, path=walk, steps=self.steps, tolerance=self.tolerance, most=self.most, **options)
-
-    def _walk(self, probe: Probe, batch: Batch, crop: Crop) -> Walk:
+        options |= {"steps": self.steps, "tolerance": self.tolerance, "most": self.most}
         curve = self._curve(crop)
-        if self.places == "scouted":
-            return scouted(curve, probe, batch)
-        return along(curve, lambda count: torch.linspace(0, 1, count, dtype=torch.float64)[:, None])
+        if self.places == "gauss-legendre":
+            first = partial(_first, curve)
+            return poseig(probe, batch, path=gauss_legendre(curve), start=first, **options)
+        walk = scouted(curve, probe, batch) if self.places == "scouted" else along(curve, evenly)
+        return poseig(probe, batch, path=walk, **options)
 
     def _curve(self, crop: Crop) -> Curve:
         if self.path == "blur":
-            return blur_curve(self.sigma, self.taps, bend=2.0)
+            return blur_curve(self.sigma, self.taps, bend=2.0 if self.places in ("scouted", "even") else 1.0)
         if self.baseline == "blur":
             return straight_curve(partial(blurred, sigma=self.sigma, taps=self.taps))
         if self.baseline == "mean":
@@ -299,6 +348,10 @@ class Attribution:
         value = 0.0 if self.baseline == "black" else 1.0
         colour = (value - torch.tensor(crop.mean)) / torch.tensor(crop.std)
         return straight_curve(colour.view(1, 3, 1, 1))
+
+
+def _first(curve: Curve, x: Tensor) -> Tensor:
+    return curve(x, torch.zeros(len(x), dtype=torch.float64))
 
 
 def expected_bytes(study: Study, ids: Sequence[str], reference: bool, precision: str = "float16") -> int:
@@ -455,7 +508,7 @@ def outputs(subject: Subject, batch: Batch) -> Tensor:
 def in_input_pixels(points: Tensor, study: Study, is_heatmap: bool) -> Tensor:
     """Coordinates as the model gives them -> pixels of the input; camera coordinates stay what they are."""
     if is_heatmap:
-        return points * (torch.tensor(study.crop.size) / torch.tensor(study.crop.heatmap))
+        return points * torch.from_numpy(study.crop.stride).to(points)
     return points * torch.tensor(study.crop.size) if study.coordinates == "unit" else points
 
 
@@ -464,22 +517,20 @@ def errors(
     ids: Sequence[str],
     root: Path,
     *,
-    flip: bool = False,
-    shift: bool = False,
-    quarter: bool = True,
+    flip: bool | None = None,
     batch: int = 8,
     strict: bool = False,
 ) -> Summary:
-    """Predictions and end-point errors of the samples into `root`, streaming."""
+    """Predictions and end-point errors of the samples into `root`, streaming. flip: otherwise than study.reading says."""
+    how = study.reading if flip is None else replace(study.reading, flip=flip)
     stream = Stream(root, "epe")
-    stream.open({**study.record(), "flip": flip, "shift": shift, "quarter": quarter})
-    work = partial(_measured, study, flip, shift, quarter)
+    decoded = "codec" if how.decode else "peaks"
+    stream.open({**study.record(), "flip": how.flip, "shift": how.shift, "quarter": how.quarter, "decoded": decoded})
+    work = partial(_measured, study, how)
     return run(stream, ids, work, batch=batch, strict=strict, title="errors")
 
 
-def _measured(
-    study: Study, flip: bool, shift: bool, quarter: bool, ids: Sequence[str]
-) -> Iterator[tuple[str, Mapping[str, Array] | LoupeError]]:
+def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Array] | LoupeError]]:
     loaded, broken = load(study, ids)
     yield from broken.items()
     if loaded is None:
@@ -488,24 +539,19 @@ def _measured(
     try:
         plain = outputs(study.subject, batch)
         is_heatmap = plain.ndim == 4
-        merged = plain
-        if flip and is_heatmap:
-            mirrored = outputs(study.subject, batch.at(batch.x.flip(-1)))
-            merged = merge_mirrored(plain, mirrored, study.data.skeleton.pairs, shift)
         points = in_input_pixels(predicted(plain), study, is_heatmap)
         truth = in_input_pixels(true(plain, batch), study, is_heatmap)
+        at, height = _decoded(study, how, batch, plain, points)
     except LoupeError as error:
         yield from ((id, error) for id in batch.ids)
         return
     finite = points.isfinite().all(-1).all(-1)
-    at, height = peaks(merged, quarter) if is_heatmap else (points, torch.ones(points.shape[:2]))
     for row, id in enumerate(batch.ids):
         if not finite[row]:
             yield id, BadInput("the model's output is not finite (NaN or infinite); check the weights")
             continue
         person, sample = loaded.people[row], loaded.samples[row]
-        size = study.crop.heatmap if is_heatmap else study.crop.size
-        back = inverse(affine(person.centre, person.extent, size))
+        back = inverse(affine(person.centre, person.extent, study.crop.size))
         flat = points.shape[-1] == 2
         yield (
             id,
@@ -527,6 +573,20 @@ def _measured(
         )
 
 
+def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints (n, j, 2 or 3) in pixels of the input, as published evaluations read them, and confidences (n, j)."""
+    pairs = study.data.skeleton.pairs
+    if how.decode is not None:
+        return how.decode(batch, exchanged(pairs, plain.shape[1]) if how.flip else None)
+    if plain.ndim != 4:
+        return points, torch.ones(points.shape[:2])
+    merged = plain
+    if how.flip:
+        merged = merge_mirrored(plain, outputs(study.subject, batch.at(batch.x.flip(-1))), pairs, how.shift)
+    at, height = peaks(merged, how.quarter)
+    return at * (torch.tensor(study.crop.size) / torch.tensor(study.crop.heatmap)), height
+
+
 def table(stream: Stream, names: Sequence[str], ids: Sequence[str] | None = None) -> dict[str, Array]:
     """Arrays of the same name over samples, stacked: name -> (n, ...)."""
     found = [stream.read(id) for id in (stream.done() if ids is None else ids)]
@@ -541,9 +601,7 @@ def means(values: Array) -> tuple[Array, float]:
     return by_joint, float(total.sum() / count.sum()) if count.sum() else float("nan")
 
 
-def average_precision(
-    study: Study, root: Path, category: int = 1, visible: float = 0.2, limit: float = 0.9
-) -> dict[str, float]:
+def average_precision(study: Study, root: Path, category: int = 1) -> dict[str, float]:
     """COCO's figures for the stored predictions of a run, over the people that were asked about."""
     import json
 
@@ -564,6 +622,7 @@ def average_precision(
             }
         )
     sigmas = np.array(study.data.skeleton.sigmas)
+    visible, limit = study.reading.visible, study.reading.limit
     results = keypoints.coco_results(entries, sigmas, visible=visible, limit=limit, category=category)
     return keypoints.average_precision(content, results, asked, sigmas)
 

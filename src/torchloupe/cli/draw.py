@@ -16,13 +16,15 @@ KINDS: dict[str, str] = {
     "curves": "torchloupe.render.curves:redraw",
     "census": "torchloupe.render.samples:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
+    "pose maps": "torchloupe.render.pose_report:redraw",
+    "pose joints": "torchloupe.render.pose_report:redraw_joints",
 }
 """Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
 
 POINTS = ("projection", "features", "points")
 """Kinds that are drawn as points."""
 
-SIGNS: dict[str, str] = {"feats": "points"}
+SIGNS: dict[str, str] = {"feats": "points", "RI": "pose maps", "decoded": "pose joints"}
 """An array that tells the kind of an npz file that has no record beside it."""
 
 FEATURES = ("feature maps", "difference", "cka")
@@ -92,7 +94,8 @@ def found(names: list[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            some = sorted(path.glob("*.npz"))
+            # a run of `loupe pose` keeps its samples one folder below
+            some = sorted(path.glob("*.npz")) or sorted(path.glob("ig/*.npz")) or sorted(path.glob("epe/*.npz"))
             if not some:
                 raise BadInput(f"{name}: no result (.npz) in this folder")
         elif glob.has_magic(name) and not path.exists():

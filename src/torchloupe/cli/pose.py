@@ -23,9 +23,10 @@ class Subjects:
     """The model and the data.
 
     Attributes:
-        cfg: An experiment file (YAML) of Pose ResNet or HRNet.
+        cfg: An experiment file (YAML) of Pose ResNet or HRNet, or a config file (.py) of mmpose, which runs as code.
         weights: Its checkpoint, read without running code. Default: TEST.MODEL_FILE of the config.
-        model: Any model instead of a config: torch:package.module:factory, transformers:FOLDER, hrnet:CONFIG.yaml ...
+        model: Any model instead of a config: torch:package.module:factory, transformers:FOLDER, mmpose:CONFIG.py or the name
+            of one that mmpose is installed with, hrnet:CONFIG.yaml ...
         data: Root of the data set, or its annotation file. Default: DATASET.ROOT of the config.
         annotations: The annotation file, where it does not lie in its usual place.
         detections: A JSON of detected boxes to crop by instead of the annotated ones.
@@ -56,19 +57,29 @@ class Subjects:
         from torchloupe.diagnosis import study
         from torchloupe.errors import BadInput
         from torchloupe.sources.assemble import Options
+        from torchloupe.sources.configs import literal
         from torchloupe.sources.hrnet import experiment
         from torchloupe.sources.poses import Crop
 
-        if overrides and self.cfg is None:
+        python = self.cfg is not None and self.cfg.suffix == ".py"
+        model = f"mmpose:{self.cfg}" if python and self.model is None else self.model
+        changes = {}
+        if (model or "").startswith("mmpose:"):
+            if len(overrides) % 2:
+                raise BadInput(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no value")
+            changes = {key: literal(value) for key, value in zip(overrides[::2], overrides[1::2], strict=True)}
+        elif overrides and self.cfg is None:
             raise BadInput(f"{overrides[0]}: KEY VALUE pairs are laid over a config, and --cfg was not given")
         size = tuple(self.input_size or (192, 256))
         if len(size) != 2:
             raise BadInput(f"--input-size is a width and a height, found {list(size)}")
         found = study(
-            config=None if self.cfg is None else experiment(self.cfg, overrides),
-            model=self.model,
+            config=None if self.cfg is None or python else experiment(self.cfg, overrides),
+            model=model,
             data=self.data,
-            options=Options(weights=self.weights, device=self.device, unsafe_load=self.unsafe_load),
+            options=Options(
+                weights=self.weights, device=self.device, unsafe_load=self.unsafe_load, cfg_options=changes
+            ),
             annotations=self.annotations,
             detections=self.detections,
             kind=self.kind,
@@ -114,7 +125,9 @@ class How:
         layers: Layers for methods that look at layers. Default: the last before the heatmaps.
         path: blur, or straight from a baseline.
         baseline: Where the straight path starts: black, white, mean (of each colour) or blur.
-        places: Where on the path gradients are taken: scouted (dense where the scores change) or even.
+        places: Where on the path gradients are taken: scouted (dense where the scores change); even (sigma falls
+            quadratically, so that more lie where it is small); midpoint or gauss-legendre (sigma falls evenly, as in the
+            template).
         steps: Gradients a joint.
         tolerance: Double the steps until every completeness residual is at most this.
         most: Steps to stop at.
@@ -130,7 +143,7 @@ class How:
     layers: Annotated[list[str] | None, Several] = None
     path: Literal["blur", "straight"] = "blur"
     baseline: Literal["black", "white", "mean", "blur"] = "black"
-    places: Literal["scouted", "even"] = "scouted"
+    places: Literal["scouted", "even", "midpoint", "gauss-legendre"] = "scouted"
     steps: int = 16
     tolerance: float | None = None
     most: int = 256
@@ -262,7 +275,7 @@ def epe(
     Args:
         overrides: KEY VALUE pairs laid over the config, such as TEST.FLIP_TEST False.
         output: Folder of the run.
-        flip: Average peaks with those of the mirrored picture. Default: TEST.FLIP_TEST of the config, or no.
+        flip: Average with the mirrored picture. Default: as the config says (TEST.FLIP_TEST, test_cfg.flip_test), or no.
         subjects: Model and data.
         choice: Samples.
     """
@@ -272,21 +285,10 @@ def epe(
     from torchloupe.errors import MissingPackage
     from torchloupe.render.pose_report import columns
     from torchloupe.runner import whole
-    from torchloupe.sources.hrnet import experiment
 
     study = subjects.study(overrides)
-    config = experiment(subjects.cfg, overrides) if subjects.cfg is not None else None
-    mirrored = flip if flip is not None else config is not None and config["TEST.FLIP_TEST"]
-    done = diagnosis.errors(
-        study,
-        choice.of(study),
-        output,
-        flip=mirrored,
-        shift=config is not None and config["TEST.SHIFT_HEATMAP"],
-        quarter=config is None or config["TEST.POST_PROCESS"],
-        batch=choice.batch or 8,
-        strict=choice.strict,
-    )
+    ids = choice.of(study)
+    done = diagnosis.errors(study, ids, output, flip=flip, batch=choice.batch or 8, strict=choice.strict)
     _say(done, output)
     names, by_joint, overall = columns(output)
     content: dict[str, Any] = {
@@ -296,9 +298,8 @@ def epe(
     }
     _print_columns(output, ("EPE", "PCK"))
     if study.data.skeleton.sigmas and study.coordinates != "camera":
-        visible, limit = (0.2, 0.9) if config is None else (config["TEST.IN_VIS_THRE"], config["TEST.OKS_THRE"])
         try:
-            content["coco"] = diagnosis.average_precision(study, output, visible=visible, limit=limit)
+            content["coco"] = diagnosis.average_precision(study, output)
             print("  ".join(f"{name} {value:.3f}" for name, value in content["coco"].items()))
         except MissingPackage as error:
             print(f"no AP: {error}")

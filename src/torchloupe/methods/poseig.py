@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ def poseig(
     batch: Batch,
     *,
     path: Path | None = None,
+    start: Callable[[Tensor], Tensor] | None = None,
     steps: int = 16,
     tolerance: float | None = None,
     most: int = 256,
@@ -31,6 +32,7 @@ def poseig(
 
     -> INPUT -> (k, n, 1, h, w), signed, not normalised. Each of `steps` points costs one forward, and one backward a
     question; memory holds one map a question (three for a power above 1), however many steps there are.
+    start: the first point of a path whose steps do not sum to x - start exactly, as those of Gauss-Legendre.
     tolerance: double the steps until every residual is at most this, or `most` steps are reached.
     noise: standard deviation of normal noise on the path, as a share of the input's range, sample by sample.
     notes, each (k, n): completeness_residual = sum(M with power 1) - (Y(x) - Y(start)); steps; nan_gradients,
@@ -46,7 +48,7 @@ def poseig(
     scores, batch = probe.ask(batch)
     walk = path or scouted(blur_curve(), probe, batch)
     while True:
-        found, residual, broken = _integral(probe, batch, walk, steps, scores.value, noise, power, seed)
+        found, residual, broken = _integral(probe, batch, walk, start, steps, scores.value, noise, power, seed)
         reached = tolerance is None or float(residual.abs().max()) <= tolerance
         if reached or steps * 2 > most:
             break
@@ -60,7 +62,15 @@ def poseig(
 
 
 def _integral(
-    probe: Probe, batch: Batch, walk: Path, steps: int, at_end: Tensor, noise: float, power: int, seed: int
+    probe: Probe,
+    batch: Batch,
+    walk: Path,
+    first: Callable[[Tensor], Tensor] | None,
+    steps: int,
+    at_end: Tensor,
+    noise: float,
+    power: int,
+    seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(maps (k, n, h, w), residuals (k, n), counts of values that are not finite (k, n))."""
     x = batch.x.detach()
@@ -77,13 +87,14 @@ def _integral(
             if noise:
                 point = point + spread * torch.randn(x.shape, generator=generator).to(x)
             for row, grad in enumerate(_gradients(probe, batch, point)):
-                part = grad * step
+                part = (grad * step).sum(1) if power == 1 else grad * step
                 # one sum tells whether any of the values is not finite, which is rare
                 if not part.sum().isfinite():
                     broken[row] += (~grad.isfinite()).flatten(1).sum(1).cpu()
-                    part = torch.where(grad.isfinite(), part, 0.0)
-                total[row] += part.sum(1) if power == 1 else part
-    at_start, _ = probe.ask(batch.at(start.to(x.dtype)))
+                    part = torch.where(grad.isfinite(), grad * step, 0.0)
+                    part = part.sum(1) if power == 1 else part
+                total[row] += part
+    at_start, _ = probe.ask(batch.at(start.to(x.dtype) if first is None else first(x)))
     # completeness holds for the plain sum, whatever power the map is shown in
     residual = total.flatten(2).sum(2, dtype=torch.float64) - (at_end - at_start.value).double()
     return (total if power == 1 else (total**power).sum(2)), residual, broken

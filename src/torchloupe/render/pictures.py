@@ -52,6 +52,7 @@ TITLES = {
     "guided_backprop": "Guided backprop",
     "guided_gradcam": "Guided Grad-CAM",
     "occlusion": "Occlusion",
+    "poseig": "PoseIG",
 }
 SHARED = {"map": "of each map", "sequence": "of each sequence", "run": "of the run"}
 Where = tuple[str, str]

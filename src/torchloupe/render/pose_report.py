@@ -18,6 +18,8 @@ from torchloupe import diagnosis
 from torchloupe.errors import BadInput
 from torchloupe.methods.keypoints import pck
 from torchloupe.render import pose
+from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
+from torchloupe.render.style import Style
 from torchloupe.runner import Stream, whole
 
 Array = NDArray[Any]
@@ -97,6 +99,55 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
     if points and sample in run.epe.done():
         made["skeleton"] = _skeleton(run, sample)
     return [_saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
+
+
+def redraw(
+    paths: Sequence[Path],
+    save: str | None,
+    style: Style,
+    methods: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> list[Path]:
+    """Maps of stored samples (RUN/ig/<sample>.npz) as `loupe draw` draws heatmaps, a target being a joint by its name.
+
+    save: a file or a folder; None = pictures/ in the run. Errors: BadInput for maps that were not kept.
+    """
+    sheets = []
+    for path in paths:
+        run = Run(path.parent.parent)
+        kept, names = run.ig.read(path.stem), run.names()
+        if "maps" not in kept:
+            raise BadInput(f"{path}: its maps were not kept (--no-save-ig); run `loupe pose ig` into a new folder")
+        maps = kept["maps"].astype(np.float64) * kept["scale"][:, None, None]
+        method = str(run.ig.settings()["attribution"]["method"])
+        sheet = Sheet(
+            path.stem,
+            kept["picture"][None],
+            {(method, INPUT): maps[:, None]},
+            frozenset({method} if maps.min() < 0 else ()),
+            tuple(names[joint] for joint in kept["joints"].tolist()),
+            tuple(kept["scores"].tolist()),
+        )
+        sheets.append(sheet.only(methods, layers, targets))
+    return drawing(sheets, style).save(save if save is not None else paths[0].parent.parent / "pictures")
+
+
+def redraw_joints(
+    paths: Sequence[Path],
+    save: str | None,
+    style: Style,
+    _methods: Sequence[str] = (),
+    _layers: Sequence[str] = (),
+    _targets: Sequence[str] = (),
+) -> list[Path]:
+    """Skeletons of stored predictions (RUN/epe/<sample>.npz), predicted against true."""
+    folder = Path(save) if save is not None else paths[0].parent.parent / "pictures"
+    if folder.suffix:
+        raise BadInput(f"{folder}: skeletons are saved into a folder, one PNG a sample")
+    drawn = ((path.stem, _skeleton(Run(path.parent.parent), path.stem)) for path in paths)
+    sizes = ((id, sized(made, style.size(*made.shape[:2]))) for id, made in drawn)
+    return [_saved(folder / f"{id}_skeleton.png", pose.png(made)) for id, made in sizes]
 
 
 def _skeleton(run: Run, sample: str) -> Array:

@@ -23,6 +23,7 @@ SCHEMES: dict[str, str] = {
     "mmpretrain": "torchloupe.sources.openmmlab:mmpretrain",
     "opengait": "torchloupe.sources.opengait:opengait",
     "hrnet": "torchloupe.sources.hrnet:hrnet",
+    "mmpose": "torchloupe.sources.mmpose:mmpose",
     "mmdet": "torchloupe.sources.detectors:repository",
     "mmseg": "torchloupe.sources.detectors:repository",
     "mmyolo": "torchloupe.sources.detectors:repository",
@@ -47,8 +48,8 @@ def subject(
     """A model and how to talk to it, from a spec or a module. Nothing is ever downloaded.
 
     model: timm:NAME, transformers:FOLDER or TYPE, torchvision:NAME, torch:package.module:factory, each with
-        ?key=value&key=value behind it where the model takes options; mmpretrain:CONFIG.py or NAME; mmdet:CONFIG.py and
-        other OpenMMLab repositories alike; opengait:CONFIG.yaml; hrnet:CONFIG.yaml (Pose ResNet or HRNet); or an nn.Module.
+        ?key=value&key=value behind it where the model takes options; mmpretrain:CONFIG.py or NAME; mmpose:CONFIG.py or NAME
+        (top-down); mmdet:CONFIG.py and other OpenMMLab repositories alike; opengait:CONFIG.yaml; hrnet:CONFIG.yaml (Pose ResNet or HRNet); or an nn.Module.
     weights: a checkpoint file; without it the weights are what the source gives, mostly random.
     device: auto, cpu, cuda, cuda:0, mps or a number; a module that is given stays where it is under auto.
     ema: the moving average in the checkpoint. unsafe_load: let the checkpoint run code.

@@ -41,7 +41,7 @@ def repository(rest: str, options: Options) -> Subject:
     repo = options.spec.partition(":")[0]
     framework("mmengine", EXTRA)
     library = _library(repo)
-    config = _config(library, rest, options)
+    config = config_of(library, rest, options)
     if options.size is not None or options.mean or options.std:
         raise BadInput(f"{options.spec}: size, mean and std are the config's; change them with cfg_options")
     forget_pretrained(config.model)
@@ -215,7 +215,11 @@ def _library(repo: str) -> Any:
     return library
 
 
-def _config(library: Any, rest: str, options: Options) -> Any:
+def config_of(library: Any, rest: str, options: Options) -> Any:
+    """A config of an OpenMMLab repository, from a file or by its name among those that are installed; overrides laid over.
+
+    Errors: BadInput for one that is absent, broken or without a model.
+    """
     path = Path(rest).expanduser()
     home = Path(library.__file__).parent / ".mim" / "configs"
     if not path.is_file():

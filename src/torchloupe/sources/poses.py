@@ -97,7 +97,12 @@ class PoseData:
 
 @dataclass(frozen=True)
 class Crop:
-    """What the network is fed: sizes (width, height) in pixels, spread of the true heatmaps, colours."""
+    """What the network is fed: sizes (width, height) in pixels, spread of the true heatmaps, colours.
+
+    udp: sides are counted between the middles of their outermost pixels, W - 1, in crop and heatmaps alike (Huang et al.
+    2020, arXiv:1911.07524). subpixel: true heatmaps stand where the joint is, not on the nearest heatmap pixel.
+    whole_box: the annotated box is taken as it is, not one pixel less as HRNet's evaluation does.
+    """
 
     size: tuple[int, int] = (192, 256)
     heatmap: tuple[int, int] = (48, 64)
@@ -106,6 +111,14 @@ class Crop:
     padding: float = 1.25
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    udp: bool = False
+    subpixel: bool = False
+    whole_box: bool = False
+
+    @property
+    def stride(self) -> Array:
+        """Pixels of the crop in one of a heatmap, across and down."""
+        return (np.array(self.size) - self.udp) / (np.array(self.heatmap) - self.udp)
 
     @property
     def aspect(self) -> float:
@@ -133,16 +146,18 @@ def frame(box: Sequence[float], crop: Crop) -> tuple[tuple[float, float], tuple[
     return (x + width / 2, y + height / 2), (wide * crop.padding, high * crop.padding)
 
 
-def affine(centre: Sequence[float], extent: Sequence[float], size: Sequence[int]) -> Array:
+def affine(centre: Sequence[float], extent: Sequence[float], size: Sequence[int], udp: bool = False) -> Array:
     """The 2 x 3 matrix picture -> crop of the given size: the extent's width fills the crop's width.
 
+    udp: the extent fills the crop from the middle of its first pixel to that of its last.
     Differs: no rotation, which testing never uses.
     """
-    scale = size[0] / extent[0]
+    across = (size[0] - udp) / extent[0]
+    down = (size[1] - udp) / extent[1] if udp else across
     return np.array(
         [
-            [scale, 0.0, size[0] / 2 - scale * centre[0]],
-            [0.0, scale, size[1] / 2 - scale * centre[1]],
+            [across, 0.0, (size[0] - udp) / 2 - across * centre[0]],
+            [0.0, down, (size[1] - udp) / 2 - down * centre[1]],
         ]
     )
 
@@ -176,22 +191,24 @@ def warp(picture: Array, matrix: Array, size: tuple[int, int]) -> Array:
 
 
 def gaussians(joints: Array, weight: Array, crop: Crop) -> tuple[Array, Array]:
-    """True heatmaps: exp(-d^2 / 2 sigma^2) about the nearest heatmap pixel, cut off at 3 sigma.
+    """True heatmaps: exp(-d^2 / 2 sigma^2) about the nearest heatmap pixel (or the joint itself, with crop.subpixel), cut
+    off at 3 sigma.
 
     joints (j, 2) in crop pixels, weight (j,) -> heatmaps (j, h, w) in [0, 1], and the weight with 0 for joints whose
     blob lies wholly outside.
     Source: Xiao et al. 2018, arXiv:1804.06208.
     """
     width, height = crop.heatmap
-    stride = np.array(crop.size) / np.array(crop.heatmap)
+    at = joints / crop.stride
     # truncation towards zero, not rounding: the published networks were trained on these blobs
-    centres = np.trunc(joints / stride + 0.5)
+    centres = np.trunc(at + 0.5)
     reach = 3 * crop.sigma
     inside = np.all((centres - reach < (width, height)) & (centres + reach + 1 >= 0), axis=1)
     weight = weight * inside
-    across = np.arange(width) - centres[:, :1]
-    down = np.arange(height) - centres[:, 1:]
+    across, down = np.arange(width) - centres[:, :1], np.arange(height) - centres[:, 1:]
     near = (np.abs(across) <= reach)[:, None, :] & (np.abs(down) <= reach)[:, :, None]
+    if crop.subpixel:
+        across, down = across + (centres - at)[:, :1], down + (centres - at)[:, 1:]
     blobs = np.exp(-(across[:, None, :] ** 2 + down[:, :, None] ** 2) / (2 * crop.sigma**2))
     return blobs * near * (weight > 0.5)[:, None, None], weight
 
@@ -246,7 +263,7 @@ def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
     """
     if picture is None:
         picture = _opened(person.picture)
-    matrix = affine(person.centre, person.extent, crop.size)
+    matrix = affine(person.centre, person.extent, crop.size, crop.udp)
     cut = np.rint(warp(picture, matrix, crop.size)).astype(np.uint8)
     if person.segmentation is None:
         mask = np.full(cut.shape[:2], np.nan)
@@ -319,7 +336,7 @@ def coco(
     for entry in entries:
         image = images[entry["image_id"]]
         reason = _unfit(entry, category)
-        box = None if reason else _inside(entry["bbox"], image["width"], image["height"], entry.get("area", 1))
+        box = None if reason else _inside(entry["bbox"], image, entry.get("area", 1), crop.whole_box)
         if reason or box is None:
             left_out[reason or "box outside the picture or of no area"] += 1
             continue
@@ -375,12 +392,14 @@ def _unfit(entry: Mapping[str, Any], category: Any) -> str:
     return ""
 
 
-def _inside(box: Sequence[float], width: int, height: int, area: float) -> tuple[float, float, float, float] | None:
-    """The part of the box within the picture, by the published evaluation's rule; None where nothing is left."""
+def _inside(
+    box: Sequence[float], image: Mapping[str, Any], area: float, whole: bool
+) -> tuple[float, float, float, float] | None:
+    """The part of the box within the picture, whole or by the published evaluation's rule; None where nothing is left."""
     x, y, wide, high = box
     left, top = max(0.0, x), max(0.0, y)
-    right = min(width - 1, left + max(0.0, wide - 1))
-    bottom = min(height - 1, top + max(0.0, high - 1))
+    end = (x + wide, y + high) if whole else (left + max(0.0, wide - 1), top + max(0.0, high - 1))
+    right, bottom = min(image["width"] - 1, end[0]), min(image["height"] - 1, end[1])
     if area <= 0 or wide <= 0 or high <= 0 or right <= left or bottom <= top:
         return None
     return left, top, right - left, bottom - top
@@ -450,7 +469,7 @@ def _detected(
             else "score below the threshold"
             if entry["score"] < threshold
             else "box outside the picture or of no area"
-            if _inside(entry["bbox"], image["width"], image["height"], 1) is None
+            if _inside(entry["bbox"], image, 1, crop.whole_box) is None
             else ""
         )
         if reason:
@@ -528,13 +547,13 @@ def mpii(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
 def located(root: str | Path, split: str, kind: str, annotations: str | Path | None = None) -> tuple[Path, Path]:
     """Where a data set lies: (annotation file, folder of pictures).
 
-    Known: annotations/person_keypoints_<split>.json and images/<split>/ (COCO), annot/<split>.json and images/ (MPII),
-    or a folder or file with the JSON beside its pictures.
+    Known: annotations/person_keypoints_<split>.json and images/<split>/ or <split>/ (COCO), annot/<split>.json and images/
+    (MPII), or a folder or file with the JSON beside its pictures.
     """
     root = Path(root)
     if annotations is not None:
         path = Path(annotations)
-        folders = (root / "images" / split, root / "images", root)
+        folders = (root / "images" / split, root / split, root / "images", root)
         return path, next((folder for folder in folders if folder.is_dir()), root)
     if root.is_file():
         return root, root.parent
@@ -542,7 +561,8 @@ def located(root: str | Path, split: str, kind: str, annotations: str | Path | N
         return root / "annot" / f"{split}.json", root / "images"
     usual = root / "annotations" / f"person_keypoints_{split}.json"
     if usual.exists():
-        return usual, root / "images" / split
+        folder = root / "images" / split
+        return usual, folder if folder.is_dir() or not (root / split).is_dir() else root / split
     beside = sorted(path for path in root.glob("*.json") if "det" not in path.stem)
     if len(beside) == 1:
         return beside[0], root

@@ -52,15 +52,20 @@ def peaks(heatmaps: Tensor, shift: bool = True) -> tuple[Tensor, Tensor]:
     return found, height
 
 
+def exchanged(pairs: Sequence[tuple[int, int]], count: int) -> list[int]:
+    """Joint numbers 0 to count - 1 with the partners of each pair exchanged."""
+    order = list(range(count))
+    for left, right in pairs:
+        order[left], order[right] = right, left
+    return order
+
+
 def merge_mirrored(heatmaps: Tensor, mirrored: Tensor, pairs: Sequence[tuple[int, int]], shift: bool) -> Tensor:
     """Flip test: mean of the heatmaps and of those of the mirrored picture, mirrored back with left and right exchanged
 
     heatmaps and mirrored (n, j, h, w); shift moves the mirrored ones a pixel to the right, which aligns them.
     """
-    order = list(range(heatmaps.shape[1]))
-    for left, right in pairs:
-        order[left], order[right] = right, left
-    back = mirrored.flip(-1)[:, order]
+    back = mirrored.flip(-1)[:, exchanged(pairs, heatmaps.shape[1])]
     if shift:
         back = torch.cat([back[..., :1], back[..., :-1]], -1)
     return (heatmaps + back) / 2

@@ -1,0 +1,197 @@
+"""mmpose's own config files: what is fed and what is read, against mmpose's own inference; the commands on them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mmcv_operators
+import numpy as np
+import pytest
+import torch
+
+from torchloupe import diagnosis
+from torchloupe.cli import main
+from torchloupe.errors import BadInput, MissingPackage
+from torchloupe.probe import Batch
+from torchloupe.runner import Stream
+from torchloupe.sources import mmpose, subject
+from torchloupe.sources.assemble import Options
+from torchloupe.sources.poses import Crop, gaussians, read
+from torchloupe.targets.pose import exchanged
+
+SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+NARROW = {"model.backbone.depth": 18, "model.head.in_channels": 512}
+HEATMAPS = "td-hm_res50_8xb64-210e_coco-256x192"
+SIMCC = "simcc_res50_8xb64-210e_coco-256x192"
+SHARES = "td-reg_res50_8xb64-210e_coco-256x192"
+UDP = "td-hm_ViTPose-small_8xb64-210e_coco-256x192"
+UPWARD = {"model.head.deconv_out_channels": (8, 8, 8)}
+SMALL: dict[str, dict[str, Any]] = {
+    HEATMAPS: NARROW | UPWARD,
+    SIMCC: NARROW | UPWARD | {"model.head.deconv_num_groups": (8, 8, 8)},
+    SHARES: NARROW,
+    UDP: {"model.head.deconv_out_channels": (8, 8), "model.backbone.arch.num_layers": 2},
+    "rtmpose-t_8xb256-420e_coco-256x192": {},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> None:
+    mmcv_operators.install()
+    mmcv_operators.install_torchvision()
+
+
+def load(name: str) -> mmpose.Estimator:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mmpose.estimator(name, Options(device="cpu", cfg_options=SMALL[name]))
+
+
+@pytest.fixture(scope="module")
+def loaded(operators: None) -> dict[str, mmpose.Estimator]:
+    return {name: load(name) for name in SMALL}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_joints_are_those_of_mmpose_s_own_inference(name: str, loaded: dict[str, mmpose.Estimator]) -> None:
+    """The same picture and box through mmpose's pipeline, network, flip test and codec, and through ours."""
+    one = loaded[name]
+    picture = SHARED / "coco" / "000000000785.jpg"
+    data = diagnosis.coco(SHARED / "coco" / "test_coco.json", SHARED / "coco", one.crop)
+    person = next(person for person in data.people if person.picture == picture)
+    entries = json.loads((SHARED / "coco" / "test_coco.json").read_text())["annotations"]
+    box = next(entry["bbox"] for entry in entries if str(entry["id"]) == person.id)
+    with mmpose._stand_ins():
+        from mmengine.config import Config
+        from mmpose.apis import inference_topdown
+        from mmpose.datasets.datasets.utils import parse_pose_metainfo
+
+        home = Path(sys.modules["mmpose"].__file__ or "").parent / ".mim"
+        config = Config.fromfile(next((home / "configs").rglob(f"{name}.py")))
+        module: Any = one.subject.module
+        module.cfg = config
+        module.dataset_meta = parse_pose_metainfo({"from_file": str(home / "configs/_base_/datasets/coco.py")})
+        feed: list[torch.Tensor] = []
+        handle = module.backbone.register_forward_pre_hook(lambda _, args: feed.append(args[0].detach()))
+        try:
+            found = inference_topdown(module.eval(), str(picture), np.array([box]), "xywh")[0].pred_instances
+        finally:
+            handle.remove()
+    ours = torch.from_numpy(read(person, one.crop).x)[None]
+    # OpenCV places its samples at multiples of 1/32 pixel
+    assert (ours - feed[0]).abs().mean() < 0.01
+    assert one.flip
+    order = exchanged(data.skeleton.pairs, 17)
+    joints, scores = one.decode(Batch(feed[0]), order)
+    scale, centre = np.array(person.extent), np.array(person.centre)
+    at = joints[0].numpy() / np.array(one.crop.size) * scale + centre - scale / 2
+    np.testing.assert_allclose(at, found.keypoints[0], atol=1e-3 * scale.max())
+    np.testing.assert_allclose(scores[0].numpy(), found.keypoint_scores[0], atol=1e-5)
+
+
+def test_what_is_asked_is_what_the_codec_reads(loaded: dict[str, mmpose.Estimator]) -> None:
+    x = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(0))
+    heatmaps = loaded[HEATMAPS].subject.output(Batch(x))
+    assert heatmaps.shape == (2, 17, 64, 48)
+    assert torch.equal(heatmaps, loaded[HEATMAPS].subject.module(x, None, mode="tensor"))
+    assert loaded[HEATMAPS].subject.layers == ("head.deconv_layers",)
+    across, down = loaded[SIMCC].subject.module(x, None, mode="tensor")
+    naive = [(bins.softmax(-1) * torch.arange(bins.shape[-1])).sum(-1) / 2 for bins in (across, down)]
+    assert torch.allclose(loaded[SIMCC].subject.output(Batch(x)), torch.stack(naive, -1))
+    # a head of shares: the expectation is what is decoded
+    shares = loaded[SHARES]
+    assert torch.allclose(shares.subject.output(Batch(x)), shares.decode(Batch(x), None)[0].float(), atol=1e-4)
+    assert loaded[SHARES].subject.layers == ("backbone.layer4",)
+    # RTMPose is trained on softmax(10 x)
+    sharp = loaded["rtmpose-t_8xb256-420e_coco-256x192"].subject
+    across, _ = sharp.module(x, None, mode="tensor")
+    expected = ((10 * across).softmax(-1) * torch.arange(across.shape[-1])).sum(-1) / 2
+    assert torch.allclose(sharp.output(Batch(x))[..., 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("MSRAHeatmap", {}), ("UDPHeatmap", {}), ("MSRAHeatmap", {"unbiased": True})]
+)
+def test_true_heatmaps_are_the_codec_s(kind: str, options: dict[str, Any], loaded: dict[str, mmpose.Estimator]) -> None:
+    from mmpose.registry import KEYPOINT_CODECS
+
+    codec = KEYPOINT_CODECS.build(
+        {"type": kind, "input_size": (192, 256), "heatmap_size": (48, 64), "sigma": 2, **options}
+    )
+    height, subpixel = mmpose._peak(codec)
+    crop = Crop(udp=kind == "UDPHeatmap", subpixel=subpixel)
+    joints = np.array([[90.3, 120.9], [3.0, 250.6], [-50.0, 10.0], [191.0, 17.5]], np.float32)
+    weight = np.array([1.0, 1, 1, 1], np.float32)
+    theirs = codec.encode(joints[None], weight[None])
+    ours, kept = gaussians(joints, weight, crop)
+    assert height == pytest.approx(1)
+    # the unbiased codec does not cut its blobs off at 3 sigma, where they are exp(-4.5)
+    np.testing.assert_allclose(ours, theirs["heatmaps"], atol=0.012 if options else 1e-5)
+    assert kept.tolist() == theirs["keypoint_weights"][0].tolist()
+
+
+def test_heatmaps_of_another_height_are_scaled_to_one(loaded: dict[str, mmpose.Estimator]) -> None:
+    from mmpose.registry import KEYPOINT_CODECS
+
+    sizes = {"input_size": (192, 256), "heatmap_size": (48, 64)}
+    codec = KEYPOINT_CODECS.build({"type": "MegviiHeatmap", "kernel_size": 11, **sizes})
+    height, _ = mmpose._peak(codec)
+    assert height == pytest.approx(255)
+    made = mmpose._read([[torch.full((1, 2, 4, 4), 51.0)]], codec=codec, size=(192, 256), beta=1, height=height)
+    assert made.unique().tolist() == pytest.approx([0.2])
+    with pytest.raises(BadInput, match=r"mmpose's head gave \(3, 4\); expected heatmaps"):
+        mmpose._read(torch.zeros(3, 4), codec=codec, size=(192, 256), beta=1, height=1)
+
+
+def test_the_commands_take_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = Path(sys.modules["mmpose"].__file__ or "").parent / ".mim" / "configs"
+    config = next(home.rglob(f"{SHARES}.py"))
+    changes = [word for key, value in SMALL[SHARES].items() for word in (key, str(value))]
+    common = [
+        "--cfg",
+        str(config),
+        "--data",
+        str(SHARED / "coco"),
+        "--annotations",
+        str(SHARED / "coco" / "test_coco.json"),
+    ]
+    some = [*common, "--ids", "0", "-o", str(tmp_path / "run"), *changes]
+    assert main(["pose", "ig", "--steps", "2", "--places", "even", "--path", "straight", *some]) == 0
+    kept = Stream(tmp_path / "run", "ig").read("0")
+    assert np.isfinite(kept["DI"]).any()
+    assert main(["pose", "epe", *some]) == 0
+    assert Stream(tmp_path / "run", "epe").settings()["decoded"] == "codec"
+    assert "AP " in capsys.readouterr().out
+    assert main(["pose", "epe", *common, "-o", str(tmp_path / "x"), "--coordinates", "unit"]) == 2
+    assert "read in pixels of the input" in capsys.readouterr().err
+    assert main(["pose", "epe", *common, "-o", str(tmp_path / "x"), "model.backbone.depth"]) == 2
+    assert "'model.backbone.depth' has no value" in capsys.readouterr().err
+
+
+def test_what_is_not_top_down_or_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="has no GetBBoxCenterScale, so that it is no top-down estimator"):
+        subject("mmpose:dekr_hrnet-w32_8xb10-140e_coco-512x512")
+    with pytest.raises(BadInput, match=f"Did you mean {HEATMAPS}"):
+        subject(f"mmpose:{HEATMAPS.replace('res50', 'res51')}")
+    with pytest.raises(BadInput, match="size, mean and std are the config's"):
+        subject(f"mmpose:{HEATMAPS}", size=64)
+    monkeypatch.setattr(mmpose, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match="pip install --no-deps 'mmpose"):
+        subject(f"mmpose:{HEATMAPS}")
+
+
+def test_stand_ins_are_there_only_while_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name == "mmcv._ext" or name.startswith("xtcocotools")]:
+        monkeypatch.delitem(sys.modules, name)
+    with mmpose._stand_ins():
+        operator = sys.modules["mmcv._ext"].deform_conv_forward
+        from xtcocotools.coco import COCO
+    assert COCO.__module__.endswith("tools.coco")
+    assert "mmcv._ext" not in sys.modules
+    with pytest.raises(MissingPackage, match="compiled operator deform_conv_forward"):
+        operator()
