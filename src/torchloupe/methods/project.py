@@ -237,6 +237,7 @@ def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         options["initialization"] = (task.begin - task.begin.mean(0)) / task.begin.std() * 1e-4
     model = openTSNE.TSNE(n_components=task.dims, **options)
     affinities, how = _affinities(task, options)
+    task.progress("first places", 0, 1)
     embedding = model.prepare_initial(task.x, affinities=affinities)
     del affinities
     plan = [(model.early_exaggeration_iter, model.early_exaggeration, model.initial_momentum)]
