@@ -191,6 +191,42 @@ def test_adjust_3d_saves_the_view_and_redraws(browser, tmp_path):
     assert Image.open(tmp_path / "p.png").size == (320, 320)
 
 
+def test_adjust_3d_serves_a_browser_that_holds_its_command_and_connects_ahead(tmp_path, monkeypatch):
+    import socket
+    import webbrowser
+    from urllib.parse import urlsplit
+    from urllib.request import urlopen
+
+    from torchloupe.cli import main
+
+    failed = []
+
+    def browse(address):
+        where = urlsplit(address)
+        with socket.create_connection((where.hostname, where.port)):
+            try:
+                assert b"page" in urlopen(address, timeout=10).read()
+                urlopen(address + "view", b'{"elev": 5, "azim": 6, "zoom": 2}', timeout=10).close()
+            except Exception as error:
+                failed.append(error)
+                raise
+
+    monkeypatch.setattr(webbrowser, "open", browse)
+    path = write_points(cloud(20, 3), tmp_path / "p.npz")
+    assert main(["adjust-3d", str(path), "--dpi", "30"]) == 0
+    assert not failed
+    assert json.loads((tmp_path / "p.view.json").read_text()) == {"elev": 5, "azim": 6, "zoom": 2}
+
+
+def test_a_browser_without_webgl_is_told_so(browser, tmp_path):
+    path = write_page(cloud(9, 2), tmp_path / "p.html")
+    view = browser.new_page()
+    view.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    view.goto(path.as_uri())
+    assert "draws by WebGL" in view.inner_text("#count")
+    view.close()
+
+
 def test_only_three_dimensions_can_be_turned(tmp_path):
     from torchloupe.render.page.turn import serve
 

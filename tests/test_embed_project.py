@@ -315,7 +315,7 @@ def test_few_points_lower_the_perplexity_and_say_so(digits):
         (lambda x: project(prepare(x), "sklearn.datasets.load_digits"), "fit_transform"),
         (lambda x: project(prepare(x), "pca", 0), "0 dimensions"),
         (lambda x: project(prepare(x), "pca", 99), "at most 64"),
-        (lambda x: project(prepare(x[:3]), "tsne"), "3 samples: tsne needs at least 4"),
+        (lambda x: project(prepare(x[:3]), "tsne"), "--method tsne needs at least 4 samples, not 3"),
         (lambda x: project(prepare(x), "pca", bucket=1), "bucket size 1"),
         (lambda x: project(prepare(x), "pca", reduce=-1), "reduce -1"),
         (lambda x: project(prepare(x), "pca", neighbours="many"), "exact or approximate"),

@@ -95,6 +95,8 @@ def project_file(
     needs to go on. Options as in prepare, project and arrangement. Returns the map.
     """
     out = check_writable(out)
+    if k < 1:
+        raise BadInput(f"k {k}: expected 1 or more neighbours")
     points = read_points(feats, labels=labels, vector=vector)
     rows = _named_file(
         feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad)
@@ -141,8 +143,6 @@ def _named_file(path: str | Path, make: Callable[[], Rows]) -> Rows:
 
 
 def _numbers(rows: Rows, coords: np.ndarray, labels: np.ndarray | None, k: int, seed: int) -> Arrangement:
-    if k < 1:
-        raise BadInput(f"k {k}: expected 1 or more neighbours")
     wanted = labels if labels is not None and labels.dtype.kind != "f" else None
     return arrangement(rows.array(), coords, wanted, k=k, seed=seed)
 

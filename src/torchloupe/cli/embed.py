@@ -301,6 +301,7 @@ def adjust_3d(
     """
     import webbrowser
     from dataclasses import replace
+    from threading import Thread
 
     from torchloupe.render.page.turn import serve
     from torchloupe.render.points import check_format, draw_points
@@ -309,8 +310,8 @@ def adjust_3d(
 
     def ready(address: str) -> None:
         say(f"loupe: turn the map at {address} and press 'save view' (Ctrl-C ends without saving)")
-        if browser:
-            webbrowser.open(address)
+        if browser:  # some commands in $BROWSER return only when the browser is closed
+            Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     saved = serve(points, ready, port=port, look=look, cmap=cmap)
     print(saved)

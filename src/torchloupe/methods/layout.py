@@ -49,6 +49,7 @@ class StepwiseUMAP(UMAP):
         between = make_epochs_per_sample(edges.data, epochs)
         state = self.kept.load("layout")
         if state is None:
+            self.progress("first places", 0, 1)
             self.graph_ = edges
             places = super()._fit_embed_data(X, 0, init, random_state)[0]
             self.graph_ = whole

@@ -211,13 +211,11 @@ def _tsne() -> Algorithm:
     return Algorithm("tsne", "openTSNE", _parameters(openTSNE.TSNE), _run_tsne, _place_tsne, 4, True)
 
 
-def perplexity_for(total: int, parameters: Mapping[str, Any]) -> Any:
+def perplexity_for(total: int, parameters: Mapping[str, Any]) -> float:
     """The perplexity that was asked for (30 if none), lowered with a warning to (N - 1) / 3 where N < 3 * perplexity."""
     asked = parameters.get("perplexity", 30)
-    if not isinstance(asked, int | float):
-        return asked
-    if asked <= 0:
-        raise BadInput(f"perplexity {asked}: expected a number above 0, usually 5 to 50")
+    if not isinstance(asked, int | float) or not 0 < asked < np.inf:
+        raise BadInput(f"perplexity {asked!r}: expected a number above 0, usually 5 to 50")
     if total - 1 >= 3 * asked:
         return asked
     lowered = (total - 1) / 3
@@ -239,6 +237,7 @@ def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         options["initialization"] = (task.begin - task.begin.mean(0)) / task.begin.std() * 1e-4
     model = openTSNE.TSNE(n_components=task.dims, **options)
     affinities, how = _affinities(task, options)
+    task.progress("first places", 0, 1)
     embedding = model.prepare_initial(task.x, affinities=affinities)
     del affinities
     plan = [(model.early_exaggeration_iter, model.early_exaggeration, model.initial_momentum)]
@@ -306,7 +305,7 @@ def _affinities(task: Task, options: Mapping[str, Any]) -> tuple[Any, dict[str, 
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
     total, perplexity = len(task.x), options["perplexity"]
-    if not isinstance(perplexity, int | float) or any(name in task.parameters for name in LIBRARY_NEIGHBOURS):
+    if any(name in task.parameters for name in LIBRARY_NEIGHBOURS):
         return None, {"neighbours": "as openTSNE chooses"}
     found = _neighbours(task, min(total - 1, int(3 * perplexity) or 1))
     index = PrecomputedNeighbors(found.indices, found.lengths)
@@ -518,8 +517,11 @@ class Plan:
     cores: int
 
     def estimate(self) -> tuple[float, float]:
-        """(seconds, bytes), rough: read off what was measured on two cores, a line between sizes in log-log."""
-        table = COSTS.get(self.algorithm.name, COSTS["pca"])
+        """(seconds, bytes), rough: read off what was measured on two cores, a line between sizes in log-log.
+
+        Seconds are not a number for an algorithm that was not measured.
+        """
+        table = COSTS.get(self.algorithm.name, (np.nan,) * len(SIZES))
         size = self.total / self.buckets
         seconds = float(np.exp(np.interp(np.log(size), np.log(SIZES), np.log(table)))) * self.buckets
         if self.algorithm.name == "tsne" and self.dims > 2:
@@ -530,12 +532,17 @@ class Plan:
 
     def __str__(self) -> str:
         seconds, memory = self.estimate()
-        took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        if seconds < 1:
+            took = "under a second"
+        elif np.isnan(seconds):
+            took = "a time not known,"
+        else:
+            took = f"roughly {seconds:.0f} s" if seconds < 100 else f"roughly {seconds / 60:.0f} min"
         first = f" after PCA to {self.reduce}" if self.reduce else ""
         parts = f" in {self.buckets} buckets" if self.buckets > 1 else ""
         return (
             f"{self.algorithm.name} of {self.total:,} x {self.width} to {self.dims}-D{first}{parts}:"
-            f" roughly {took} and {memory / 1e9:.1f} GB on {self.cores} cores"
+            f" {took} and {memory / 1e9:.1f} GB on {self.cores} core{'s' * (self.cores > 1)}"
         )
 
 
@@ -557,8 +564,8 @@ def cores() -> int:
 
 
 def choose(total: int) -> str:
-    """The method for N points: t-SNE keeps neighbours best, up to 500,000; above, UMAP in reasonable time."""
-    return "tsne" if total <= 500_000 else "umap"
+    """The method for N points: t-SNE keeps neighbours best, up to 500,000; above, UMAP in less time; PCA below 4."""
+    return "pca" if total < 4 else "tsne" if total <= 500_000 else "umap"
 
 
 def reduced(total: int, width: int, method: str, ask: int | None) -> int:
@@ -597,7 +604,7 @@ def project(
 ) -> Projection:
     """Project feature rows (N, D) to a map (N, dims).
 
-    method: pca, tsne, umap, localmap, pacmap, auto (t-SNE up to 500,000 points, UMAP above) or a class's import path.
+    method: pca, tsne, umap, localmap, pacmap, auto (as choose says) or a class's import path.
     parameters: passed to the implementation under its own names. reduce: PCA to so many dimensions first; None: when
     rows are wider than 512 (to 256) or more than 300,000 (to 64); 0: never. neighbours: exact, approximate, or auto
     (exact up to 20,000 points). bucket: project independent buckets of so many rows (their places cannot be compared).
@@ -615,7 +622,7 @@ def project(
     if bucket is not None and bucket < chosen.least:
         raise BadInput(f"bucket size {bucket}: {chosen.name} needs at least {chosen.least} points in each")
     if len(rows) < chosen.least:
-        raise BadInput(f"{len(rows)} samples: {chosen.name} needs at least {chosen.least}; --method pca needs 2")
+        raise BadInput(f"--method {chosen.name} needs at least {chosen.least} samples, not {len(rows)}; pca needs 2")
     width = rows.width
     spans = _buckets(len(rows), bucket, chosen.least)
     to = reduced(len(rows), width, chosen.name, reduce)

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,11 @@ def serve(
             """Silent: the address is all that a user needs to see."""
 
     try:
-        server = HTTPServer(("127.0.0.1", port), Answer)
+        # in threads, for browsers open connections ahead that they may never use
+        server = ThreadingHTTPServer(("127.0.0.1", port), Answer)
     except OSError as error:
         raise BadInput(f"port {port}: {error.strerror}; leave out --port to take a free one") from None
+    server.daemon_threads, server.block_on_close, server.timeout = True, False, 0.2
     with server:
         ready(f"http://127.0.0.1:{server.server_port}/{secret}/")
         while not done:
