@@ -19,7 +19,7 @@ from torchloupe.probe import Probe, Subject
 from torchloupe.sites import capture, features
 from torchloupe.sources import subject
 from torchloupe.sources.images import pictures
-from torchloupe.targets.boxes import Boxes
+from torchloupe.targets.boxes import Boxes, Region
 
 SMALL = {
     "test_dataloader.dataset.pipeline.1.scale": (160, 128),
@@ -118,6 +118,38 @@ def test_torchvision(street: str) -> None:
     assert (found.kind, found.layers) == ("detector", ("backbone.body.layer4",))
     check(found, street)
     assert len(features(found, pictures(street, found), ("backbone",)).values) == 5
+
+
+def test_several_questions_about_two_stages(street: str) -> None:
+    """Where torchvision's roi_align is not compiled, its stand-in in Python must answer more than one backward."""
+    spec = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn?min_size=96&box_score_thresh=0.0&rpn_post_nms_top_n_test=12"
+    found = load(spec)
+    maps = gradcam(Probe(found, found.layers, Boxes(3, names=found.classes)), pictures(street, found))
+    assert not maps.empty
+    assert maps.scores.value.shape == (3, 1)
+
+
+def test_a_detector_that_is_built_already(street: str) -> None:
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    module = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3, score_thresh=0.0)
+    found = subject(module, device="cpu", classes=["nothing", "cat", "dog"])
+    assert found.kind == "detector"
+    assert found.prepare is not None
+    assert Boxes(2, names=found.classes).choose(found.output(pictures(street, found)), pictures(street, found))
+
+
+def test_segmenters_see_the_whole_picture(street: str) -> None:
+    found = load("torchvision:lraspp_mobilenet_v3_large", size=(64, 80))
+    assert (found.kind, len(found.classes)) == ("segmenter", 21)
+    assert found.layers[0].startswith("backbone.")
+    batch = pictures(street, found)
+    assert batch.size == (1, 64, 80)
+    maps = gradcam(Probe(found, found.layers, Region(k=2, names=found.classes)), batch)
+    assert maps[found.layers[0]].shape[:2] == (2, 1)
+    kind = "transformers:segformer?architectures=['SegformerForSemanticSegmentation']"
+    former = load(kind, size=64)
+    assert (former.kind, former.layers) == ("segmenter", ("segformer.stages.3",))
 
 
 def test_detr(street: str) -> None:
