@@ -136,7 +136,8 @@ def test_a_detector_that_is_built_already(street: str) -> None:
     found = subject(module, device="cpu", classes=["nothing", "cat", "dog"])
     assert found.kind == "detector"
     assert found.prepare is not None
-    assert Boxes(2, names=found.classes).choose(found.output(pictures(street, found)), pictures(street, found))
+    scores, _ = Probe(found, found.layers, Boxes(2, names=found.classes)).ask(pictures(street, found))
+    assert scores.value.shape == (2, 1)
 
 
 def test_segmenters_see_the_whole_picture(street: str) -> None:

@@ -78,7 +78,7 @@ def torchvision_detector(module: nn.Module, options: Options, classes: Sequence[
 
     preparation = Preparation(steps, SMALL, (0.0,) * 3, (1.0,) * 3)
     return _detector(
-        module, options, preparation, classes, _list, "the picture itself, 0..1", lambda: module(list(_zeros(module)))
+        module, options, preparation, classes, _list, "the picture itself, 0..1", lambda: _as_written(module, _zeros(module))
     )
 
 
@@ -133,14 +133,19 @@ def _backbone_layer(module: nn.Module, look: Any) -> tuple[str, ...]:
 
 
 def _list(module: nn.Module, batch: Batch) -> list[Detections]:
-    """torchvision: a list of pictures in, a list of dictionaries out.
+    """torchvision: a list of pictures in, a list of dictionaries out."""
+    return [Detections(one["boxes"], one["scores"], one["labels"]) for one in _as_written(module, batch.x)]
+
+
+def _as_written(module: nn.Module, x: Tensor) -> Any:
+    """The forward of a detector of torchvision, without torch.compile.
 
     Where its operators are not compiled, its roi_align is Python that torch.compile takes, which costs half a minute, a C++
     compiler, and all questions but the first, as the backward gives its memory away. So it runs as it is written.
     """
     stance = getattr(torch.compiler, "set_stance", None)
     with stance("force_eager") if stance is not None else nullcontext():
-        return [Detections(one["boxes"], one["scores"], one["labels"]) for one in module(list(batch.x))]
+        return module(list(x))
 
 
 def _queries(module: nn.Module, batch: Batch) -> list[Detections]:
