@@ -18,6 +18,7 @@ from torchloupe.methods.cam import gradcam
 from torchloupe.probe import Probe, Subject
 from torchloupe.sites import capture, features
 from torchloupe.sources import subject
+from torchloupe.sources.detectors import upright
 from torchloupe.sources.images import pictures
 from torchloupe.targets.boxes import Boxes, Region
 
@@ -164,3 +165,11 @@ def test_unknown_configs_and_repositories() -> None:
         load("mmdet:retinanet_r50_fpn_1x_cocoo")
     with pytest.raises(ImportError, match="mmseg is not installed"):
         load("mmseg:anything")
+
+
+def test_rotated_boxes_stand_in_upright_ones() -> None:
+    boxes = torch.tensor([[50.0, 40, 20, 10, 0], [50, 40, 20, 10, torch.pi / 2], [50, 40, 20, 20, torch.pi / 4]])
+    half = 20 / 2**0.5
+    want = [[40, 35, 60, 45], [45, 30, 55, 50], [50 - half, 40 - half, 50 + half, 40 + half]]
+    assert torch.allclose(upright(boxes), torch.tensor(want), atol=1e-4)
+    assert upright(torch.zeros(3, 4)).shape == (3, 4)

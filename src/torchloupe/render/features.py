@@ -176,7 +176,13 @@ class Scale:
 
     @property
     def ticks(self) -> tuple[str, str]:
-        return f"{self.low:.3g}", f"{self.high:.3g}"
+        return _short(self.low), _short(self.high)
+
+
+def _short(value: float) -> str:
+    """A number that fits beside a colour bar."""
+    text = f"{value:.3g}"
+    return text if len(text) <= 6 else f"{value:.2g}"
 
 
 def tile(
