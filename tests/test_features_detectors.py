@@ -123,7 +123,9 @@ def test_torchvision(street: str) -> None:
 
 def test_several_questions_about_two_stages(street: str) -> None:
     """Where torchvision's roi_align is not compiled, its stand-in in Python must answer more than one backward."""
-    spec = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn?min_size=96&box_score_thresh=0.0&rpn_post_nms_top_n_test=12"
+    spec = (
+        "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn?min_size=96&box_score_thresh=0.0&rpn_post_nms_top_n_test=12"
+    )
     found = load(spec)
     maps = gradcam(Probe(found, found.layers, Boxes(3, names=found.classes)), pictures(street, found))
     assert not maps.empty

@@ -335,9 +335,18 @@ def test_two_pictures_are_shown_above_their_difference(pictures: list[str], tmp_
     [
         ("recorders: {a: neck}\nmappings: {p: {recorder: a}}", "recorder 'a': expected a source and a type"),
         ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: [a]}}", "no recorder ['a']"),
-        ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, record_idx: x}}", "record_idx 'x'"),
-        ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, record_idx: -1}}", "record_idx -1"),
-        ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, data_idx: {x: 1}}}", "data_idx"),
+        (
+            "recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, record_idx: x}}",
+            "record_idx 'x'",
+        ),
+        (
+            "recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, record_idx: -1}}",
+            "record_idx -1",
+        ),
+        (
+            "recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, data_idx: {x: 1}}}",
+            "data_idx",
+        ),
         ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: 3", "no 'mappings' in it"),
         ("a: [", "not YAML"),
     ],

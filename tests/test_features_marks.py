@@ -159,7 +159,9 @@ def test_what_is_asked_stays_the_same_in_the_mirror() -> None:
         scores, asked = Probe(found, ("backbone",), target).ask(batch)
         turned = Batch(batch.x.flip(-1), asked=target.mirrored(asked.asked, asked))
         assert torch.allclose(target(found.output(turned), turned).value, scores.value)
-    maps = aug_smooth(lambda probe, samples: {"gradcam": gradcam(probe, samples)}, Probe(found, ("backbone",), target), batch)
+    maps = aug_smooth(
+        lambda probe, samples: {"gradcam": gradcam(probe, samples)}, Probe(found, ("backbone",), target), batch
+    )
     assert maps["gradcam"]["backbone"].any()
     logits = torch.randn(2, 3, 8, 8)
     region = Region(k=2)
@@ -181,7 +183,9 @@ def test_cam_of_a_detector_draws_its_boxes(street: str, tmp_path: Path) -> None:
     whole = (tmp_path / "out" / "street-grid.png").read_bytes()
     assert run("draw", str(tmp_path / "out" / "street.npz"), "--compare", "--boxes", "none") == 0
     assert (tmp_path / "out" / "street-grid.png").read_bytes() != whole
-    assert run("cam", street, "--model", DETECTOR, *words[:2], "--threshold", "0.99", "--save", str(tmp_path / "no")) == 2
+    assert (
+        run("cam", street, "--model", DETECTOR, *words[:2], "--threshold", "0.99", "--save", str(tmp_path / "no")) == 2
+    )
     assert not (tmp_path / "no").exists()
     assert run("cam", street, "--model", DETECTOR, "--explain", "iou", "--aug-smooth", *words) == 0
 
@@ -224,7 +228,10 @@ def test_regions_as_people_write_them() -> None:
 def test_feature_maps_of_a_detector_carry_its_boxes(street: str, tmp_path: Path) -> None:
     look = ("--at", "backbone", "--channel-reduction", "squeeze_mean", "--overlaid")
     pictures = {}
-    for name, more in (("all", ("--cfg-options", "pred_score_thr=0.0")), ("none", ("--cfg-options", "draw_pred=False"))):
+    for name, more in (
+        ("all", ("--cfg-options", "pred_score_thr=0.0")),
+        ("none", ("--cfg-options", "draw_pred=False")),
+    ):
         assert run("features", street, "--model", DETECTOR, *look, *more, "-o", str(tmp_path / name)) == 0
         pictures[name] = (tmp_path / name / "street-features.png").read_bytes()
     assert pictures["all"] != pictures["none"]

@@ -527,7 +527,9 @@ def pictures_of(
     if kind == "difference":
         labels = chosen(record["points"], points, stem)
         pairs = [Pair(label, arrays[f"a/{label}"], arrays[f"b/{label}"]) for label in labels]
-        drawn, _ = draw_difference(pairs, tuple(record["names"]), record["difference"], picture, look, style, id, arrays.get("other"))
+        drawn, _ = draw_difference(
+            pairs, tuple(record["names"]), record["difference"], picture, look, style, id, arrays.get("other")
+        )
         paths = [write(drawn.figure, folder / f"{stem}.{style.format}", style)]
         return paths + (write_tiles(drawn.tiles, folder, stem) if tiles else [])
     labels = chosen(record["points"], points, stem)

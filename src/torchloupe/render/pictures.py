@@ -101,7 +101,9 @@ class Sheet:
         signed = frozenset(m for m, _ in maps if isinstance(about.get(m), Mapping) and about[m].get("signed"))
         places = arrays.get("boxes"), arrays.get("detections"), arrays.get("region")
         for place, shape in zip(places, ((len(questions), 4), (None, 6), (len(questions), None, None)), strict=True):
-            if place is not None and (place.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, place.shape))):
+            if place is not None and (
+                place.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, place.shape))
+            ):
                 raise BadInput(f"{who}: boxes or regions {place.shape} do not fit {len(questions)} questions")
         return cls(who, picture, maps, signed, questions, scores, *places, record.get("classes", {}))
 
@@ -501,9 +503,7 @@ def heading(sheet: Sheet, k: int) -> str:
     return f"{question}, {score:.2f}" if usual else f"{question}, {score:.2g}"
 
 
-def draw(
-    maps: Maps | Mapping[str, Maps], batch: Batch, *, classes: Sequence[str] = (), **options: Any
-) -> Drawing:
+def draw(maps: Maps | Mapping[str, Maps], batch: Batch, *, classes: Sequence[str] = (), **options: Any) -> Drawing:
     """Heatmaps of a batch as pictures; options are those of `Style`.
 
     maps: what a method gives, or method -> Maps, all of one target. Boxes are drawn where the batch holds them, as the one

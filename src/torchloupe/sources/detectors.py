@@ -80,7 +80,13 @@ def torchvision_detector(module: nn.Module, options: Options, classes: Sequence[
 
     preparation = Preparation(steps, SMALL, (0.0,) * 3, (1.0,) * 3)
     return _detector(
-        module, options, preparation, classes, _list, "the picture itself, 0..1", lambda: _as_written(module, _zeros(module))
+        module,
+        options,
+        preparation,
+        classes,
+        _list,
+        "the picture itself, 0..1",
+        lambda: _as_written(module, _zeros(module)),
     )
 
 
