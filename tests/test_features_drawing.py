@@ -324,7 +324,7 @@ def test_both_sides_show_the_channel_that_differs_most() -> None:
 def test_two_pictures_are_shown_above_their_difference(pictures: list[str], tmp_path: Path) -> None:
     words = ("--at", "one", "--channel-reduction", "squeeze_mean", "--overlaid", "-o", str(tmp_path))
     assert run("diff", *pictures[:2], "--model", SPEC, *words) == 0
-    arrays, record = store.load(tmp_path / "difference.npz")
+    arrays = store.load(tmp_path / "difference.npz").arrays
     assert (arrays["picture"] != arrays["other"]).any()
     assert run("diff", pictures[0], "--model", SPEC, "--model", f"{SPEC}?seed=1", *words) == 0
     assert "other" not in store.load(tmp_path / "difference.npz").arrays

@@ -283,10 +283,12 @@ def one_difference(
             f"the points give different tensors: {one} in one network, {other} in the other; name one with @"
         )
     pairs = [Pair(name, first[name][0].cpu().numpy(), second[name][0].cpu().numpy()) for name in first.values]
-    picture, other = (None if one.pictures is None else one.pictures[0].numpy() for one in (batch, with_second))
-    other = other if sides_of[0] != sides_of[1] else None
+    picture, second_picture = (
+        None if one.pictures is None else one.pictures[0].numpy() for one in (batch, with_second)
+    )
+    another = second_picture if sides_of[0] != sides_of[1] else None
     id = " against ".join(dict.fromkeys(called(sample) for sample in sides_of))
-    _, figures = draw_difference(pairs, labels, difference, picture, look, style, id, other)
+    _, figures = draw_difference(pairs, labels, difference, picture, look, style, id, another)
     for name, row in figures.items():
         for note in row["notes"]:
             say(f"{name}: {note}")
@@ -304,7 +306,7 @@ def one_difference(
         "look": asdict(look),
         "seconds": time.perf_counter() - start,
     }
-    arrays |= {key: one for key, one in (("picture", picture), ("other", other)) if one is not None}
+    arrays |= {key: one for key, one in (("picture", picture), ("other", another)) if one is not None}
     artifact = store.load(store.save(folder, stem, arrays, record))
     return pictures_of(artifact, folder, store.safe_name(stem), look, style, tiles=tiles)
 

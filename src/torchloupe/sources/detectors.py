@@ -302,7 +302,7 @@ def _preparation(repo: str, module: Any, config: Any) -> tuple[type, Preparation
             return preprocessor(held, False)["inputs"][0].cpu()
 
     mean, std = (_numbers(preprocessor, name, otherwise) for name, otherwise in (("mean", 0.0), ("std", 1.0)))
-    bgr = not getattr(preprocessor, "_channel_conversion", False)
+    bgr = not any(getattr(preprocessor, name, False) for name in ("_channel_conversion", "channel_conversion"))
     said = " ".join(str(step["type"]) for step in pipeline) + f", {type(preprocessor).__name__}"
     from PIL import Image
 
