@@ -18,8 +18,9 @@ from torchloupe.methods.cam import gradcam
 from torchloupe.probe import Probe, Subject
 from torchloupe.sites import capture, features
 from torchloupe.sources import subject
+from torchloupe.sources.detectors import upright
 from torchloupe.sources.images import pictures
-from torchloupe.targets.boxes import Boxes
+from torchloupe.targets.boxes import Boxes, Region
 
 SMALL = {
     "test_dataloader.dataset.pipeline.1.scale": (160, 128),
@@ -120,6 +121,41 @@ def test_torchvision(street: str) -> None:
     assert len(features(found, pictures(street, found), ("backbone",)).values) == 5
 
 
+def test_several_questions_about_two_stages(street: str) -> None:
+    """Where torchvision's roi_align is not compiled, its stand-in in Python must answer more than one backward."""
+    spec = (
+        "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn?min_size=96&box_score_thresh=0.0&rpn_post_nms_top_n_test=12"
+    )
+    found = load(spec)
+    maps = gradcam(Probe(found, found.layers, Boxes(3, names=found.classes)), pictures(street, found))
+    assert not maps.empty
+    assert maps.scores.value.shape == (3, 1)
+
+
+def test_a_detector_that_is_built_already(street: str) -> None:
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    module = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3, score_thresh=0.0)
+    found = subject(module, device="cpu", classes=["nothing", "cat", "dog"])
+    assert found.kind == "detector"
+    assert found.prepare is not None
+    scores, _ = Probe(found, found.layers, Boxes(2, names=found.classes)).ask(pictures(street, found))
+    assert scores.value.shape == (2, 1)
+
+
+def test_segmenters_see_the_whole_picture(street: str) -> None:
+    found = load("torchvision:lraspp_mobilenet_v3_large", size=(64, 80))
+    assert (found.kind, len(found.classes)) == ("segmenter", 21)
+    assert found.layers[0].startswith("backbone.")
+    batch = pictures(street, found)
+    assert batch.size == (1, 64, 80)
+    maps = gradcam(Probe(found, found.layers, Region(k=2, names=found.classes)), batch)
+    assert maps[found.layers[0]].shape[:2] == (2, 1)
+    kind = "transformers:segformer?architectures=['SegformerForSemanticSegmentation']"
+    former = load(kind, size=64)
+    assert (former.kind, former.layers) == ("segmenter", ("segformer.stages.3",))
+
+
 def test_detr(street: str) -> None:
     found = load("transformers:detr?num_queries=5&encoder_layers=1&decoder_layers=1&d_model=32", size=64)
     assert found.kind == "detector"
@@ -131,3 +167,11 @@ def test_unknown_configs_and_repositories() -> None:
         load("mmdet:retinanet_r50_fpn_1x_cocoo")
     with pytest.raises(ImportError, match="mmseg is not installed"):
         load("mmseg:anything")
+
+
+def test_rotated_boxes_stand_in_upright_ones() -> None:
+    boxes = torch.tensor([[50.0, 40, 20, 10, 0], [50, 40, 20, 10, torch.pi / 2], [50, 40, 20, 20, torch.pi / 4]])
+    half = 20 / 2**0.5
+    want = [[40, 35, 60, 45], [45, 30, 55, 50], [50 - half, 40 - half, 50 + half, 40 + half]]
+    assert torch.allclose(upright(boxes), torch.tensor(want), atol=1e-4)
+    assert upright(torch.zeros(3, 4)).shape == (3, 4)

@@ -17,6 +17,7 @@ from torchloupe.cli import main
 from torchloupe.errors import BadInput
 from torchloupe.render.features import Look, Pair, Scale, as_picture, draw_difference, framed, shown, tile
 from torchloupe.render.style import Style
+from torchloupe.sources.recorders import points
 
 RAW = np.random.default_rng(0).normal(size=(6, 1, 4, 5))
 
@@ -288,3 +289,85 @@ def test_records_are_plain_json(pictures: list[str], tmp_path: Path) -> None:
     record = json.loads((tmp_path / "p0-features.json").read_text())
     assert record["look"]["topk"] == 20
     assert math.isfinite(record["statistics"]["one"]["effective_rank"])
+
+
+def test_stored_features_are_drawn_in_another_way(pictures: list[str], tmp_path: Path) -> None:
+    look = ("--at", "one", "two", "--channel-reduction", "None", "--topk", "2", "--arrangement", "1", "2")
+    assert run("features", pictures[0], "--model", SPEC, *look, "-o", str(tmp_path / "a")) == 0
+    assert len(list((tmp_path / "a").glob("*.png"))) == 2
+    change = ("--channel-reduction", "squeeze_mean", "--overlaid", "--use-norm", "--save", str(tmp_path / "b"))
+    assert run("draw", str(tmp_path / "a" / "p0-features.npz"), *change) == 0
+    want = ("--at", "one", "two", *change[:4], "-o", str(tmp_path / "c"))
+    assert run("features", pictures[0], "--model", SPEC, *want) == 0
+    assert (tmp_path / "b" / "p0-features.png").read_bytes() == (tmp_path / "c" / "p0-features.png").read_bytes()
+
+
+def test_nothing_is_written_where_a_point_cannot_be_drawn(pictures: list[str], tmp_path: Path) -> None:
+    words = ("--at", "one", "head", "--channel-reduction", "squeeze_mean", "-o", str(tmp_path / "out"))
+    assert run("features", pictures[0], "--model", SPEC, *words) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_both_sides_show_the_channel_that_differs_most() -> None:
+    other = RAW.copy()
+    other[4] += 3
+    drawn, _ = draw_difference(
+        [Pair("near", RAW, other)], ("a", "b"), "absolute", None, Look("select_max"), Style(cmap="gray"), "x"
+    )
+    first, second, _ = (axes.get_images()[0].get_array() for axes in drawn.figure.axes[:3])
+    low, high = RAW[4].min(), other[4].max()
+    want = (RAW[4, 0] - low) / (high - low) * 255
+    assert np.abs(first[:: first.shape[0] // 4, :: first.shape[1] // 5, 0] - want).max() < 2
+    assert second.max() == 255
+
+
+def test_two_pictures_are_shown_above_their_difference(pictures: list[str], tmp_path: Path) -> None:
+    words = ("--at", "one", "--channel-reduction", "squeeze_mean", "--overlaid", "-o", str(tmp_path))
+    assert run("diff", *pictures[:2], "--model", SPEC, *words) == 0
+    arrays = store.load(tmp_path / "difference.npz").arrays
+    assert (arrays["picture"] != arrays["other"]).any()
+    assert run("diff", pictures[0], "--model", SPEC, "--model", f"{SPEC}?seed=1", *words) == 0
+    assert "other" not in store.load(tmp_path / "difference.npz").arrays
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recorders: {a: neck}\nmappings: {p: {recorder: a}}", "recorder 'a': expected a source and a type"),
+        ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: [a]}}", "no recorder ['a']"),
+        (
+            "recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, record_idx: x}}",
+            "record_idx 'x'",
+        ),
+        (
+            "recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, record_idx: -1}}",
+            "record_idx -1",
+        ),
+        (
+            "recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: {p: {recorder: a, data_idx: {x: 1}}}",
+            "data_idx",
+        ),
+        ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: 3", "no 'mappings' in it"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_bad_recorder_configs(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "vis.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as error:
+        points(path)
+    assert said in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_the_recorders_of_a_training_config(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(
+        "_base_ = ['./other.py']\ndefault_hooks = dict(\n    checkpoint=dict(interval=-1),\n    visualization=dict(\n"
+        "        type='RazorVisualizationHook',\n        recorders=dict(neck=dict(type='ModuleOutputs', "
+        "source='architecture.neck')),\n        mappings=dict(p3=dict(recorder='neck', data_idx=0))))\n"
+    )
+    assert points(path) == {"p3": "neck#0@0"}
+    path.write_text("recorders = {[]: 1}\n")
+    with pytest.raises(BadInput, match="line 1: expected a literal"):
+        points(path)

@@ -44,6 +44,14 @@ class Pyramid(nn.Module):
         return fine, self.negate(self.halve(fine))
 
 
+class Wide(Pyramid):
+    """Has its methods from its parent."""
+
+
+def blended(a: Tensor, b: Tensor) -> Tensor:
+    return a + b
+
+
 class Net(nn.Module):
     """In-place ReLU behind a convolution, a ReLU that runs twice, an unused layer, softmax in Python and in C++."""
 
@@ -51,7 +59,7 @@ class Net(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3, padding=1)
         self.relu = nn.ReLU(inplace=True)
-        self.neck = Pyramid()
+        self.neck = Wide()
         self.unused = nn.Conv2d(4, 4, 1)
         self.head = nn.Linear(4, 2)
 
@@ -60,7 +68,7 @@ class Net(nn.Module):
         fine, coarse = self.neck(out, bias=out.mean())
         out = self.relu(fine)
         weights = F.softmax(out.flatten(2), dim=-1)
-        out = out + torch.tanh(out) + F.softmax(weights, dim=-1).view_as(out)
+        out = out + blended(b=F.softmax(weights, dim=-1).view_as(out), a=torch.tanh(out))
         return {"logits": self.head(out.mean((2, 3))), "levels": Pair(fine, coarse)}
 
 
@@ -109,6 +117,9 @@ def test_every_place_holds_what_the_network_computes(net: Subject, batch: Batch)
         f"fn:{__name__}.Pyramid.halve": -want["coarse"],
         f"fn:{__name__}.Pyramid.negate": want["coarse"],
         f"fn:{__name__}:Pyramid.smooth": want["fine"] - want["first"].mean(),
+        f"fn:{__name__}.Wide.negate": want["coarse"],
+        f"in-fn:{__name__}.blended#0@0": want["second"].tanh(),
+        f"in-fn:{__name__}.blended#0@b": want["soft"].softmax(-1).view_as(want["second"]),
         f"in-fn:{__name__}.Pyramid.smooth": (want["fine"] - want["first"].mean()) / 2,
         "fn:torch.tanh": want["second"].tanh(),
     }
@@ -301,6 +312,7 @@ def test_the_method_of_a_parent_class_is_left_where_it_was(net: Subject, batch: 
         ("fn:torch.nn.functional.gelu", "was not called"),
         ("fn:nowhere.at.all", "there is no module 'nowhere'"),
         ("fn:torch.nn.Conv2d", "is not a function or method"),
+        ("fn:torch..tanh", "with a name between any two dots"),
         ("fn:torch._C.TensorBase.mean", "built into C\\+\\+ and cannot be patched"),
         ("x*", "no layer fits"),
         ("", "expected name"),

@@ -437,7 +437,11 @@ def _check_ran(point: Point, records: Sequence[Record], trace: Trace) -> None:
     if point.kind == "module" and point.call is not None and often:
         raise BadInput(f"point {str(point)!r}: the module ran {often} times in the forward, #0 to #{often - 1}")
     if point.kind == "module":
-        raise BadInput(f"point {str(point)!r}: the module did not run in the forward; `loupe layers` shows which do")
+        inside = next((name for name in trace.calls if name.startswith(f"{point.name}.")), None)
+        hint = f"; its parts did, such as {inside}: its forward is called past its hooks" if inside else ""
+        raise BadInput(
+            f"point {str(point)!r}: the module did not run in the forward; `loupe layers` shows which do{hint}"
+        )
     raise BadInput(
         f"point {str(point)!r}: the function was not called (often enough) in the forward; it may run inside C++ (a fused "
         f"kernel), or the model may hold it under another module's name{_other_names(point.name)}"

@@ -124,7 +124,9 @@ def cam(
     if not detects and (threshold or explain != "score"):
         raise BadInput(f"--threshold and --explain are for detectors; {model!r} is a {subject.kind}")
     if each and subject.kind in PLACED:
-        raise BadInput(f"--each: {model!r} is a {subject.kind}, which is asked for boxes or regions; give --target alone")
+        raise BadInput(
+            f"--each: {model!r} is a {subject.kind}, which is asked for boxes or regions; give --target alone"
+        )
     words = [] if each else target or []
     if detects:
         question: Any = boxes(words, subject.classes, value=explain, threshold=threshold)

@@ -77,7 +77,9 @@ def draw(
             written += redraw_features(some, save, style, method or (), layers or (), target or (), change)
             continue
         if kind not in KINDS:
-            raise BadInput(f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join((*KINDS, *FEATURES, *POINTS))}")
+            raise BadInput(
+                f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join((*KINDS, *FEATURES, *POINTS))}"
+            )
         home, _, name = KINDS[kind].partition(":")
         written += getattr(import_module(home), name)(some, save, style, method or (), layers or (), target or ())
     for picture in written:

@@ -15,7 +15,43 @@ from torchloupe.render.features import Look
 from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
-    from torchloupe.probe import Subject
+    from torchloupe.probe import Batch, Subject
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is looked at: a picture file, or a walk for models of gait."""
+
+    name: str
+    path: Path
+    walk: Any = None
+
+    def batch(self, subject: Subject) -> Batch:
+        """As the model takes it, alone."""
+        from torchloupe.sources.images import read
+
+        assert subject.prepare is not None
+        return subject.prepare([read(self.path)], (self.name,)) if self.walk is None else subject.prepare(self.walk)
+
+
+GAIT = "opengait:"
+
+
+def samples(paths: Sequence[str], models: Sequence[str]) -> list[Sample]:
+    """The pictures behind paths, or the walks for models of gait. Errors: BadInput for models that take different things."""
+    from torchloupe.errors import BadInput
+    from torchloupe.sources.images import find
+    from torchloupe.sources.sequences import sequences
+
+    gait = {model.startswith(GAIT) for model in models}
+    if len(gait) > 1:
+        raise BadInput(f"{' and '.join(models)}: one takes pictures and the other walks, so they see nothing alike")
+    if gait == {True}:
+        if not paths:
+            raise BadInput("no walk was named; give its folder, as <id>/<type>/<view>, or a folder above it")
+        return [Sample(walk.name, walk.files[0], walk) for path in paths for walk in sequences(path)]
+    files = find(paths)
+    return [Sample(name, file) for name, file in zip(distinct(files), files, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +94,7 @@ def features(
     NAME.npz, and how they were made with statistics of every point as NAME.json. `loupe draw NAME.npz` redraws.
 
     Parameters:
-        images: Pictures, folders, globs, or a text file that lists pictures.
+        images: Pictures, folders, globs, or a text file that lists pictures; for opengait: models, folders of walks.
         model: As for loupe cam; also mmdet:CONFIG.py and other OpenMMLab repositories.
         at: Points: NAME of a module (globs are understood), in:NAME for what goes into it, fn:package.module.function and
             in-fn:..., param:NAME; #N behind it for the N-th call, @N or @KEY for an element of a tuple, list or dict.
@@ -75,13 +111,12 @@ def features(
     from torchloupe.render.colour import palette
     from torchloupe.render.features import pictures_of, shown
     from torchloupe.sites import features as capture
-    from torchloupe.sources import images as pictures
     from torchloupe.sources.recorders import points as recorded
 
     palette(ink.cmap)
     named: dict[str, str] = dict(recorded(vis_config)) if vis_config is not None else {}
     named |= {word: word for word in at or ()}
-    files = pictures.find(images)
+    seen_by = samples(images, [model])
     folder, single, style = destination(save, Style(**asdict(ink)))
     loading, pred_score_thr = visualizer_options(loading, pred_score_thr)
     subject = load(loading, model, repo)
@@ -93,12 +128,11 @@ def features(
     say_random(subject, model)
     failed: list[str] = []
     table: list[tuple[str, str, Mapping[str, float]]] = []
-    names = distinct(files)
-    with progress("pictures", len(files)) as bar:
-        for file, name in zip(files, names, strict=True):
-            start = time.perf_counter()
+    with progress("pictures", len(seen_by)) as bar:
+        for sample in seen_by:
+            start, file, name = time.perf_counter(), sample.path, sample.name
             try:
-                batch = subject.prepare([pictures.read(file)], (name,))  # type: ignore[misc]
+                batch = sample.batch(subject)
                 seen = capture(subject, batch, named, skip_flat=any(set("*?") & set(word) for word in named))
                 for label, value in seen.values.items():
                     shown(value[0].cpu().numpy(), look, label)
@@ -120,20 +154,20 @@ def features(
                     "look": asdict(look),
                     "seconds": time.perf_counter() - start,
                 }
-                stem = single if single and len(files) == 1 else f"{store.safe_name(name)}-features"
+                stem = single if single and len(seen_by) == 1 else f"{store.safe_name(name)}-features"
                 artifact = store.load(store.save(folder, stem, arrays, record))
                 for path in pictures_of(artifact, folder, stem, look, style, tiles=tiles):
                     print(path)
                 table += [(name, label, row) for label, row in figures.items()]
             except BadInput as error:
-                if strict or len(files) == 1:
+                if strict or len(seen_by) == 1:
                     raise
                 failed.append(f"{file}: {error}")
             bar.advance()
     if failed and not table:
         raise BadInput(f"{failed[0]} (and {len(failed) - 1} more pictures failed)")
     write_table(table, folder / "statistics.csv")
-    report(failed, len(files))
+    report(failed, len(seen_by))
 
 
 def diff(
@@ -175,26 +209,28 @@ def diff(
     from torchloupe.errors import BadInput
     from torchloupe.methods.difference import difference as check
     from torchloupe.render.colour import palette
-    from torchloupe.sources import images as pictures
 
     palette(ink.cmap)
     check(difference)
     if loading.weights is not None:
         raise BadInput("--weights is given once a network here")
-    files = pictures.find(images)
+    seen_by = samples(images, model)
     folder, single, style = destination(save, Style(**asdict(ink)))
-    subjects, labels, specs = two(model, weights or [], loading, repo, len(files), cka)
+    if cka and seen_by[0].walk is not None:
+        raise BadInput("--cka takes pictures, many in one forward; walks differ in length")
+    subjects, labels, specs = two(model, weights or [], loading, repo, len(seen_by), cka)
     points = paired(at or (), vis_config, subjects[0])
     if cka:
+        files = [sample.path for sample in seen_by]
         compare(subjects, labels, specs, points, files, batch_size, folder, single or "cka", style)
         return
-    if subjects[0] is subjects[1] and len(files) == 2:
-        jobs = [(files[0], files[1])]
-        labels = (files[0].name, files[1].name)
+    if subjects[0] is subjects[1] and len(seen_by) == 2:
+        jobs = [(seen_by[0], seen_by[1])]
+        labels = (called(seen_by[0]), called(seen_by[1]))
     else:
-        jobs = [(file, file) for file in files]
+        jobs = [(sample, sample) for sample in seen_by]
     failed: list[str] = []
-    stems = [single or "difference"] if len(jobs) == 1 else [f"{name}-difference" for name in distinct(files)]
+    stems = [single or "difference"] if len(jobs) == 1 else [f"{sample.name}-difference" for sample in seen_by]
     with progress("pictures", len(jobs)) as bar:
         for job, stem in zip(jobs, stems, strict=True):
             try:
@@ -205,7 +241,7 @@ def diff(
             except BadInput as error:
                 if strict or len(jobs) == 1:
                     raise
-                failed.append(f"{job[0]}: {error}")
+                failed.append(f"{job[0].path}: {error}")
             bar.advance()
     if len(failed) == len(jobs):
         raise BadInput(f"{failed[0]} (and {len(failed) - 1} more pictures failed)")
@@ -217,7 +253,7 @@ def one_difference(
     labels: tuple[str, str],
     specs: Sequence[Mapping[str, Any]],
     points: Sequence[tuple[str, str, str]],
-    files: tuple[Path, Path],
+    sides_of: tuple[Sample, Sample],
     stem: str,
     folder: Path,
     difference: str,
@@ -230,12 +266,11 @@ def one_difference(
     from torchloupe.errors import BadInput
     from torchloupe.render.features import Pair, draw_difference, pictures_of
     from torchloupe.sites import features as capture
-    from torchloupe.sources.images import read
 
     start = time.perf_counter()
     sides = []
-    for side, (subject, file) in enumerate(zip(subjects, files, strict=True)):
-        batch = subject.prepare([read(file)], (file.name,))  # type: ignore[misc]
+    for side, (subject, sample) in enumerate(zip(subjects, sides_of, strict=True)):
+        batch = sample.batch(subject)
         asked = {label: names[side] for label, *names in points}
         sides.append((capture(subject, batch, asked), batch))
     (first, batch), (second, with_second) = sides
@@ -248,10 +283,12 @@ def one_difference(
             f"the points give different tensors: {one} in one network, {other} in the other; name one with @"
         )
     pairs = [Pair(name, first[name][0].cpu().numpy(), second[name][0].cpu().numpy()) for name in first.values]
-    picture, other = (None if one.pictures is None else one.pictures[0].numpy() for one in (batch, with_second))
-    other = other if files[0] != files[1] else None
-    id = " against ".join(dict.fromkeys(file.name for file in files))
-    _, figures = draw_difference(pairs, labels, difference, picture, look, style, id, other)
+    picture, second_picture = (
+        None if one.pictures is None else one.pictures[0].numpy() for one in (batch, with_second)
+    )
+    another = second_picture if sides_of[0] != sides_of[1] else None
+    id = " against ".join(dict.fromkeys(called(sample) for sample in sides_of))
+    _, figures = draw_difference(pairs, labels, difference, picture, look, style, id, another)
     for name, row in figures.items():
         for note in row["notes"]:
             say(f"{name}: {note}")
@@ -259,7 +296,7 @@ def one_difference(
     record = {
         "kind": "difference",
         "id": id,
-        "sources": [str(file) for file in files],
+        "sources": [str(sample.path) for sample in sides_of],
         "models": list(specs),
         "names": list(labels),
         "points": [pair.label for pair in pairs],
@@ -269,9 +306,14 @@ def one_difference(
         "look": asdict(look),
         "seconds": time.perf_counter() - start,
     }
-    arrays |= {key: one for key, one in (("picture", picture), ("other", other)) if one is not None}
+    arrays |= {key: one for key, one in (("picture", picture), ("other", another)) if one is not None}
     artifact = store.load(store.save(folder, stem, arrays, record))
     return pictures_of(artifact, folder, store.safe_name(stem), look, style, tiles=tiles)
+
+
+def called(sample: Sample) -> str:
+    """A sample as people know it: the name of its file, or of its walk."""
+    return sample.path.name if sample.walk is None else sample.name
 
 
 def compare(

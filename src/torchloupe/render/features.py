@@ -176,7 +176,13 @@ class Scale:
 
     @property
     def ticks(self) -> tuple[str, str]:
-        return f"{self.low:.3g}", f"{self.high:.3g}"
+        return _short(self.low), _short(self.high)
+
+
+def _short(value: float) -> str:
+    """A number that fits beside a colour bar."""
+    text = f"{value:.3g}"
+    return text if len(text) <= 6 else f"{value:.2g}"
 
 
 def tile(
@@ -521,7 +527,9 @@ def pictures_of(
     if kind == "difference":
         labels = chosen(record["points"], points, stem)
         pairs = [Pair(label, arrays[f"a/{label}"], arrays[f"b/{label}"]) for label in labels]
-        drawn, _ = draw_difference(pairs, tuple(record["names"]), record["difference"], picture, look, style, id, arrays.get("other"))
+        drawn, _ = draw_difference(
+            pairs, tuple(record["names"]), record["difference"], picture, look, style, id, arrays.get("other")
+        )
         paths = [write(drawn.figure, folder / f"{stem}.{style.format}", style)]
         return paths + (write_tiles(drawn.tiles, folder, stem) if tiles else [])
     labels = chosen(record["points"], points, stem)

@@ -94,8 +94,7 @@ def _written(
     """A label above its box, in it or below it, where no other label stands; none where there is no room."""
     left, top, bottom = at
     pad = font.size // 4
-    x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
-    wide, tall = x1 - x0 + 2 * pad, font.size + 2 * pad
+    wide, tall = font.getlength(text) + 2 * pad, font.size + 2 * pad
     x = max(0.0, min(left, page[0] - wide))
     for y in (top - tall, top, bottom - tall, bottom):
         spot = (x, y, x + wide, y + tall)

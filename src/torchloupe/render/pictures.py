@@ -101,8 +101,9 @@ class Sheet:
         about = record.get("methods", {})
         signed = frozenset(m for m, _ in maps if isinstance(about.get(m), Mapping) and about[m].get("signed"))
         places = arrays.get("boxes"), arrays.get("detections"), arrays.get("region")
-        for place, shape in zip(places, ((len(questions), 4), (None, 6), (len(questions), None, None)), strict=True):
-            if place is not None and (place.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, place.shape))):
+        shapes = ((len(questions), 4), (None, 6), (len(questions), None, None))
+        for place, shape in zip(places, shapes, strict=True):
+            if place is not None and not _fits(place.shape, shape):
                 raise BadInput(f"{who}: boxes or regions {place.shape} do not fit {len(questions)} questions")
         return cls(who, picture, maps, signed, questions, scores, *places, record.get("classes", {}))
 
@@ -175,6 +176,10 @@ class Sheet:
             strongest = np.take_along_axis(stack, np.abs(stack).argmax(0)[None], 0)[0]
             found[method, f"{how}({', '.join(parts)})"] = stack.mean(0) if how == "mean" else strongest
         return replace(self, maps=found)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
 
 
 def _extent(box: np.ndarray) -> bool:
@@ -502,9 +507,7 @@ def heading(sheet: Sheet, k: int) -> str:
     return f"{question}, {score:.2f}" if usual else f"{question}, {score:.2g}"
 
 
-def draw(
-    maps: Maps | Mapping[str, Maps], batch: Batch, *, classes: Sequence[str] = (), **options: Any
-) -> Drawing:
+def draw(maps: Maps | Mapping[str, Maps], batch: Batch, *, classes: Sequence[str] = (), **options: Any) -> Drawing:
     """Heatmaps of a batch as pictures; options are those of `Style`.
 
     maps: what a method gives, or method -> Maps, all of one target. Boxes are drawn where the batch holds them, as the one

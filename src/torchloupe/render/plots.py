@@ -174,8 +174,8 @@ def wrap(text: str, width: float, size: float, most: int, weight: str = "normal"
             lines.append(_shortened(rest, width, size, weight))
             break
         fit = max((i for i in range(1, len(rest)) if measure(rest[:i], size, weight) <= width), default=1)
-        # A line breaks after a blank, a comma or a dot (dotted layer names), else where it must.
-        cut = max((i for i in range(1, fit + 1) if rest[i - 1] in " ,./" or rest[i] == " "), default=fit)
+        # A line breaks after a blank, a comma, a dot or a low line (names), else where it must.
+        cut = max((i for i in range(1, fit + 1) if rest[i - 1] in " ,./_" or rest[i] == " "), default=fit)
         lines.append(rest[:cut].rstrip())
         rest = rest[cut:].lstrip()
     return lines

@@ -68,15 +68,16 @@ def framework(name: str, extra: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        _check_torchvision(error)
+        check_torchvision(error)
         absent = (error.name or name).partition(".")[0]
         raise need(absent, extra) from error
     except (RuntimeError, ImportError, AttributeError) as error:
-        _check_torchvision(error)
+        check_torchvision(error)
         raise BadInput(f"{name} is installed but cannot be imported: {' '.join(str(error).split())[:200]}") from error
 
 
-def _check_torchvision(error: BaseException | None) -> None:
+def check_torchvision(error: BaseException | None) -> None:
+    """Errors: BadInput where this error comes from a torchvision that does not match the installed torch."""
     while error is not None:
         if "operator torchvision::" in str(error):
             raise BadInput(

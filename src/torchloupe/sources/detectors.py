@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.probe import Batch, Subject, restored
-from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
+from torchloupe.sources.assemble import Loaded, Options, check_torchvision, finish, framework, load_weights
 from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
 from torchloupe.targets.boxes import Detections
@@ -63,7 +65,7 @@ def repository(rest: str, options: Options) -> Subject:
         call=call,
         **({"read": _as_it_is} if detects else {}),
     )
-    layers = made.layers or _backbone_layer(module, lambda: module(_zeros(module), mode="tensor"))
+    layers = made.layers or _backbone_layer(module, lambda: call(module, Batch(_zeros(module))))
     return replace(made, layers=layers, prepare=partial(preparation.batch, module=module))
 
 
@@ -78,7 +80,13 @@ def torchvision_detector(module: nn.Module, options: Options, classes: Sequence[
 
     preparation = Preparation(steps, SMALL, (0.0,) * 3, (1.0,) * 3)
     return _detector(
-        module, options, preparation, classes, _list, "the picture itself, 0..1", lambda: module(list(_zeros(module)))
+        module,
+        options,
+        preparation,
+        classes,
+        _list,
+        "the picture itself, 0..1",
+        lambda: _as_written(module, _zeros(module)),
     )
 
 
@@ -133,14 +141,19 @@ def _backbone_layer(module: nn.Module, look: Any) -> tuple[str, ...]:
 
 
 def _list(module: nn.Module, batch: Batch) -> list[Detections]:
-    """torchvision: a list of pictures in, a list of dictionaries out.
+    """torchvision: a list of pictures in, a list of dictionaries out."""
+    return [Detections(one["boxes"], one["scores"], one["labels"]) for one in _as_written(module, batch.x)]
+
+
+def _as_written(module: nn.Module, x: Tensor) -> Any:
+    """The forward of a detector of torchvision, without torch.compile.
 
     Where its operators are not compiled, its roi_align is Python that torch.compile takes, which costs half a minute, a C++
     compiler, and all questions but the first, as the backward gives its memory away. So it runs as it is written.
     """
     stance = getattr(torch.compiler, "set_stance", None)
     with stance("force_eager") if stance is not None else nullcontext():
-        return [Detections(one["boxes"], one["scores"], one["labels"]) for one in module(list(batch.x))]
+        return module(list(x))
 
 
 def _queries(module: nn.Module, batch: Batch) -> list[Detections]:
@@ -160,9 +173,30 @@ def _predict(module: nn.Module, batch: Batch, *, sample: type) -> list[Detection
     h, w = batch.x.shape[-2:]
     about = {"img_shape": (h, w), "ori_shape": (h, w), "pad_shape": (h, w), "batch_input_shape": (h, w)}
     samples = [sample(metainfo={**about, "scale_factor": (1.0, 1.0)}) for _ in range(batch.n)]
-    with _attached():
+    with _attached(), _Rows():
         found = [one.pred_instances for one in module(batch.x, samples, mode="predict")]
-    return [Detections(one.bboxes, one.scores, one.labels) for one in found]
+    return [Detections(upright(one.bboxes), one.scores, one.labels) for one in found]
+
+
+def upright(boxes: Any) -> Tensor:
+    """Boxes of any kind of OpenMMLab -> (m, 4): rotated ones (middle, width, height, angle) by the upright box around them."""
+    raw: Tensor = getattr(boxes, "tensor", boxes)
+    if raw.shape[-1] != 5:
+        return raw
+    x, y, w, h, angle = raw.unbind(-1)
+    cosine, sine = angle.cos().abs(), angle.sin().abs()
+    wide, tall = (w * cosine + h * sine) / 2, (w * sine + h * cosine) / 2
+    return torch.stack([x - wide, y - tall, x + wide, y + tall], -1)
+
+
+class _Rows(TorchFunctionMode):
+    """Rows of a tensor in a graph are copies: mmyolo changes them in place, which autograd refuses."""
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.unbind and args[0].requires_grad:
+            tensor, dim = args[0], (kwargs or {}).get("dim", args[1] if len(args) > 1 else 0)
+            return tuple(tensor.select(dim, i).clone() for i in range(tensor.shape[dim]))
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -198,8 +232,10 @@ def _library(repo: str) -> Any:
         # mmdet takes backbones from mmpretrain where it is installed, and breaks where that one does.
         _import()
     try:
-        library = framework(repo, EXTRA)
-        utils = framework(f"{repo}.utils", EXTRA)
+        library = import_module(repo)
+        register = getattr(import_module(f"{repo}.utils"), "register_all_modules", None)
+        if register is not None:
+            register(init_default_scope=False)
     except AssertionError as error:
         raise BadInput(f"{repo} cannot be imported: {' '.join(str(error).split())}") from error
     except ModuleNotFoundError as error:
@@ -208,10 +244,12 @@ def _library(repo: str) -> Any:
                 f"{repo} needs mmcv with its compiled operators, and {' '.join(str(error).split())}; see docs/features.md "
                 "for how to build it"
             ) from error
-        raise need(repo, EXTRA) from error
-    register = getattr(utils, "register_all_modules", None)
-    if register is not None:
-        register(init_default_scope=False)
+        if error.name == repo:
+            raise need(repo, EXTRA) from error
+        raise BadInput(f"{repo} cannot be imported: it needs {error.name}, which is not installed") from error
+    except (RuntimeError, ImportError, AttributeError) as error:
+        check_torchvision(error)
+        raise BadInput(f"{repo} cannot be imported: {' '.join(str(error).split())[:200]}") from error
     return library
 
 
@@ -268,7 +306,7 @@ def _preparation(repo: str, module: Any, config: Any) -> tuple[type, Preparation
             return preprocessor(held, False)["inputs"][0].cpu()
 
     mean, std = (_numbers(preprocessor, name, otherwise) for name, otherwise in (("mean", 0.0), ("std", 1.0)))
-    bgr = not getattr(preprocessor, "_channel_conversion", False)
+    bgr = not any(getattr(preprocessor, name, False) for name in ("_channel_conversion", "channel_conversion"))
     said = " ".join(str(step["type"]) for step in pipeline) + f", {type(preprocessor).__name__}"
     from PIL import Image
 

@@ -83,7 +83,9 @@ def _hooked(held: Mapping[str, Any]) -> Mapping[str, Any]:
         return held
     # There the network is a part of the algorithm that trains it.
     recorders = {
-        name: {**one, "source": str(one.get("source", "")).removeprefix("architecture.")} if isinstance(one, Mapping) else one
+        name: {**one, "source": str(one.get("source", "")).removeprefix("architecture.")}
+        if isinstance(one, Mapping)
+        else one
         for name, one in dict(hook.get("recorders", {})).items()
     }
     return {"recorders": recorders, "mappings": hook["mappings"]}
@@ -147,5 +149,7 @@ def _point(label: str, mapping: Any, recorders: Any, path: str | Path) -> str:
     keys = mapping.get("data_idx")
     keys = [] if keys is None else keys if isinstance(keys, (list, tuple)) else [keys]
     if not all(type(key) in (int, str) and str(key) for key in keys):
-        raise BadInput(f"{path}: mapping {label!r}: data_idx {keys!r}: expected a number or a key, or several in a list")
+        raise BadInput(
+            f"{path}: mapping {label!r}: data_idx {keys!r}: expected a number or a key, or several in a list"
+        )
     return TYPES[kind] + str(recorder["source"]) + call + "".join(f"@{key}" for key in keys)

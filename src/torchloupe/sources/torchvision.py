@@ -43,7 +43,7 @@ def torchvision(rest: str, options: Options) -> Subject:
 
         return torchvision_detector(module, options, classes)
     if kind == "segmenter":
-        preparation = _segmentation(preset, options)
+        preparation: Preparation | None = _segmentation(preset, options)
     else:
         preparation = _preset(preset, options) if _is_classification(preset) else _plain(module, options)
     return finish(

@@ -127,7 +127,7 @@ class Region:
     """Classes of a segmentation, each over the region where the network sees it, held fixed:  Y_c = mean_{p in R_c} logit_cp.
 
     Output (n, classes, h, w) -> scores (k, n). wanted: classes by index or name; without any, the k classes that cover most
-    of each picture.
+    of each picture; where fewer are seen, the others have score 0.
     Errors: BadInput for an output of another shape, and for a class that is seen nowhere in a picture.
     """
 
@@ -145,9 +145,10 @@ class Region:
             classes = index.expand(batch.n, -1)
         else:
             cover = torch.stack([one.flatten().bincount(minlength=count) for one in seen])
-            classes = cover.topk(min(self.k, count), dim=1).indices
+            most, classes = cover.topk(min(self.k, count), dim=1)
+            classes = classes.where(most > 0, -1)
         region = seen[:, None] == classes[:, :, None, None]
-        empty = (~region.flatten(2).any(2)).nonzero().tolist()
+        empty = (~region.flatten(2).any(2) & (classes >= 0)).nonzero().tolist()
         if empty:
             i, j = empty[0]
             raise BadInput(
@@ -163,11 +164,13 @@ class Region:
         logits = check_regions(output, batch)
         asked = batch.asked or self.choose(logits, batch)
         classes, region = asked["classes"].to(logits.device), asked["region"].to(logits.device)
-        picked = logits.take_along_dim(classes[:, :, None, None], dim=1)
-        value = (picked * region).sum((2, 3)) / region.sum((2, 3))
+        picked = logits.take_along_dim(classes.clamp_min(0)[:, :, None, None], dim=1)
+        value = (picked * region).sum((2, 3)) / region.sum((2, 3)).clamp_min(1)
         return Scores(value.T, tuple(tuple(self._name(c) for c in row) for row in classes.T.tolist()))
 
     def _name(self, index: int) -> str:
+        if index < 0:
+            return "no region"
         return self.names[index] if index < len(self.names) else f"class {index}"
 
 
