@@ -272,7 +272,7 @@ def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterat
     scope = config.get("default_scope") or "mmengine"
     with _operators() if parts else nullcontext():
         try:
-            if importlib.util.find_spec("mmpretrain") is not None:
+            if "mmpretrain.models" not in sys.modules and importlib.util.find_spec("mmpretrain") is not None:
                 # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.
                 openmmlab._import()
                 if "mmpretrain.models" not in sys.modules:
@@ -280,7 +280,8 @@ def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterat
                     vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
             importlib.import_module(scope)
             for part in parts:
-                importlib.import_module(f"{scope}.{part}")
+                if importlib.util.find_spec(f"{scope}.{part}") is not None:
+                    importlib.import_module(f"{scope}.{part}")
         except ModuleNotFoundError as error:
             raise missing(path, error) from error
         except Exception as error:

@@ -214,8 +214,11 @@ class TorchFeed:
                 found = described(item) if held is None else ", ".join(f"{k}: {described(v)}" for k, v in held.items())
                 raise BadSample(index, name, "item", f"holds no picture: {found}")
             marks, label = _truth(target, self.classes)
+            note = look.stretched(image)
+            if "NaN" in note:
+                raise BadSample(index, name, "item", note)
             if not log:
-                log.append(Step("item", pictures, look.stretched(image), marks))
+                log.append(Step("item", pictures, note, marks))
             else:
                 last = log[-1]
                 same = bool(unchanged(last.pictures, pictures, ""))

@@ -185,10 +185,14 @@ def parameters(drawn: Mapping[str, Any]) -> str:
 
 @dataclass
 class Flow:
-    """What goes through a pipeline: the picture in whatever form, and what is known of it in pixels."""
+    """What goes through a pipeline: the picture in whatever form, and what is known of it in pixels.
+
+    held: what a step needs beside the picture, where its steps hand more on than that.
+    """
 
     image: Any
     marks: Marks = field(default_factory=Marks)
+    held: Any = None
 
 
 @dataclass(frozen=True)
@@ -509,9 +513,11 @@ def _transformers(name: str, text: str) -> list[Stage]:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        # Nothing is downloaded.
+        processor = AutoImageProcessor.from_pretrained(name, local_files_only=True)
     except Exception as error:
-        raise BadInput(f"--model {text}: no image processor there: {one_line(error)}") from error
+        where = "a folder with a preprocessor_config.json, or a name that is in the cache of transformers"
+        raise BadInput(f"--model {text}: no image processor there; expected {where}") from error
     switches = [key for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
                 if getattr(processor, key, None)]  # fmt: skip
     start: dict[str, Any] = {}
