@@ -58,6 +58,8 @@ def feeds(
         steps += config_stages(model, changes or {}) if model.endswith(".py") else model_transform(model)
     kind, rest, query = spec(source)
     if kind in ("folder", "torch"):
+        if not rest:
+            raise BadInput(f"{source} names nothing; expected folder:PATH or torch:module:factory")
         single, mixers = divided(steps)
         feed: Feed = FolderFeed(rest, single) if kind == "folder" else torch_feed(source, rest, query, single)
         return [MixedFeed(feed, mixers) if mixers else feed]

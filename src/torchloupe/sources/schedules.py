@@ -692,7 +692,9 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
 
     def scheduled(target: Any, written: dict[str, Any] | Rate, per: Unit, until: int) -> None:
         if callable(written):
-            factors = [partial(_share, written, group["lr"]) for group in target.param_groups]
+            factors: list[Callable[[int], float]] = [
+                partial(_share, written, group["lr"]) for group in target.param_groups
+            ]
             scheduler: Any = torch.optim.lr_scheduler.LambdaLR(target, factors)
         else:
             scheduler = PARAM_SCHEDULERS.build(
