@@ -54,12 +54,16 @@ def feeds(
     steps: list[Stage] = []
     if transform:
         steps += named_transform(transform)
-    if model:
-        steps += config_stages(model, changes or {}) if model.endswith(".py") else model_transform(model)
+    if model and model.endswith(".py"):
+        steps += config_stages(located(model, "timm:NAME, transformers:FOLDER, torchvision:NAME"), changes or {})
+    elif model:
+        steps += model_transform(model)
     kind, rest, query = spec(source)
     if kind in ("folder", "torch"):
+        if data is not None:
+            raise BadInput(f"--data is for configs; {source} names its own data")
         if not rest:
-            raise BadInput(f"{source} names nothing; expected folder:PATH or torch:module:factory")
+            raise BadInput(f"{source!r} names nothing; expected folder:PATH or torch:module:factory")
         single, mixers = divided(steps)
         feed: Feed = FolderFeed(rest, single) if kind == "folder" else torch_feed(source, rest, query, single)
         return [MixedFeed(feed, mixers) if mixers else feed]

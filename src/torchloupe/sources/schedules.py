@@ -386,6 +386,8 @@ def _new_style(path: str, config: Any, training: Training) -> Plan:
     max_epochs, max_iters = loop.get("max_epochs"), loop.get("max_iters")
     if max_epochs is None and max_iters is None:
         raise BadInput(f"{path}: train_cfg has neither max_epochs nor max_iters")
+    if (max_epochs if max_epochs is not None else max_iters) < 1:
+        raise BadInput(f"{path}: train_cfg has max_epochs {max_epochs}, max_iters {max_iters}: nothing to show")
     written = config.get("param_scheduler") or []
     written = [dict(one) for one in ([written] if isinstance(written, dict) else written)]
     by_epoch = max_epochs is not None

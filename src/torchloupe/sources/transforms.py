@@ -236,7 +236,9 @@ def stages(transform: Any) -> list[Stage]:
         # kornia's AugmentationSequential and ImageSequential are Sequentials too.
         return stages(list(transform.children()))
     if not callable(transform):
-        raise BadInput(f"--transform: {name} cannot be called")
+        raise BadInput(
+            f"--transform: {transform!r:.60} ({name}) cannot be called; expected a transform or a list of them"
+        )
     makers = {"albumentations": _albumentations, "kornia": _kornia, "v2": _v2, "plain": _plain}
     return [makers[sort](transform)]
 
@@ -450,9 +452,9 @@ def named_transform(text: str) -> list[Stage]:
 
 def model_transform(text: str) -> list[Stage]:
     """The preprocessing of a model: `timm:NAME`, `transformers:FOLDER or NAME`, `torchvision:NAME`."""
-    framework, colon, name = text.partition(":")
+    framework, _, name = text.partition(":")
     makers = {"timm": _timm, "transformers": _transformers, "torchvision": _torchvision}
-    if not colon or framework not in makers:
+    if not name or framework not in makers:
         raise BadInput(f"--model {text}: expected {', '.join(f'{key}:NAME' for key in makers)} or an OpenMMLab config")
     try:
         return makers[framework](name, text)

@@ -45,7 +45,10 @@ class WalkFeed:
         self.sampler: Mapping[str, Any] = block.get("sampler") or {}
         wanted = block.get("transform") or self.config.transforms
         self.transforms = wanted if isinstance(wanted, list) else [wanted]
-        steps = [part for whole in self.transforms for part in _parts(whole)]
+        try:
+            steps = [part for whole in self.transforms for part in _parts(whole)]
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from None
         for kind in (one.get("type") for one in steps):
             if kind not in (*TRANSFORMS, *DRAWN, TWO):
                 near = nearest(str(kind), (*TRANSFORMS, *DRAWN, TWO))
