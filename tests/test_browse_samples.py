@@ -193,8 +193,12 @@ def test_real_configs(photos, name):
         (test,) = feeds(str(configs() / name), phase="val", data=str(photos))
     sample = feed.sample(0, 3)
     assert sample.steps[0].name == "LoadImageFromFile"
-    assert sample.steps[-1].name == "PackInputs"
-    assert not sample.steps[-1].pictures
+    packed = next(step for step in sample.steps if step.name == "PackInputs")
+    assert not packed.pictures
+    # Swin's training mixes batches.
+    mixed = [step.name for step in sample.steps[sample.steps.index(packed) + 1 :]]
+    assert set(mixed) <= {"mixed with", "Mixup", "CutMix"}
+    assert bool(mixed) == ("swin" in name)
     assert sample.transformed.pictures[0].shape == (224, 224, 3)
     # mmcv loads BGR; the picture is shown in its own colours.
     assert np.array_equal(sample.original.pictures[0], np.asarray(Image.open(photos / "alive/astronaut.png")))
@@ -203,6 +207,17 @@ def test_real_configs(photos, name):
     assert [step.name for step in test.sample(0, 0).steps][-2:] == ["CenterCrop", "PackInputs"]
     found = [one for one in samples(feed, range(len(feed))) if isinstance(one, BadSample)]
     assert [(bad.name, bad.step) for bad in found] == [("torn.jpg", "step LoadImageFromFile")]
+
+
+def test_what_a_model_of_a_config_would_see(photos):
+    """The config's own test pipeline, from any folder; pictures keep their colours though the network takes BGR."""
+    (feed,) = feeds(f"folder:{photos}", model=str(configs() / "resnet/resnet50_8xb32_in1k.py"))
+    sample = feed.sample(0, 0)
+    assert [step.name for step in sample.steps] == ["load", "ResizeEdge", "CenterCrop", "PackInputs"]
+    assert sample.transformed.pictures[0].shape == (224, 224, 3)
+    assert np.array_equal(sample.steps[3].pictures[0], sample.steps[2].pictures[0])
+    image = Image.open(photos / sample.name).resize(sample.steps[1].pictures[0].shape[1::-1])
+    assert np.abs(np.asarray(image).astype(float) - sample.steps[1].pictures[0]).mean() < 8
 
 
 @pytest.mark.parametrize("model", ["timm:resnet18", "torchvision:resnet18"])
@@ -297,6 +312,8 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
     ("words", "message"),
     [
         (["nowhere"], "neither a config file"),
+        (["resnet50_8xb32_in1.py"], "Did you mean resnet50_8xb32_in1k, "),
+        (["{photos}", "--model", "transformers:{root}"], "expected a folder with a preprocessor_config.json"),
         (["folder:nowhere"], "no such folder"),
         (["{resnet}", "--phase", "train"], "cannot be built"),
         (["{phaseless}", "--phase", "val"], "has no data for --phase val (it has train)"),
@@ -317,7 +334,7 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{resnet}", "--data", "{root}", "--strict"], "(torn.jpg): step LoadImageFromFile: "),
         (["{refuses}", "--data", "{root}"], "sample 0 (astronaut.png): step Rotate: "),
         (["{detector}"], "mmnodet, which is not installed; install it: pip install mmnodet"),
-        (["{imports}"], "install mmcv >= 2.0.1"),
+        (["{imports}"], "mmcv's operator roi_pool_forward is not built"),
         (["{photos}", "--seed", "-1"], "--seed -1"),
         (["{photos}", "--rescale-factor", "0"], "--rescale-factor 0"),
         (["{photos}", "--rescale-factor", "1000"], "is too large"),
@@ -325,6 +342,11 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{photos}", "--show-number", "-3"], "--show-number -3"),
         (["{photos}", "--cfg-options", "a"], "key=value"),
         (["folder:{root}/alive/none"], "no such folder"),
+        (["folder:"], "names nothing"),
+        ([""], "neither a config file"),
+        (["{photos}", "--data", "{root}"], "--data is for configs"),
+        (["{photos}", "--transform", "{tf}:MEAN"], "(float) cannot be called"),
+        (["{photos}", "--model", "nowhere/resnet50_8xb32_in1.py"], "Did you mean resnet50_8xb32_in1k"),
     ],
 )
 def test_bad_words(photos, tmp_path, words, message, capsys, monkeypatch):
@@ -334,7 +356,11 @@ def test_bad_words(photos, tmp_path, words, message, capsys, monkeypatch):
         "default_scope = 'loupe_needs_mmcv'\ntrain_dataloader = dict(dataset=dict(type='X'))"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "loupe_needs_mmcv.py").write_text("import mmcv._ext")
+    (tmp_path / "loupe_needs_mmcv").mkdir()
+    (tmp_path / "loupe_needs_mmcv/__init__.py").write_text("")
+    (tmp_path / "loupe_needs_mmcv/datasets.py").write_text(
+        "import importlib\nimportlib.import_module('mmcv._ext').roi_pool_forward()"
+    )
     (tmp_path / "refuses.py").write_text(
         "default_scope = 'mmpretrain'\ntrain_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[dict("
         "type='LoadImageFromFile'), dict(type='Rotate', angle=10., interpolation='worst', prob=1.)]))"

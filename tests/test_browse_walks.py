@@ -16,7 +16,8 @@ from torchloupe.examples.walkers import write_tree
 from torchloupe.methods.browse import BadSample, samples
 from torchloupe.sources.datasets import feeds
 from torchloupe.sources.transforms import seeded
-from torchloupe.sources.walks import DRAWN, drawn_frames, warped
+from torchloupe.sources.walk_augmentations import DRAWN, KERNELS, blurred, dilated, kernel, taken, warped
+from torchloupe.sources.walks import drawn_frames
 
 CONFIG = """
 data_cfg: {{dataset_name: CASIA-B, dataset_root: {root}/tree, dataset_partition: {root}/part.json}}
@@ -137,13 +138,133 @@ def test_an_affine_warp_takes_three_points_to_three_points(monkeypatch):
 @pytest.mark.parametrize("per_frame", [False, True])
 def test_erasing_blackens_one_rectangle_of_the_asked_size(per_frame):
     with seeded(1):
-        made, _ = DRAWN["RandomErasing"](np.ones((5, 64, 44)), per_frame=per_frame)
+        made, _ = DRAWN["RandomErasing"](np.ones((5, 64, 44)), per_frame=per_frame, prob=1.0)
     holes = [np.argwhere(frame == 0) for frame in made]
     for hole in holes:
         high, wide = hole.max(0) - hole.min(0) + 1
         assert len(hole) == high * wide
         assert 0.04 < len(hole) / (64 * 44) < 0.22
     assert (len({len(hole) for hole in holes}) > 1) is per_frame
+
+
+def test_frame_by_frame_erasing_leaves_some_frames():
+    with seeded(2):
+        made, _ = taken("RandomErasing", np.ones((40, 64, 44)), {"per_frame": True, "prob": 0.5, "colour": "blue"})
+    assert 8 < sum((frame == 0).any() for frame in made) < 32
+
+
+@pytest.mark.parametrize("shape", sorted(KERNELS))
+def test_growing_and_blurring_are_those_of_opencv(shape):
+    import cv2
+
+    rng = np.random.default_rng(0)
+    frames = np.where(rng.random((3, 20, 17)) > 0.8, rng.random((3, 20, 17)), 0)
+    for wide, high in KERNELS[shape]:
+        element = cv2.getStructuringElement(getattr(cv2, f"MORPH_{shape}"), (wide, high))
+        assert np.array_equal(kernel(shape, wide, high), element > 0)
+        for frame, made in zip(frames, dilated(frames, element > 0), strict=True):
+            assert np.array_equal(made, cv2.dilate(frame, element))
+    for frame, made in zip(frames, blurred(frames), strict=True):
+        np.testing.assert_allclose(made, cv2.GaussianBlur(frame, (3, 3), 0), atol=1e-12)
+
+
+def test_part_augmentations_change_their_rows_only():
+    rng = np.random.default_rng(0)
+    frames = (rng.random((4, 64, 44)) > 0.7).astype(float)
+    for kind in ("RandomPartDilate", "RandomPartBlur"):
+        with seeded(0):
+            made, text = taken(kind, frames, {"prob": 1.0, "top_range": [10, 12], "bot_range": [30, 33]})
+        top, bottom = (int(word) for word in text.split("rows ")[1].split(" to "))
+        assert 10 <= top <= 12
+        assert 30 <= bottom <= 33
+        assert np.array_equal(made[:, :top], frames[:, :top])
+        assert np.array_equal(made[:, bottom:], frames[:, bottom:])
+        assert (made[:, top:bottom] >= frames[:, top:bottom]).all() or kind == "RandomPartBlur"
+        assert not np.array_equal(made, frames)
+
+
+def test_point_clouds_fill_a_unit_ball_and_keep_their_heights():
+    rng = np.random.default_rng(0)
+    points = rng.normal(3, 2, (2, 50, 4))
+    made, text = taken("PointCloudsTransform", points, {"scale_aware": True})
+    assert made.shape == (2, 50, 4)
+    assert text == "centred, scaled"
+    for frame, before in zip(made, points, strict=True):
+        centred = before[:, :3] - before[:, :3].mean(0)
+        np.testing.assert_allclose(frame[:, :3], centred / np.linalg.norm(centred, axis=1).max(), atol=1e-12)
+        np.testing.assert_allclose(frame[:, 3], before[:, 2] - before[:, 2].min())
+    with seeded(0):
+        drawn, text = taken("PointCloudsTransform", points, {"flip_prob": 1, "drop_prob": 1})
+    assert text == "mirrored, dropped"
+    for frame, before in zip(drawn, made[..., :3] * [1, -1, 1], strict=True):
+        stays = (frame == before).all(1)
+        assert ((frame == before[0]).all(1) | stays).all()
+        assert not stays.all()
+    with pytest.raises(BadInput, match=r"points_in_use\.points_num"):
+        taken("PointCloudsTransform", np.empty(3, object), {})
+
+
+def test_poses_mirror_about_their_middle_and_limbs_are_twelve():
+    pose = np.arange(2 * 17 * 3, dtype=float).reshape(2, 17, 3)
+    made, _ = taken("MirrorPoses", pose, {"prob": 1.0})
+    for frame, before in zip(made, pose, strict=True):
+        middle = sum(before[:, 0]) / 17
+        assert frame[:, 0].tolist() == [middle - (x - middle) for x in before[:, 0]]
+    limbs, text = taken("MSGGTransform", pose, {})
+    assert text == "12 of 17 joints"
+    assert np.array_equal(limbs, pose[:, [6, 8, 14, 12, 7, 13, 5, 10, 16, 11, 9, 15]])
+    with pytest.raises(BadInput, match="poses of 12 joints"):
+        taken("MSGGTransform", limbs, {})
+
+
+def _feed(path: Path, data: Path, text: str, phase: str = "train"):
+    path.write_text(text)
+    with pytest.warns(UserWarning, match="no partition file"):
+        (feed,) = feeds(str(path), phase=phase, data=str(data))
+    return feed
+
+
+def test_two_views_are_two_passes_through_the_same_steps(tree):
+    text = """
+model_cfg: {model: GaitGraph1, joint_format: coco}
+trainer_cfg: {sampler: {sample_type: all_ordered}, transform: [{type: TwoView, trf_cfg: [
+  {type: FlipSequence, probability: 1.0}, {type: RandomMove, random_r: [4, 1]}, {type: GaitGraph1Input}]}]}
+"""
+    steps = _feed(tree / "two.yaml", tree / "poses", text).sample(0, 0).steps
+    names = ["FlipSequence", "RandomMove", "GaitGraph1Input"]
+    assert [step.name for step in steps[2:]] == [f"view {v}: {name}" for v in (1, 2) for name in names] + ["TwoView"]
+    assert np.array_equal(steps[2].pictures[0], steps[5].pictures[0])
+    assert steps[3].told != steps[6].told
+    assert steps[-1].told == "joined, ndarray 3x20x17x1"
+
+
+def test_ragged_point_clouds_are_drawn_and_sampled(tmp_path):
+    leaf = tmp_path / "tree/001/nm-01/000"
+    leaf.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    (leaf / "0.pkl").write_bytes(pickle.dumps([rng.normal(size=(20 + t, 4)) for t in range(5)]))
+    text = """
+model_cfg: {model: LidarGaitPlusPlus}
+trainer_cfg: {sampler: {sample_type: fixed_ordered, frames_num_fixed: 3, frames_skip_num: 0,
+  points_in_use: {pointcloud_index: 0, points_num: 64}}, transform: [{type: PointCloudsTransform}]}
+"""
+    feed = _feed(tmp_path / "lidar.yaml", tmp_path / "tree", text)
+    load, sampler, cloud = feed.sample(0, 0).steps
+    assert [len(step.pictures) for step in (load, sampler, cloud)] == [5, 3, 3]
+    assert sampler.told.endswith("64 points each")
+    assert all(picture.any() for picture in cloud.pictures)
+
+
+def test_the_chain_of_gaitssb_is_opened(tree):
+    text = (
+        "model_cfg: {model: GaitSSB_Pretrain}\ntrainer_cfg: {transform: [{type: DA4GaitSSB, cutting: 8, rhf_prob: 1}]}"
+    )
+    steps = _feed(tree / "ssb.yaml", tree / "tree", text).sample(0, 0).steps
+    assert [step.name for step in steps[2:]] == [
+        "RandomAffine", "RandomPerspective", "BaseSilCuttingTransform", "RandomHorizontalFlip", "RandomPartDilate",
+        "RandomPartBlur"]  # fmt: skip
+    assert steps[4].pictures[0].shape == (64, 48, 3)
+    assert steps[5].told == "mirrored"
 
 
 def test_poses_are_dots_and_then_numbers(tree):

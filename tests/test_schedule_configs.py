@@ -119,13 +119,124 @@ def test_old_style(tmp_path, policy, warmup):
     np.testing.assert_allclose(found.value(range(100))[:, 0], expected, rtol=1e-9)
 
 
+def _half_cosine(first, last, share):
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _by_hand(name: str, t: int, length: int) -> float:
+    """The rate 0.5 after t of `length` steps, as the hooks of mmcv 1 computed it."""
+    if name == "exp":
+        return 0.5 * 0.9**t
+    if name == "inv":
+        return 0.5 * (1 + 0.1 * t) ** -0.75
+    if name == "floor":
+        return max(0.5 * 0.5 ** (t // 3), 0.1)
+    if name == "flat":
+        start = round(length * 0.6)
+        return 0.5 if t < start else _half_cosine(0.5, 0.05, (t - start) / (length - start))
+    if name == "linear":
+        return 0.5 + (0.01 - 0.5) * t / length
+    if name == "restart":
+        first = int(0.4 * length)
+        weight, share = (1.0, t / first) if t < first else (0.5, (t - first) / (length - first))
+        return 0.01 + weight * (0.5 - 0.01) * (1 + math.cos(math.pi * share)) / 2
+    if name == "one cycle":
+        top = 0.3 * length - 1
+        if t <= top:
+            return _half_cosine(1 / 25, 1.0, t / top)
+        return _half_cosine(1.0, 1 / 25 / 1e4, (t - top) / (length - 1 - top))
+    assert name == "cyclic"
+    cycle = length // 2
+    rise, peak, t = int(0.3 * cycle), 0.5 * (1 + 0.5 ** (t // cycle) * (5 - 1)), t % cycle
+    return (
+        _half_cosine(0.5, peak, t / rise) if t < rise else _half_cosine(peak, 0.5 * 0.01, (t - rise) / (cycle - rise))
+    )
+
+
+POLICIES = {
+    "exp": "policy='exp', gamma=0.9",
+    "inv": "policy='inv', gamma=0.1, power=0.75",
+    "floor": "policy='step', step=3, gamma=0.5, min_lr=0.1",
+    "flat": "policy='FlatCosineAnnealing', start_percent=0.6, min_lr_ratio=0.1",
+    "linear": "policy='LinearAnnealing', min_lr=0.01",
+    "restart": "policy='CosineRestart', periods={periods}, restart_weights=[1.0, 0.5], min_lr=0.01",
+    "one cycle": "policy='OneCycle', max_lr=1.0",
+    "cyclic": "policy='cyclic', target_ratio=(5, 0.01), cyclic_times=2, step_ratio_up=0.3, gamma=0.5",
+}
+
+
+@pytest.mark.parametrize("stepwise", [True, False])
+@pytest.mark.parametrize("runner", ["max_epochs=10", "max_iters=100"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies_of_mmcv_by_hand(tmp_path, name, runner, stepwise):
+    periods = "[4, 6]" if stepwise else "[40, 60]"
+    config = tmp_path / "old.py"
+    words = f"{POLICIES[name].format(periods=periods)}, by_epoch={stepwise}, warmup='linear', warmup_iters=15"
+    config.write_text(OLD.format(policy=words).replace("max_epochs=10", runner))
+    found = curve(config, dataset_size=80)
+    by_epoch = stepwise and name not in ("one cycle", "cyclic")
+    expected = [_by_hand(name, t // 10 if by_epoch else t, 10 if by_epoch else 100) for t in range(100)]
+    warm = [1 - (1 - min(t, 15) / 15) * 0.9 for t in range(100)]
+    np.testing.assert_allclose(found.value(range(100))[:, 0], np.multiply(expected, warm), rtol=1e-9)
+
+
+def test_old_style_has_its_parameter_groups(tmp_path):
+    config = tmp_path / "old.py"
+    text = OLD.format(policy="policy='step', step=[4]")
+    paramwise = "default_scope = 'mmpretrain'\noptimizer['paramwise_cfg'] = dict(norm_decay_mult=0.0)\n"
+    model = "dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=10))"
+    config.write_text(f"{text}{paramwise}model = {model}\n".replace("LeNet5', num_classes=10", "MobileNetV2'"))
+    found = curve(config, "wd")
+    assert sorted(found.values[0].tolist()) == [0.0, 1e-4]
+    assert curve(config).values.tolist() == [[0.5] * 2, [0.05] * 2]
+
+
+def test_a_momentum_config_is_told(tmp_path):
+    config = tmp_path / "old.py"
+    config.write_text(OLD.format(policy="policy='step', step=[4]") + "momentum_config = dict(policy='cyclic')\n")
+    with pytest.warns(LoupeWarning, match="momentum_config is left out"):
+        schedules(str(config))
+
+
+def test_optimizers_of_the_config_s_own_package():
+    found = curve(configs() / "byol/byol_resnet50_16xb256-coslr-200e_in1k.py", dataset_size=4096, ngpus=16)
+    assert found.summary()[0]["peak"] == pytest.approx(4.8)
+
+
+def test_weights_that_a_model_asks_for_are_not_loaded():
+    path = configs() / "milan/milan_vit-base-p16_16xb256-amp-coslr-400e_in1k.py"
+    with pytest.warns(LoupeWarning, match="parameter groups are left out.*it asks for the weights http"):
+        (plan,) = schedules(str(path), Training(4096, 16))
+    assert len(plan.optimizer.param_groups) == 1
+
+
+def test_configs_of_installed_packages_and_near_names():
+    with pytest.warns(LoupeWarning, match="taken from mmpretrain's own configs"):
+        (plan,) = schedules("configs/resnet/resnet50_8xb32_in1k.py")
+    assert plan.name == "resnet50_8xb32_in1k"
+    for wrong, near in (
+        ("configs/resnet/resnet50_b16x8_cifar100.py", "resnet50_8xb16_cifar100"),
+        ("configs/repvgg/repvgg-B3g4_4xb64-autoaug-lbs-mixup-coslr-200e_in1k.py", "repvgg-B3g4_8xb32_in1k"),
+    ):
+        with pytest.raises(BadInput, match=f"no such config. Did you mean .*{near}"):
+            schedules(wrong)
+    with pytest.raises(BadInput, match="neither a config file, a folder of configs nor a spec"):
+        schedules("tim:cosine?epochs=3")
+
+
+def test_catalogues_of_models_are_no_configs(tmp_path):
+    (tmp_path / "resnet_coco.yml").write_text("Collections:\n- Name: ResNet\n")
+    (tmp_path / "a.yaml").write_text("trainer_cfg: {total_iter: 100}\n")
+    assert [plan.name for plan in schedules(str(tmp_path))] == ["a"]
+
+
 def test_old_style_by_epoch_needs_no_data_set(tmp_path):
     config = tmp_path / "old.py"
     config.write_text(OLD.format(policy="policy='step', step=4, gamma=0.5"))
     found = curve(config)
     assert (found.unit, found.at.tolist(), found.values[:, 0].tolist()) == ("epoch", [0, 4, 8], [0.5, 0.25, 0.125])
-    config.write_text(OLD.format(policy="policy='cyclic'"))
-    with pytest.raises(BadInput, match="policy cyclic is not supported"):
+    config.write_text(OLD.format(policy="policy='cosinannealing'"))
+    with pytest.raises(BadInput, match="policy cosinannealing is not known. Did you mean CosineAnnealing"):
         curve(config)
 
 

@@ -126,30 +126,70 @@ def test_nan_is_told():
 @pytest.mark.parametrize(
     ("source", "training", "message"),
     [
-        ("nowhere.py", {}, "neither a config file"),
+        ("nowhere.py", {}, "nowhere.py: no such config"),
         ("torch:CosineAnealingLR?epochs=4", {}, "Did you mean CosineAnnealingLR"),
         ("torch:StepLR?step_size=3", {}, "add epochs=N or iters=N"),
         ("torch:StepLR?step_size=3&epochs=0", {}, "epochs=0: expected a positive number"),
         ("torch:StepLR?step_size=3&epochs=4&per=week", {}, "per=iter or per=epoch"),
         ("torch:StepLR?step_size=3&epochs=4&per=iter", {}, "give --dataset-size"),
-        ("torch:StepLR?step_size=3&epochs=4", {"dataset_size": 10}, "batch_size=N"),
         ("torch:StepLR?epochs=4&opt=SDG&step_size=3", {}, "no torch optimizer. Did you mean sgd"),
         ("torch:StepLR?epochs=4", {}, "step_size"),
         ("torch:ReduceLROnPlateau?epochs=4", {}, "follows a metric"),
         ("torch:no.such.module:make?epochs=4", {}, "does not import"),
         ("torch:math:make?epochs=4", {}, "math has no make"),
         ("torch:math:sqrt?epochs=4", {}, "sqrt"),
-        ("timm:cosin?epochs=4", {}, "Unknown scheduler"),
+        ("timm:cosin?epochs=4", {}, "timm has no scheduler cosin. Did you mean cosine"),
         ("timm:cosine?warmup_epoch=4", {}, "Did you mean warmup_epochs"),
         ("timm:cosine?per=iter", {}, "needs --dataset-size"),
         ("transformers:cosin?iters=4", {}, "Did you mean cosine"),
         ("transformers:cosine?epochs=4", {}, "steps by iteration"),
+        ("transformers:warmup_stable_decay?iters=40", {}, "goes into the spec, such as"),
     ],
 )
 def test_bad_specs_get_one_line(source, training, message):
     with pytest.raises(BadInput, match=message.replace("(", r"\(")) as caught:
         curve(source, **training)
     assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_by_epoch_needs_no_batch_size_beside_a_data_set_size():
+    assert curve("timm:cosine?epochs=4", dataset_size=10).unit == "epoch"
+
+
+def test_equal_schedules_are_one_line_and_many_are_small_pictures():
+    from torchloupe.render.curves import axes_of, draw, table
+
+    steps = [curve(f"torch:StepLR?step_size={k}&epochs=30") for k in (3, 4, 5, 5)]
+    figure = draw(steps)
+    (axes,) = figure.axes
+    assert len(axes.lines) == 3
+    assert [text.get_text() for text in figure.legends[0].texts][-1].count("step_size=5") == 2
+    many = [
+        *(curve(f"torch:StepLR?step_size={k}&epochs=30") for k in range(2, 10)),
+        curve("transformers:linear?iters=9"),
+    ]
+    figure = draw([*many, many[0]])
+    drawn = [axes for axes in figure.axes if axes.lines]
+    assert len(drawn) == 9
+    assert drawn[0].get_title().replace("\n", "").endswith("and 1 alike")
+    assert drawn[-1].get_xlabel() == "iteration"
+    assert axes_of(many, None) == ["epoch"] * 8 + ["iter"]
+    assert table(many)[-1].split()[-2] == "iter"
+    for line, found in zip(drawn, many, strict=True):
+        assert line.lines[0].get_ydata()[0] == found.values[0, 0]
+    with pytest.raises(BadInput, match="cannot be drawn by epoch"):
+        axes_of(many, "epoch")
+
+
+def test_labels_of_marks_do_not_lie_on_one_another():
+    from torchloupe.render.curves import draw
+
+    found = [curve(f"torch:MultiStepLR?milestones=[{k},{50 + k}]&epochs=100") for k in (10, 11, 12)]
+    (axes,) = draw(found).axes
+    places = sorted(text.get_position()[0] for text in axes.texts)
+    assert len(places) == 2
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert len(dotted) == 6
 
 
 def test_zero_and_negative_sizes():

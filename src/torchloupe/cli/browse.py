@@ -270,12 +270,14 @@ def _browse_one(
             image = render.joined(repeats, 1 if mode in ("pipeline", "concat") else None)
             repeats = []
             bar.advance()
-            stem = store.safe_name(f"{sample.index:05d}-{Path(sample.name).stem}")
+            # What has no name of its own is called by its number.
+            called = "" if sample.name == str(sample.index) else sample.name
+            stem = store.safe_name(f"{sample.index:05d}-{Path(called).stem}" if called else f"{sample.index:05d}")
             if cells:
-                sheet.append(render.captioned(image, f"{sample.index} {Path(sample.name).name}"))
+                sheet.append(render.captioned(image, f"{sample.index} {Path(called).name}".strip()))
                 open_still = flush() if len(sheet) == cells[0] * cells[1] else True
             else:
-                open_still = put(image, stem, f"{sample.index} {sample.name} {sample.label}".strip())
+                open_still = put(image, stem, " ".join(f"{sample.index} {called} {sample.label}".split()))
             if not open_still:
                 break
     if sheet and open_still:

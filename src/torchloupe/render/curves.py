@@ -202,7 +202,7 @@ def _mark(axes: Any, curves: Sequence[Curve], unit: Unit, labels: bool = True) -
 
     A label for which there is no room beside another one is left out.
     """
-    marks = {}
+    marks: dict[tuple[float, str], tuple[float, float | None]] = {}
     for curve in curves:
         scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
         for mark in curve.marks:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
            (227, 119, 194), (23, 190, 207), (188, 189, 34))  # fmt: skip
 GAP = 8
+ROW = 1500
 LARGEST = 20000
 FONT_SIZE = 13
 
@@ -174,7 +175,8 @@ def joined(tiles: Sequence[Image.Image], columns: int | None = None) -> Image.Im
         return tiles[0]
     if columns is None:
         area = sum((tile.width + GAP) * (tile.height + GAP) for tile in tiles)
-        wide = math.sqrt(1.8 * area) if len(tiles) > 4 else math.inf
+        one_row = len(tiles) <= 4 or sum(tile.width + GAP for tile in tiles) <= ROW
+        wide = math.inf if one_row else max(math.sqrt(1.8 * area), ROW)
         rows = [[tiles[0]]]
         for tile in tiles[1:]:
             if sum(one.width + GAP for one in rows[-1]) + tile.width > max(wide, tile.width):

@@ -24,7 +24,8 @@ CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
 def one_line(error: BaseException) -> str:
     """An exception as one short line: its kind and the first lines of what it says."""
-    text = " ".join(str(error).split())
+    # mmengine's registries go on with advice for their own users.
+    text = " ".join(str(error).split()).partition(". Please check whether")[0]
     return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
 
 
@@ -69,7 +70,8 @@ def located(source: str, otherwise: str) -> str:
     Errors: BadInput, with the nearest name that there is; `otherwise` says what else could stand here.
     """
     path = Path(source)
-    if path.exists():
+    # An empty word is no path, though Python takes it for the current folder.
+    if source and path.exists():
         return source
     parts = [part for part in path.parts if part not in (".", "..", "/")]
     rest = parts[parts.index("configs") + 1 :] if "configs" in parts else parts
@@ -272,7 +274,7 @@ def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterat
     scope = config.get("default_scope") or "mmengine"
     with _operators() if parts else nullcontext():
         try:
-            if importlib.util.find_spec("mmpretrain") is not None:
+            if "mmpretrain.models" not in sys.modules and importlib.util.find_spec("mmpretrain") is not None:
                 # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.
                 openmmlab._import()
                 if "mmpretrain.models" not in sys.modules:
@@ -280,7 +282,8 @@ def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterat
                     vars(importlib.import_module("mmpretrain.utils.dependency"))["WITH_MULTIMODAL"] = False
             importlib.import_module(scope)
             for part in parts:
-                importlib.import_module(f"{scope}.{part}")
+                if importlib.util.find_spec(f"{scope}.{part}") is not None:
+                    importlib.import_module(f"{scope}.{part}")
         except ModuleNotFoundError as error:
             raise missing(path, error) from error
         except Exception as error:

@@ -54,10 +54,16 @@ def feeds(
     steps: list[Stage] = []
     if transform:
         steps += named_transform(transform)
-    if model:
-        steps += config_stages(model, changes or {}) if model.endswith(".py") else model_transform(model)
+    if model and model.endswith(".py"):
+        steps += config_stages(located(model, "timm:NAME, transformers:FOLDER, torchvision:NAME"), changes or {})
+    elif model:
+        steps += model_transform(model)
     kind, rest, query = spec(source)
     if kind in ("folder", "torch"):
+        if data is not None:
+            raise BadInput(f"--data is for configs; {source} names its own data")
+        if not rest:
+            raise BadInput(f"{source!r} names nothing; expected folder:PATH or torch:module:factory")
         single, mixers = divided(steps)
         feed: Feed = FolderFeed(rest, single) if kind == "folder" else torch_feed(source, rest, query, single)
         return [MixedFeed(feed, mixers) if mixers else feed]
@@ -214,8 +220,11 @@ class TorchFeed:
                 found = described(item) if held is None else ", ".join(f"{k}: {described(v)}" for k, v in held.items())
                 raise BadSample(index, name, "item", f"holds no picture: {found}")
             marks, label = _truth(target, self.classes)
+            note = look.stretched(image)
+            if "NaN" in note:
+                raise BadSample(index, name, "item", note)
             if not log:
-                log.append(Step("item", pictures, look.stretched(image), marks))
+                log.append(Step("item", pictures, note, marks))
             else:
                 last = log[-1]
                 same = bool(unchanged(last.pictures, pictures, ""))

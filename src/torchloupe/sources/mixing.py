@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -158,10 +159,12 @@ def _wide(picture: np.ndarray) -> str:
 
 def mixing(transform: Any) -> bool:
     """Whether a transform works on a batch: torchvision's MixUp and CutMix (also inside a random choice), kornia's mix
-    augmentations, timm's Mixup, and whatever else must be called with pictures and targets."""
+    augmentations, albumentations' Mosaic, timm's Mixup, and whatever else must be called with pictures and targets."""
     names = [home.__module__ + "." + home.__qualname__ for home in type(transform).__mro__]
     if any(name.startswith(("torchvision.transforms.v2._augment._BaseMixUp", "kornia.augmentation._2d.mix"))
            for name in names):  # fmt: skip
+        return True
+    if hasattr(transform, "metadata_key"):
         return True
     if homes(transform)[0].startswith(("torchvision", "albumentations", "kornia")):
         parts = getattr(transform, "transforms", None)
@@ -184,11 +187,25 @@ def _takes(transform: Any, count: int) -> bool:
 
 def mixer(transform: Any) -> Mixer:
     """The operator of a transform for which `mixing` holds; the transform stays as it is."""
+    import torch
+
     name = getattr(transform, "__name__", type(transform).__name__)
     own = copy.deepcopy(transform)
     if homes(transform)[0].startswith("kornia"):
         own.data_keys = own.data_keys[:1]
         return Mixer(name, lambda x, _target: own(x))
+    if hasattr(transform, "metadata_key"):
+        import albumentations
+
+        def laid(x: Any, _target: Any) -> Any:
+            pictures = x.movedim(1, -1).numpy()
+            whole = albumentations.Compose([own], seed=random.getrandbits(31))
+            metadata = [{"image": picture} for picture in pictures[1:]]
+            return torch.from_numpy(whole(image=pictures[0], **{own.metadata_key: metadata})["image"]).movedim(-1, 0)[
+                None
+            ]
+
+        return Mixer(name, laid)
     for part in _all(own):
         # Targets are places in the batch.
         if hasattr(part, "num_classes"):

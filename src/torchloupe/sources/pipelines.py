@@ -326,14 +326,17 @@ def config_stages(path: str, changes: Mapping[str, Any]) -> list[Stage]:
 
     def stage(transform: Any) -> Stage:
         def take(flow: Flow) -> tuple[Flow, str]:
-            results = flow.image
-            if not isinstance(results, dict):
-                array = np.asarray(results.convert("RGB")) if hasattr(results, "getbands") else results
+            results = flow.held
+            if results is None:
+                array = np.asarray(flow.image.convert("RGB")) if hasattr(flow.image, "getbands") else flow.image
                 array = np.ascontiguousarray(array[..., ::-1]) if bgr else array
                 results = {"img": array, "img_shape": array.shape[:2], "ori_shape": array.shape[:2], "img_path": ""}
             with openmmlab_scope(path, config):
                 results, _, step = _taken(transform, "", results, Look(bgr), [], None)
-            return Flow(results), step.told
+            value = results["img"] if "img" in results else results.get("inputs")
+            if bgr:
+                value = value.flip(0) if hasattr(value, "flip") else value[..., ::-1]
+            return Flow(value, step.marks, results), step.told
 
         return Stage(type(transform).__name__, take, transform)
 

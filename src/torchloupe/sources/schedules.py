@@ -386,6 +386,8 @@ def _new_style(path: str, config: Any, training: Training) -> Plan:
     max_epochs, max_iters = loop.get("max_epochs"), loop.get("max_iters")
     if max_epochs is None and max_iters is None:
         raise BadInput(f"{path}: train_cfg has neither max_epochs nor max_iters")
+    if (max_epochs if max_epochs is not None else max_iters) < 1:
+        raise BadInput(f"{path}: train_cfg has max_epochs {max_epochs}, max_iters {max_iters}: nothing to show")
     written = config.get("param_scheduler") or []
     written = [dict(one) for one in ([written] if isinstance(written, dict) else written)]
     by_epoch = max_epochs is not None
@@ -692,7 +694,9 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
 
     def scheduled(target: Any, written: dict[str, Any] | Rate, per: Unit, until: int) -> None:
         if callable(written):
-            factors = [partial(_share, written, group["lr"]) for group in target.param_groups]
+            factors: list[Callable[[int], float]] = [
+                partial(_share, written, group["lr"]) for group in target.param_groups
+            ]
             scheduler: Any = torch.optim.lr_scheduler.LambdaLR(target, factors)
         else:
             scheduler = PARAM_SCHEDULERS.build(

@@ -185,10 +185,14 @@ def parameters(drawn: Mapping[str, Any]) -> str:
 
 @dataclass
 class Flow:
-    """What goes through a pipeline: the picture in whatever form, and what is known of it in pixels."""
+    """What goes through a pipeline: the picture in whatever form, and what is known of it in pixels.
+
+    held: what a step needs beside the picture, where its steps hand more on than that.
+    """
 
     image: Any
     marks: Marks = field(default_factory=Marks)
+    held: Any = None
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,9 @@ def stages(transform: Any) -> list[Stage]:
         # kornia's AugmentationSequential and ImageSequential are Sequentials too.
         return stages(list(transform.children()))
     if not callable(transform):
-        raise BadInput(f"--transform: {name} cannot be called")
+        raise BadInput(
+            f"--transform: {transform!r:.60} ({name}) cannot be called; expected a transform or a list of them"
+        )
     makers = {"albumentations": _albumentations, "kornia": _kornia, "v2": _v2, "plain": _plain}
     return [makers[sort](transform)]
 
@@ -446,9 +452,9 @@ def named_transform(text: str) -> list[Stage]:
 
 def model_transform(text: str) -> list[Stage]:
     """The preprocessing of a model: `timm:NAME`, `transformers:FOLDER or NAME`, `torchvision:NAME`."""
-    framework, colon, name = text.partition(":")
+    framework, _, name = text.partition(":")
     makers = {"timm": _timm, "transformers": _transformers, "torchvision": _torchvision}
-    if not colon or framework not in makers:
+    if not name or framework not in makers:
         raise BadInput(f"--model {text}: expected {', '.join(f'{key}:NAME' for key in makers)} or an OpenMMLab config")
     try:
         return makers[framework](name, text)
@@ -509,9 +515,11 @@ def _transformers(name: str, text: str) -> list[Stage]:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        # Nothing is downloaded.
+        processor = AutoImageProcessor.from_pretrained(name, local_files_only=True)
     except Exception as error:
-        raise BadInput(f"--model {text}: no image processor there: {one_line(error)}") from error
+        where = "a folder with a preprocessor_config.json, or a name that is in the cache of transformers"
+        raise BadInput(f"--model {text}: no image processor there; expected {where}") from error
     switches = [key for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
                 if getattr(processor, key, None)]  # fmt: skip
     start: dict[str, Any] = {}

@@ -45,7 +45,10 @@ class WalkFeed:
         self.sampler: Mapping[str, Any] = block.get("sampler") or {}
         wanted = block.get("transform") or self.config.transforms
         self.transforms = wanted if isinstance(wanted, list) else [wanted]
-        steps = [part for whole in self.transforms for part in _parts(whole)]
+        try:
+            steps = [part for whole in self.transforms for part in _parts(whole)]
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from None
         for kind in (one.get("type") for one in steps):
             if kind not in (*TRANSFORMS, *DRAWN, TWO):
                 near = nearest(str(kind), (*TRANSFORMS, *DRAWN, TWO))
@@ -155,10 +158,12 @@ def _of_phase(walks: tuple[Walk, ...], partition: Any, phase: str, path: str) ->
     return found
 
 
-def _parts(transform: Any) -> list[Mapping[str, Any]]:
+def _parts(transform: Any) -> Sequence[Mapping[str, Any]]:
     """The steps of a transform: `Compose`, lists and `DA4GaitSSB` are opened."""
     if isinstance(transform, list):
         return [step for part in transform for step in _parts(part)]
+    if not isinstance(transform, Mapping):
+        raise BadInput(f"transform {transform!r}: expected a mapping with a type, such as {{type: BaseSilTransform}}")
     if transform.get("type") == "DA4GaitSSB":
         return [step for part in parts_of_ssb(transform) for step in _parts(part)]
     if transform.get("type") == "TwoView":
@@ -188,7 +193,7 @@ def drawn_frames(count: int, sampler: Mapping[str, Any]) -> tuple[np.ndarray, st
             raise BadInput(f"the sampler asks for {wanted} frames; expected a positive number")
         if kind.endswith("_ordered"):
             window = wanted + int(sampler.get("frames_skip_num", 0))
-            start = random.randint(0, max(0, count - window))
+            start = random.randint(0, count * -(-window // count) - window)
             places = np.sort(np.random.permutation(window)[:wanted])
             taken = (start + places) % count
         else:

@@ -1,0 +1,125 @@
+"""mmdet's own pipelines in loupe browse: boxes and masks that go along, mixtures of several pictures, colours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mmcv_operators
+import numpy as np
+import pytest
+from PIL import Image
+
+from torchloupe.methods.browse import samples
+from torchloupe.sources.datasets import feeds
+
+SQUARE = (10, 20, 30, 15)  # x, y, width, height
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    """Five pictures of one grey each with a red rectangle, and COCO annotations that say where."""
+    mmcv_operators.install()
+    root = tmp_path_factory.mktemp("coco")
+    x, y, w, h = SQUARE
+    about = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+    for k in range(5):
+        picture = np.full((60, 80, 3), 40 * k, np.uint8)
+        picture[y : y + h, x : x + w] = 250, 20, 20
+        Image.fromarray(picture).save(root / f"{k}.png")
+        about["images"].append({"id": k, "file_name": f"{k}.png", "width": 80, "height": 60})
+        corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+        about["annotations"].append({"id": k, "image_id": k, "category_id": 1, "bbox": list(SQUARE), "iscrowd": 0,
+                                     "area": w * h, "segmentation": [corners]})  # fmt: skip
+    (root / "coco.json").write_text(json.dumps(about))
+    return root
+
+
+def feed_of(name: str, coco: Path, prefix: str, **more):
+    import mmdet
+
+    path = Path(mmdet.__file__).parent / ".mim/configs" / name
+    changes = {f"{prefix}.data_root": f"{coco}/", f"{prefix}.ann_file": "coco.json", f"{prefix}.data_prefix.img": ""}
+    (feed,) = feeds(str(path), changes={**changes, **more})
+    return feed
+
+
+def red(picture: np.ndarray) -> np.ndarray:
+    """x1 y1 x2 y2 of the red pixels."""
+    rows, columns = np.nonzero((picture[..., 0] > 120) & (picture[..., 1] < 90))
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+
+
+def test_boxes_and_masks_lie_on_the_red_rectangle_after_every_step(coco):
+    feed = feed_of("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", coco, "train_dataloader.dataset")
+    for seed in range(4):
+        steps = feed.sample(2, seed).steps
+        assert [step.name for step in steps] == [
+            "LoadImageFromFile", "LoadAnnotations", "Resize", "RandomFlip", "PackDetInputs"]  # fmt: skip
+        for step in steps[1:4]:
+            at = red(step.pictures[0])
+            scale = step.pictures[0].shape[1] / 80
+            assert np.abs(step.marks.boxes[0] - at).max() <= scale
+            rows, columns = np.nonzero(step.marks.masks[0])
+            mask = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            assert np.abs(mask - at).max() <= 2 * scale
+            assert step.marks.names == ("person",)
+
+
+def test_mosaic_and_mixup_show_their_partners(coco):
+    feed = feed_of("yolox/yolox_s_8xb8-300e_coco.py", coco, "train_dataloader.dataset.dataset")
+    steps = feed.sample(1, 3).steps
+    names = [step.name for step in steps]
+    assert names[:4] == ["LoadImageFromFile", "LoadAnnotations", "for Mosaic", "Mosaic"]
+    assert "for MixUp" in names
+    partners = steps[2]
+    assert len(partners.pictures) == 3
+    greys = [int(name.removesuffix(".png")) * 40 for name in partners.told.split(", ")]
+    assert [int(picture[0, 0, 0]) for picture in partners.pictures] == greys
+    assert all(len(marks.boxes) == 1 for marks in partners.each)
+    mosaic = steps[3].pictures[0]
+    assert all((mosaic == grey).all(-1).any() for grey in (40, *greys))
+    assert np.array_equal(feed.sample(1, 3).transformed.pictures[0], steps[-2].pictures[0])
+
+
+def test_cached_mixtures_do_not_depend_on_what_was_seen_before(coco):
+    """CachedMosaic keeps earlier samples; a sample looks the same whenever it is asked for. RTMDet takes BGR as it is."""
+    name, place = "rtmdet/rtmdet_tiny_8xb32-300e_coco.py", "train_dataloader.dataset"
+    feed = feed_of(name, coco, place)
+    order = [one for one in samples(feed, range(5)) if hasattr(one, "steps")]
+    assert order
+    for one in order[::-1]:
+        again = next(iter(samples(feed_of(name, coco, place), range(one.index, one.index + 1))))
+        assert np.array_equal(again.transformed.pictures[0], one.transformed.pictures[0])
+    red(order[0].original.pictures[0])
+    mosaic = next(step for step in order[0].steps if step.name == "CachedMosaic")
+    assert len(mosaic.marks.boxes) > 1
+
+
+PLAIN = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest
+from torchloupe.cli import main
+place = "train_dataloader.dataset"
+words = ["browse", {config!r}, "--output-dir", {out!r}, "--cfg-options", f"{{place}}.data_root={coco}/",
+         f"{{place}}.ann_file=coco.json", f"{{place}}.data_prefix.img="]
+code = main(words)
+assert "mmcv._ext" not in sys.modules
+sys.exit(code)
+"""
+
+
+def test_pipelines_need_no_compiled_operators(coco, tmp_path):
+    """In a process of its own, beside mmcv-lite: nothing stands in for the operators afterwards."""
+    import mmdet
+
+    config = Path(mmdet.__file__).parent / ".mim/configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+    places = {"tests": str(Path(__file__).parent), "config": str(config), "out": str(tmp_path), "coco": coco}
+    done = subprocess.run([sys.executable, "-c", PLAIN.format(**places)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "5 samples" in done.stdout
+    assert "loading annotations" not in done.stdout
+    assert len(list(tmp_path.glob("0*.png"))) == 5
