@@ -103,8 +103,8 @@ def gauss_legendre(curve: Curve) -> Path:
     def path(x: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         for node, weight in zip(*quadrature(steps, "gauss-legendre"), strict=True):
             at = torch.full((len(x),), node, dtype=torch.float64)
-            point, slope = torch.func.jvp(lambda a: curve(x, a), (at,), (torch.ones_like(at),))
-            yield point, slope * weight
+            found = torch.func.jvp(lambda a: curve(x, a), (at,), (torch.ones_like(at),))
+            yield found[0], found[1] * weight
 
     return path
 
