@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -343,3 +344,33 @@ def test_the_residual_of_gauss_legendre_is_taken_at_the_path_s_own_start() -> No
 def test_a_picture_of_another_memory_format_is_blurred_alike() -> None:
     x = batch().x
     assert torch.allclose(blurred(x.to(memory_format=torch.channels_last), 3.0), blurred(x, 3.0))
+
+
+def held() -> int:
+    """Bytes of all tensors that are alive."""
+    storages = (one.untyped_storage() for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_memory_grows_by_one_map_a_joint_and_not_with_steps() -> None:
+    module = net()
+
+    def peak(steps: int, joints: int) -> int:
+        seen: list[int] = []
+
+        def watched(x: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for point, step in blur()(x, count):
+                seen.append(held())
+                yield point, step
+
+        asked = batch([[1.0] * joints + [0.0] * (J - joints)] * N)
+        gc.collect()
+        before = held()
+        poseig(Probe(subject(module), (INPUT,), Joints()), asked, path=watched, steps=steps)
+        return max(seen) - before
+
+    peak(2, J)
+    # the places of the steps themselves are a few numbers each
+    assert peak(24, J) == pytest.approx(peak(3, J), abs=1000)
+    one_map = N * H * W * 8
+    assert peak(3, J) - peak(3, 1) == pytest.approx((J - 1) * one_map, abs=1000)
