@@ -17,7 +17,7 @@ from torchloupe.methods.blur import Curve, blur, blur_curve, blurred, gauss_lege
 from torchloupe.methods.path import Path, integrated_gradients, quadrature, straight
 from torchloupe.methods.poseig import poseig
 from torchloupe.probe import INPUT, Batch, Probe, Subject
-from torchloupe.targets.pose import Joints, joint_index, merge_mirrored, peaks, soft_argmax
+from torchloupe.targets.pose import Joints, Peaks, joint_index, merge_mirrored, peaks, soft_argmax, surest
 
 N, J, H, W = 2, 4, 40, 36
 
@@ -374,3 +374,25 @@ def test_memory_grows_by_one_map_a_joint_and_not_with_steps() -> None:
     assert peak(24, J) == pytest.approx(peak(3, J), abs=1000)
     one_map = N * H * W * 8
     assert peak(3, J) - peak(3, 1) == pytest.approx((J - 1) * one_map, abs=1000)
+
+
+def test_a_pose_model_is_asked_how_sure_it_is_of_a_joint() -> None:
+    probe, seen = Probe(subject(), (INPUT,), Peaks(top=2)), batch()
+    with torch.no_grad():
+        heights = net()(seen.x).flatten(2).amax(2)
+    scores, pinned = probe.ask(seen)
+    order = heights.sort(1, descending=True)
+    assert torch.allclose(scores.value.T, order.values[:, :2])
+    assert pinned.asked["joints"].tolist() == order.indices[:, :2].tolist()
+    assert scores.labels[0] == tuple(f"joint {j}" for j in order.indices[:, 0].tolist())
+    named, _ = Probe(subject(), (INPUT,), surest(["b", "3"], ("a", "b", "c", "d"))).ask(seen)
+    assert torch.allclose(named.value.T, heights[:, [1, 3]])
+    assert named.labels == (("b", "b"), ("d", "d"))
+    assert surest([]) == surest(["predicted"]) == Peaks()
+    assert surest(["top3"]) == Peaks(top=3)
+    with pytest.raises(BadInput, match="joints 1 and top2 at once"):
+        surest(["1", "top2"])
+    with pytest.raises(BadInput, match="there are 4 joints, 0 to 3"):
+        Probe(subject(), (INPUT,), surest(["9"])).ask(seen)
+    with pytest.raises(BadInput, match="only heatmaps tell how sure"):
+        Peaks()(torch.zeros(1, 4, 2), Batch(torch.zeros(1, 3, 4, 4)))

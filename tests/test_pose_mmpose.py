@@ -173,6 +173,18 @@ def test_the_commands_take_a_config_file(tmp_path: Path, capsys: pytest.CaptureF
     assert "'model.backbone.depth' has no value" in capsys.readouterr().err
 
 
+def test_a_heatmap_of_what_makes_the_model_sure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = str(SHARED / "coco" / "000000000785.jpg")
+    changes = [f"{key}={value}".replace(" ", "") for key, value in SMALL[HEATMAPS].items()]
+    words = [picture, "--model", f"mmpose:{HEATMAPS}", "--save", str(tmp_path), "--target", "9", "top2"]
+    assert main(["cam", *words, "--cfg-options", *changes]) == 2
+    assert "at once: give either" in capsys.readouterr().err
+    words.remove("top2")
+    assert main(["cam", *words, "--cfg-options", *changes]) == 0
+    arrays = np.load(next(tmp_path.glob("*.npz")))
+    assert arrays["map/gradcam/head.deconv_layers"].shape == (1, 1, 64, 48)
+
+
 def test_what_is_not_top_down_or_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="has no GetBBoxCenterScale, so that it is no top-down estimator"):
         subject("mmpose:dekr_hrnet-w32_8xb10-140e_coco-512x512")

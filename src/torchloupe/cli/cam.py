@@ -54,7 +54,8 @@ def cam(
         method: One or more of: cam, gradcam, gradcam_pp, xgradcam, hirescam, layercam, eigencam, eigengradcam,
             smooth_gradcam_pp, scorecam, sscam, iscam, ablationcam, gradient_x_input, smoothgrad, integrated_gradients,
             guided_backprop, guided_gradcam, occlusion. Default: gradcam.
-        target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted.
+        target: Classes by index or name, predicted, topK, truth, or package.module:function; of a pose model, joints by
+            index. Default: predicted.
         each: One target a picture, in order.
         labels: True labels for the target truth: lines of "picture class". Default: the name of the picture's folder.
         save: Folder to write to; or a picture's name, where exactly one is drawn.
@@ -79,6 +80,7 @@ def cam(
     from torchloupe.sources.images import find
     from torchloupe.sources.safe import state_sha256
     from torchloupe.targets.boxes import boxes
+    from torchloupe.targets.pose import surest
     from torchloupe.targets.words import target as words_to_target
 
     methods = [named(name).__name__ for name in method or ("gradcam",)]
@@ -113,7 +115,7 @@ def cam(
             say(f"weights: {report['loaded']} of {report['total']} from the file fit")
     if not layers:
         say(f"layer: {', '.join(wanted)} (default)")
-    ask = boxes if subject.kind == "detector" else words_to_target
+    ask: Any = {"detector": boxes, "pose": surest}.get(subject.kind, words_to_target)
     question = ask([] if each else target or [], subject.classes)
     probe = Probe(subject, tuple(wanted), question)
     names = unique_names(files)
