@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -651,3 +652,26 @@ def test_other_places_on_the_template_s_path(bench: Path, tmp_path: Path, places
     assert main(command) == 0
     kept = Stream(tmp_path, "ig").read("0")
     assert np.abs(kept["completeness_residual"]).max() < 1e-3 * np.abs(kept["scores"]).max()
+
+
+def nowhere(output: torch.Tensor, _batch: object) -> torch.Tensor:
+    return output.nowhere
+
+
+def test_a_run_in_which_everything_fails_says_why(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    words = [*common(bench), *QUICK, "--ids", "0", "1"]
+    assert main(["pose", "ig", *words, "-o", str(tmp_path / "a"), "--score", f"{__name__}:nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "none of the 2 samples could be looked at: the score nowhere failed with AttributeError" in said
+    shutil.copytree(bench / "data", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "images")
+    lost = [*common(bench)[:4], "--data", str(tmp_path / "data"), "-o", str(tmp_path / "b")]
+    assert main(["pose", "epe", *lost]) == 2
+    assert "none of the 6 samples could be looked at" in capsys.readouterr().err
+    assert main(["pose", "ig", *words[:-1], "-o", str(tmp_path / "c")]) == 0
+    capsys.readouterr()
+    assert main(["pose", "depend", *common(bench), "--ids", "4", "-o", str(tmp_path / "c")]) == 2
+    assert "none of the chosen samples has a map" in capsys.readouterr().err

@@ -456,12 +456,15 @@ def depend(
     import numpy as np
 
     from torchloupe import diagnosis
+    from torchloupe.errors import BadInput
     from torchloupe.render.pose_report import Run, number, text_table
     from torchloupe.runner import whole
 
     study = subjects.study(overrides)
     known = set(Run(output).ig.done())
     ids = [id for id in choice.of(study) if id in known]
+    if not ids:
+        raise BadInput(f"{output}: none of the chosen samples has a map; run `loupe pose ig` for them first")
     found, names = diagnosis.depend(study, ids, output), Run(output).names()
     order = np.argwhere(np.isfinite(found) & ~np.eye(len(names), dtype=bool)).tolist()
     order.sort(key=lambda pair: -found[tuple(pair)])
@@ -490,11 +493,17 @@ def _plain(values: Any) -> Any:
 
 
 def _say(done: Summary, output: Path) -> None:
+    from torchloupe.errors import BadInput
+
     print(f"{output}: {done.made} samples made, {done.before} were there, {len(done.failed)} failed")
     for id, reason in list(done.failed.items())[:5]:
         print(f"  sample {id}: {reason}")
     if len(done.failed) > 5:
         print(f"  and {len(done.failed) - 5} more, see the .failed files")
+    if done.failed and not done.made + done.before:
+        raise BadInput(
+            f"{output}: none of the {len(done.failed)} samples could be looked at: {next(iter(done.failed.values()))}"
+        )
 
 
 def _print_columns(output: Path, wanted: Sequence[str]) -> None:
