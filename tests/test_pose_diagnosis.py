@@ -215,7 +215,7 @@ def test_samples_are_chosen(bench: Path) -> None:
     assert diagnosis.chosen(one) == list("012345")
     assert diagnosis.chosen(one, every=2) == ["0", "2", "4"]
     assert diagnosis.chosen(one, every=2, most=2) == ["0", "2"]
-    assert diagnosis.chosen(one, ids=[5, 1]) == ["5", "1"]
+    assert diagnosis.chosen(one, ids=[5, 1, 5]) == ["5", "1"]
     with pytest.raises(BadInput, match="sample 6: the data set has 6 samples"):
         diagnosis.chosen(one, ids=[6])
     with pytest.raises(BadInput, match="are 1 or more"):
@@ -548,6 +548,7 @@ def test_rank_correlation_is_scipy_s() -> None:
     [
         (["ig", "-o", "x"], "give either a config"),
         (["ig", "-o", "x", "--model", "torch:a:b", "TEST.X", "1"], "--cfg was not given"),
+        (["report", "nowhere", "--worst", "-1"], "--worst is 0 or more, found -1"),
         (["report", "nowhere"], "nowhere: holds no results of `loupe pose`"),
         (["epe", "-o", "x", "--cfg", "none.yaml"], "none.yaml: no such config file"),
     ],
@@ -594,6 +595,8 @@ def test_vitpose_of_transformers(tmp_path: Path) -> None:
         (["--tolerance", "0"], "--tolerance is more than 0, found 0.0"),
         (["--noise", "-1"], "--noise is 0 or more, found -1.0"),
         (["--power", "0"], "--power is 1 or more, found 0"),
+        (["MODEL.SIGMA", "0"], "the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found 0"),
+        (["MODEL.NUM_JOINTS", "0"], "MODEL.NUM_JOINTS is 1 or more, found 0"),
         (["MODEL.EXTRA.WIDHT", "4"], "unknown key MODEL.EXTRA.WIDHT. Did you mean WIDTH?"),
     ],
 )

@@ -359,8 +359,10 @@ def test_memory_grows_by_one_map_a_joint_and_not_with_steps() -> None:
         seen: list[int] = []
 
         def watched(x: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for point, step in blur()(x, count):
-                seen.append(held())
+            for i, (point, step) in enumerate(blur()(x, count)):
+                # looking at all that is alive takes a while
+                if i in (1, count - 1):
+                    seen.append(held())
                 yield point, step
 
         asked = batch([[1.0] * joints + [0.0] * (J - joints)] * N)

@@ -232,7 +232,7 @@ def chosen(study: Study, ids: Sequence[int] = (), most: int | None = None, every
     if every < 1 or (most is not None and most < 1):
         raise BadInput(f"--every and --max-samples are 1 or more, found {every} and {most}")
     numbers = list(ids) if ids else range(0, len(study.data), every)
-    found = [str(number) for number in numbers][:most]
+    found = list(dict.fromkeys(str(number) for number in numbers))[:most]
     for id in found:
         study.person(id)
     return found

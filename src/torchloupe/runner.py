@@ -104,8 +104,8 @@ class Stream:
             known = self.done()
             there = f"{known[0]} ... {known[-1]} ({len(known)})" if known else "none"
             raise BadInput(f"{self.root}: has no {self.kind} result of sample {id}{why}; there are {there}") from None
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path}: is damaged ({error}); delete it and run the same command again") from None
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+            raise BadInput(f"{path}: is damaged; delete it and run the same command again") from None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

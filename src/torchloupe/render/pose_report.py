@@ -234,6 +234,8 @@ def report(root: Path, worst: int = 6) -> Path:
 
     Nothing is computed anew. Errors: BadInput for a folder without results.
     """
+    if worst < 0:
+        raise BadInput(f"--worst is 0 or more, found {worst}")
     run, folder = Run(root), root / "report"
     names, by_joint, overall = columns(root)
     if not by_joint:

@@ -261,6 +261,8 @@ def _sizes(config: Experiment) -> None:
         size = config[key]
         if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             raise BadInput(f"{config.source}: {key} is expected to be [width, height] in pixels, found {list(size)}")
+    if config["MODEL.NUM_JOINTS"] < 1:
+        raise BadInput(f"{config.source}: MODEL.NUM_JOINTS is 1 or more, found {config['MODEL.NUM_JOINTS']}")
     if any(side % 32 for side in config.image_size):
         raise BadInput(f"{config.source}: MODEL.IMAGE_SIZE {list(config.image_size)} is not a multiple of 32")
 

@@ -115,6 +115,14 @@ class Crop:
     subpixel: bool = False
     whole_box: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise BadInput(f"the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found {self.sigma}")
+        if min(*self.size, *self.heatmap) < 1:
+            raise BadInput(
+                f"a crop of {list(self.size)} pixels with heatmaps of {list(self.heatmap)}: expected 1 or more"
+            )
+
     @property
     def stride(self) -> Array:
         """Pixels of the crop in one of a heatmap, across and down."""
