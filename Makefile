@@ -16,6 +16,7 @@ $(VENV)/.demo-ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready: $(VENV)/.demo-ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group test --group lint
+	$(BIN)/python -m pip install --quiet --no-deps 'mmpose>=1.3,<1.4'  # its requirement chumpy cannot be built
 	touch $@
 
 # A browser for the tests of interactive pages: one that is there, the distribution's, or Playwright's own.

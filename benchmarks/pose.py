@@ -24,6 +24,7 @@ from torchloupe.networks.pose import PoseResNet
 from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment
+from torchloupe.sources.poses import Crop
 from torchloupe.targets.pose import Joints, soft_argmax
 
 VISIBLE = 10
@@ -92,6 +93,24 @@ def step_ratio(probe: Probe, batch: Batch, steps: int, rounds: int = 5) -> float
     return float(np.median(ratios))
 
 
+def by_places(probe: Probe, batches: list[Batch], crop: Crop) -> None:
+    """Mean residual by where on the path the gradients are taken, and by their number."""
+    counts = (8, 16, 32, 50)
+    print(f"\n{'mean residual':24}" + "".join(f"{count:>10}" for count in counts))
+    for places in ("reference", *diagnosis.PLACES):
+        row = []
+        for count in counts:
+            gaps = []
+            for batch in batches:
+                if places == "reference":
+                    found = poseig(probe, batch, path=blur(rule="left", bend=1), steps=count)
+                else:
+                    found = diagnosis.Attribution(places=places, steps=count).maps(probe, batch, crop)
+                gaps.append(found.notes["completeness_residual"].abs().flatten())
+            row.append(float(torch.cat(gaps).mean()))
+        print(f"{places:24}" + "".join(f"{value:10.4f}" for value in row))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path)
@@ -103,6 +122,7 @@ def main() -> None:
     net = study.subject.module.eval()
     probe = Probe(study.subject, (INPUT,), Joints())
     folds = (4, 6, 8, 12, 16, 24)
+    batches = []
     times: dict[object, list[float]] = {}
     gaps: dict[object, list[Tensor]] = {}
     for id in diagnosis.chosen(study, most=given.samples):
@@ -112,6 +132,7 @@ def main() -> None:
         weight[0, :VISIBLE] = 1
         truth = {**loaded.batch.truth, "weight": weight}
         batch = Batch(loaded.batch.x, ids=(id,), truth=truth)
+        batches.append(batch)
         net.requires_grad_(True)
         seconds, maps = timed(lambda batch=batch: template(net, batch.x, batch.truth["heatmaps"]))
         net.zero_grad()
@@ -130,7 +151,8 @@ def main() -> None:
         seconds, gap = float(np.median(times[steps])), float(torch.cat(gaps[steps]).mean())
         equal = "  <- residual at most the template's" if gap <= wanted else ""
         print(f"{f'poseig, {steps} steps':24}{seconds:15.2f}{gap:15.4f}{base / seconds:14.1f}{equal}")
-    print(f"a step against one forward and {VISIBLE} backwards: {step_ratio(probe, batch, 16):.3f} (this network)")
+    by_places(probe, batches, study.crop)
+    print(f"\na step against one forward and {VISIBLE} backwards: {step_ratio(probe, batch, 16):.3f} (this network)")
     large = PoseResNet(50).eval().requires_grad_(False)
     truth = {"heatmaps": torch.rand(1, 17, 64, 48) ** 8, "weight": weight}
     picture = Batch(torch.randn(1, 3, 256, 192), truth=truth)

@@ -223,7 +223,20 @@ def test_what_is_left_out_is_counted(changes: dict, reason: str, tmp_path: Path)
         (lambda text: text.replace('"bbox"', '"box"'), r"annotations\[0\]: lacks bbox"),
         (lambda text: text.replace('"width"', '"wide"'), r"images\[0\]: lacks width"),
         (lambda text: text.replace('"image_id": 1', '"image_id": 2'), "is of picture 2, which images does not list"),
-        (lambda text: text.replace("[20, 20, 2, ", "[2, "), "has 49 keypoint numbers, expected 17 x 3"),
+        (
+            lambda text: text.replace("[20, 20, 2, ", "[2, "),
+            "annotation 7: keypoints is expected to be 51 numbers, found 49",
+        ),
+        (
+            lambda text: text.replace("[10, 10, 30, 40]", "[10, 10, 30]"),
+            r"annotations\[0\]: bbox is expected to be 4 numbers",
+        ),
+        (
+            lambda text: text.replace("[10, 10, 30, 40]", "[10, 10, NaN, 40]"),
+            "bbox is expected to be 4 numbers, found 4:",
+        ),
+        (lambda text: text.replace("[10, 10, 30, 40]", '"large"'), "found 1: large"),
+        (lambda text: text.replace('"width": 80', '"width": "wide"'), r"images\[0\]: width, height is expected"),
     ],
 )
 def test_a_bad_annotation_file_is_named(change: object, message: str, tmp_path: Path) -> None:
@@ -254,3 +267,25 @@ def test_where_a_data_set_lies(tmp_path: Path) -> None:
     usual.write_text("{}")
     assert poses.located(tmp_path, "val2017", "coco") == (usual, tmp_path / "images" / "val2017")
     assert poses.located(tmp_path, "valid", "mpii") == (tmp_path / "annot" / "valid.json", tmp_path / "images")
+
+
+def test_pictures_in_coco_s_own_layout_are_found(tmp_path: Path) -> None:
+    path = tiny_coco(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    path.rename(tmp_path / "annotations" / "person_keypoints_val2017.json")
+    assert poses.located(tmp_path, "val2017", "coco")[1] == tmp_path / "val2017"
+    (tmp_path / "images" / "val2017").mkdir(parents=True)
+    assert poses.located(tmp_path, "val2017", "coco")[1] == tmp_path / "images" / "val2017"
+
+
+def test_unbiased_data_processing_counts_from_the_middle_of_pixels() -> None:
+    matrix = poses.affine((50.0, 40.0), (30.0, 60.0), (11, 21), udp=True)
+    corners = np.array([[35.0, 10.0], [65.0, 70.0], [50.0, 40.0]])
+    np.testing.assert_allclose(poses.moved(corners, matrix), [[0, 0], [10, 20], [5, 10]], atol=1e-12)
+    crop = poses.Crop(size=(33, 65), heatmap=(9, 17), udp=True, subpixel=True)
+    assert crop.stride.tolist() == [4, 4]
+    heatmaps, _ = poses.gaussians(np.array([[13.0, 30.0]]), np.ones(1), crop)
+    naive = [[np.exp(-((u - 3.25) ** 2 + (v - 7.5) ** 2) / 8) for u in range(9)] for v in range(17)]
+    near = np.abs(np.arange(17) - 8)[:, None] <= 6
+    np.testing.assert_allclose(heatmaps[0], np.array(naive) * near * (np.abs(np.arange(9) - 3) <= 6))

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from torchloupe import diagnosis
 from torchloupe.cli import main
 from torchloupe.errors import BadInput
 from torchloupe.examples import figures
+from torchloupe.methods.blur import blurred
 from torchloupe.render import pose, pose_report
 from torchloupe.runner import Stream, run
 from torchloupe.sources.assemble import Options
@@ -213,7 +215,7 @@ def test_samples_are_chosen(bench: Path) -> None:
     assert diagnosis.chosen(one) == list("012345")
     assert diagnosis.chosen(one, every=2) == ["0", "2", "4"]
     assert diagnosis.chosen(one, every=2, most=2) == ["0", "2"]
-    assert diagnosis.chosen(one, ids=[5, 1]) == ["5", "1"]
+    assert diagnosis.chosen(one, ids=[5, 1, 5]) == ["5", "1"]
     with pytest.raises(BadInput, match="sample 6: the data set has 6 samples"):
         diagnosis.chosen(one, ids=[6])
     with pytest.raises(BadInput, match="are 1 or more"):
@@ -546,6 +548,7 @@ def test_rank_correlation_is_scipy_s() -> None:
     [
         (["ig", "-o", "x"], "give either a config"),
         (["ig", "-o", "x", "--model", "torch:a:b", "TEST.X", "1"], "--cfg was not given"),
+        (["report", "nowhere", "--worst", "-1"], "--worst is 0 or more, found -1"),
         (["report", "nowhere"], "nowhere: holds no results of `loupe pose`"),
         (["epe", "-o", "x", "--cfg", "none.yaml"], "none.yaml: no such config file"),
     ],
@@ -581,3 +584,97 @@ def test_vitpose_of_transformers(tmp_path: Path) -> None:
     done = diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=2, places="even"), tmp_path / "run")
     assert (done.made, dict(done.failed)) == (1, {})
     assert np.isfinite(Stream(tmp_path / "run", "ig").read("0")["DI"]).sum() == 17
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "gradcamm"], "no method 'gradcamm'. Did you mean gradcam"),
+        (["--method", "gradcam", "--layers", "layer9"], "no layer 'layer9' in this model"),
+        (["--joints", "nosee"], "no joint 'nosee'. Did you mean nose?"),
+        (["--tolerance", "0"], "--tolerance is more than 0, found 0.0"),
+        (["--noise", "-1"], "--noise is 0 or more, found -1.0"),
+        (["--power", "0"], "--power is 1 or more, found 0"),
+        (["MODEL.SIGMA", "0"], "the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found 0"),
+        (["MODEL.NUM_JOINTS", "0"], "MODEL.NUM_JOINTS is 1 or more, found 0"),
+        (["MODEL.EXTRA.WIDHT", "4"], "unknown key MODEL.EXTRA.WIDHT. Did you mean WIDTH?"),
+    ],
+)
+def test_a_bad_option_leaves_no_run_behind(
+    bench: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pose", "ig", *common(bench), "-o", str(tmp_path / "run"), "--ids", "0", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_may_stand_behind_options_of_several_values(bench: Path, tmp_path: Path) -> None:
+    words = ["pose", "epe", "--cfg", str(bench / "net.yaml"), "--data", str(bench / "data"), "-o", str(tmp_path)]
+    pairs = ["TEST.MODEL_FILE", str(bench / "net.pth"), "TEST.USE_GT_BBOX", "True"]
+    assert main([*words, "--ids", "0", "1", *pairs]) == 0
+    assert Stream(tmp_path, "epe").done() == ["0", "1"]
+
+
+def test_a_data_set_of_nobody_and_an_output_that_is_a_file(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = figures.write(tmp_path / "data", 2, seed=4)
+    path = data / "annotations" / "person_keypoints_figures.json"
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    assert main(["pose", "epe", *common(bench)[:4], "--data", str(data), "-o", str(tmp_path / "run")]) == 2
+    assert "no sample to look at; left out: 2 crowd" in capsys.readouterr().err
+    assert main(["pose", "epe", *common(bench), "-o", str(path)]) == 2
+    assert "cannot be made a folder for results" in capsys.readouterr().err
+    assert main(["pose", "epe", *common(bench), "-o", str(tmp_path / "run"), "--batch", "0"]) == 2
+    assert "--batch is 1 or more, found 0" in capsys.readouterr().err
+
+
+def test_what_chance_gives(bench: Path) -> None:
+    found = diagnosis.chance(study(bench), ["0", "1"])
+    assert found["uniform map"] == pytest.approx((1, 1))
+    loaded, _ = diagnosis.load(study(bench), ["0", "1"])
+    assert loaded is not None
+    change = (loaded.batch.x - blurred(loaded.batch.x, 19.0)).abs().sum(1).numpy()
+    shares = []
+    for values, sample in zip(change, loaded.samples, strict=True):
+        wide = np.zeros_like(sample.mask)
+        for row, column in np.argwhere(sample.mask > 0):
+            wide[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3] = 1
+        shares += [(values * wide).sum() / values.sum() / wide.mean()] * int(sample.weight.sum())
+    assert found["change of the picture alone"][0] == pytest.approx(np.mean(shares), rel=1e-6)
+
+
+@pytest.mark.parametrize("places", ["midpoint", "gauss-legendre"])
+def test_other_places_on_the_template_s_path(bench: Path, tmp_path: Path, places: str) -> None:
+    command = ["pose", "ig", *common(bench), "-o", str(tmp_path), "--ids", "0", "--steps", "40", "--places", places]
+    assert main(command) == 0
+    kept = Stream(tmp_path, "ig").read("0")
+    assert np.abs(kept["completeness_residual"]).max() < 1e-3 * np.abs(kept["scores"]).max()
+
+
+def nowhere(output: torch.Tensor, _batch: object) -> torch.Tensor:
+    return output.nowhere
+
+
+def test_a_run_in_which_everything_fails_says_why(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    words = [*common(bench), *QUICK, "--ids", "0", "1"]
+    assert main(["pose", "ig", *words, "-o", str(tmp_path / "a"), "--score", f"{__name__}:nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "none of the 2 samples could be looked at: the score nowhere failed with AttributeError" in said
+    shutil.copytree(bench / "data", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "images")
+    lost = [*common(bench)[:4], "--data", str(tmp_path / "data"), "-o", str(tmp_path / "b")]
+    assert main(["pose", "epe", *lost]) == 2
+    assert "none of the 6 samples could be looked at" in capsys.readouterr().err
+    assert main(["pose", "ig", *words[:-1], "-o", str(tmp_path / "c")]) == 0
+    capsys.readouterr()
+    assert main(["pose", "depend", *common(bench), "--ids", "4", "-o", str(tmp_path / "c")]) == 2
+    assert "none of the chosen samples has a map" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +17,7 @@ from torchloupe.methods.blur import Curve, blur, blur_curve, blurred, gauss_lege
 from torchloupe.methods.path import Path, integrated_gradients, quadrature, straight
 from torchloupe.methods.poseig import poseig
 from torchloupe.probe import INPUT, Batch, Probe, Subject
-from torchloupe.targets.pose import Joints, joint_index, merge_mirrored, peaks, soft_argmax
+from torchloupe.targets.pose import Joints, Peaks, joint_index, merge_mirrored, peaks, soft_argmax, surest
 
 N, J, H, W = 2, 4, 40, 36
 
@@ -343,3 +344,57 @@ def test_the_residual_of_gauss_legendre_is_taken_at_the_path_s_own_start() -> No
 def test_a_picture_of_another_memory_format_is_blurred_alike() -> None:
     x = batch().x
     assert torch.allclose(blurred(x.to(memory_format=torch.channels_last), 3.0), blurred(x, 3.0))
+
+
+def held() -> int:
+    """Bytes of all tensors that are alive."""
+    storages = (one.untyped_storage() for one in gc.get_objects() if type(one) in (Tensor, nn.Parameter))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_memory_grows_by_one_map_a_joint_and_not_with_steps() -> None:
+    module = net()
+
+    def peak(steps: int, joints: int) -> int:
+        seen: list[int] = []
+
+        def watched(x: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for i, (point, step) in enumerate(blur()(x, count)):
+                # looking at all that is alive takes a while
+                if i in (1, count - 1):
+                    seen.append(held())
+                yield point, step
+
+        asked = batch([[1.0] * joints + [0.0] * (J - joints)] * N)
+        gc.collect()
+        before = held()
+        poseig(Probe(subject(module), (INPUT,), Joints()), asked, path=watched, steps=steps)
+        return max(seen) - before
+
+    peak(2, J)
+    # the places of the steps themselves are a few numbers each
+    assert peak(24, J) == pytest.approx(peak(3, J), abs=1000)
+    one_map = N * H * W * 8
+    assert peak(3, J) - peak(3, 1) == pytest.approx((J - 1) * one_map, abs=1000)
+
+
+def test_a_pose_model_is_asked_how_sure_it_is_of_a_joint() -> None:
+    probe, seen = Probe(subject(), (INPUT,), Peaks(top=2)), batch()
+    with torch.no_grad():
+        heights = net()(seen.x).flatten(2).amax(2)
+    scores, pinned = probe.ask(seen)
+    order = heights.sort(1, descending=True)
+    assert torch.allclose(scores.value.T, order.values[:, :2])
+    assert pinned.asked["joints"].tolist() == order.indices[:, :2].tolist()
+    assert scores.labels[0] == tuple(f"joint {j}" for j in order.indices[:, 0].tolist())
+    named, _ = Probe(subject(), (INPUT,), surest(["b", "3"], ("a", "b", "c", "d"))).ask(seen)
+    assert torch.allclose(named.value.T, heights[:, [1, 3]])
+    assert named.labels == (("b", "b"), ("d", "d"))
+    assert surest([]) == surest(["predicted"]) == Peaks()
+    assert surest(["top3"]) == Peaks(top=3)
+    with pytest.raises(BadInput, match="joints 1 and top2 at once"):
+        surest(["1", "top2"])
+    with pytest.raises(BadInput, match="there are 4 joints, 0 to 3"):
+        Probe(subject(), (INPUT,), surest(["9"])).ask(seen)
+    with pytest.raises(BadInput, match="only heatmaps tell how sure"):
+        Peaks()(torch.zeros(1, 4, 2), Batch(torch.zeros(1, 3, 4, 4)))

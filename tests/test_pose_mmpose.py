@@ -24,6 +24,7 @@ from torchloupe.sources.poses import Crop, gaussians, read
 from torchloupe.targets.pose import exchanged
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 NARROW = {"model.backbone.depth": 18, "model.head.in_channels": 512}
 HEATMAPS = "td-hm_res50_8xb64-210e_coco-256x192"
 SIMCC = "simcc_res50_8xb64-210e_coco-256x192"
@@ -57,6 +58,7 @@ def loaded(operators: None) -> dict[str, mmpose.Estimator]:
     return {name: load(name) for name in SMALL}
 
 
+@needs_data
 @pytest.mark.parametrize("name", SMALL)
 def test_joints_are_those_of_mmpose_s_own_inference(name: str, loaded: dict[str, mmpose.Estimator]) -> None:
     """The same picture and box through mmpose's pipeline, network, flip test and codec, and through ours."""
@@ -68,26 +70,26 @@ def test_joints_are_those_of_mmpose_s_own_inference(name: str, loaded: dict[str,
     box = next(entry["bbox"] for entry in entries if str(entry["id"]) == person.id)
     with mmpose._stand_ins():
         from mmengine.config import Config
-        from mmpose.apis import inference_topdown
-        from mmpose.datasets.datasets.utils import parse_pose_metainfo
+        from mmengine.dataset import Compose, pseudo_collate
+        from mmengine.registry import DefaultScope
 
-        home = Path(sys.modules["mmpose"].__file__ or "").parent / ".mim"
-        config = Config.fromfile(next((home / "configs").rglob(f"{name}.py")))
+        home = Path(sys.modules["mmpose"].__file__ or "").parent / ".mim" / "configs"
+        config = Config.fromfile(next(home.rglob(f"{name}.py")))
+        corners = np.array([[box[0], box[1], box[0] + box[2], box[1] + box[3]]], np.float32)
+        about = {"flip_indices": exchanged(data.skeleton.pairs, 17), "bbox_score": np.ones(1, np.float32)}
+        with DefaultScope.overwrite_default_scope("mmpose"):
+            steps = Compose(config.test_dataloader.dataset.pipeline)
+            fed = pseudo_collate([steps({"img_path": str(picture), "bbox": corners, **about})])
         module: Any = one.subject.module
-        module.cfg = config
-        module.dataset_meta = parse_pose_metainfo({"from_file": str(home / "configs/_base_/datasets/coco.py")})
-        feed: list[torch.Tensor] = []
-        handle = module.backbone.register_forward_pre_hook(lambda _, args: feed.append(args[0].detach()))
-        try:
-            found = inference_topdown(module.eval(), str(picture), np.array([box]), "xywh")[0].pred_instances
-        finally:
-            handle.remove()
+        with torch.no_grad():
+            x = module.data_preprocessor(fed, False)["inputs"]
+            found = module.eval().test_step(fed)[0].pred_instances
     ours = torch.from_numpy(read(person, one.crop).x)[None]
     # OpenCV places its samples at multiples of 1/32 pixel
-    assert (ours - feed[0]).abs().mean() < 0.01
+    assert (ours - x).abs().mean() < 0.01
     assert one.flip
     order = exchanged(data.skeleton.pairs, 17)
-    joints, scores = one.decode(Batch(feed[0]), order)
+    joints, scores = one.decode(Batch(x), order)
     scale, centre = np.array(person.extent), np.array(person.centre)
     at = joints[0].numpy() / np.array(one.crop.size) * scale + centre - scale / 2
     np.testing.assert_allclose(at, found.keypoints[0], atol=1e-3 * scale.max())
@@ -148,6 +150,7 @@ def test_heatmaps_of_another_height_are_scaled_to_one(loaded: dict[str, mmpose.E
         mmpose._read(torch.zeros(3, 4), codec=codec, size=(192, 256), beta=1, height=1)
 
 
+@needs_data
 def test_the_commands_take_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Path(sys.modules["mmpose"].__file__ or "").parent / ".mim" / "configs"
     config = next(home.rglob(f"{SHARES}.py"))
@@ -171,6 +174,19 @@ def test_the_commands_take_a_config_file(tmp_path: Path, capsys: pytest.CaptureF
     assert "read in pixels of the input" in capsys.readouterr().err
     assert main(["pose", "epe", *common, "-o", str(tmp_path / "x"), "model.backbone.depth"]) == 2
     assert "'model.backbone.depth' has no value" in capsys.readouterr().err
+
+
+@needs_data
+def test_a_heatmap_of_what_makes_the_model_sure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = str(SHARED / "coco" / "000000000785.jpg")
+    changes = [f"{key}={value}".replace(" ", "") for key, value in SMALL[HEATMAPS].items()]
+    words = [picture, "--model", f"mmpose:{HEATMAPS}", "--save", str(tmp_path), "--target", "9", "top2"]
+    assert main(["cam", *words, "--cfg-options", *changes]) == 2
+    assert "at once: give either" in capsys.readouterr().err
+    words.remove("top2")
+    assert main(["cam", *words, "--cfg-options", *changes]) == 0
+    arrays = np.load(next(tmp_path.glob("*.npz")))
+    assert arrays["map/gradcam/head.deconv_layers"].shape == (1, 1, 64, 48)
 
 
 def test_what_is_not_top_down_or_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

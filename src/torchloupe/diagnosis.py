@@ -52,7 +52,7 @@ from torchloupe.sources.poses import (
     read,
 )
 from torchloupe.sources.safe import sha256
-from torchloupe.targets.pose import Joints, exchanged, merge_mirrored, peaks, predicted, true
+from torchloupe.targets.pose import Joints, exchanged, joint_index, merge_mirrored, peaks, predicted, true
 
 Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
@@ -168,6 +168,9 @@ def study(
     if data is None:
         raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
     people = _people(kind or "coco", data, split, annotations, detections, crop, threshold)
+    if not people.people:
+        left = ", ".join(f"{count} {reason}" for reason, count in people.left_out.items())
+        raise BadInput(f"{people.source}: no sample to look at" + (f"; left out: {left}" if left else ""))
     facts = {
         "model": subject.spec if config is None else config["MODEL.NAME"],
         "weights_sha256": _state_sha256(subject.module),
@@ -229,7 +232,7 @@ def chosen(study: Study, ids: Sequence[int] = (), most: int | None = None, every
     if every < 1 or (most is not None and most < 1):
         raise BadInput(f"--every and --max-samples are 1 or more, found {every} and {most}")
     numbers = list(ids) if ids else range(0, len(study.data), every)
-    found = [str(number) for number in numbers][:most]
+    found = list(dict.fromkeys(str(number) for number in numbers))[:most]
     for id in found:
         study.person(id)
     return found
@@ -306,6 +309,15 @@ class Attribution:
         ):
             if value not in known:
                 raise BadInput(f"{name} is one of {', '.join(known)}, found {value!r}")
+        for name, fits, expected in (
+            ("tolerance", self.tolerance is None or self.tolerance > 0, "more than 0"),
+            ("noise", self.noise >= 0, "0 or more"),
+            ("power", self.power >= 1, "1 or more"),
+        ):
+            if not fits:
+                raise BadInput(f"--{name} is {expected}, found {getattr(self, name)}")
+        if self.method != "poseig":
+            named(self.method)
         if self.steps < 1 or self.most < self.steps:
             raise BadInput(f"--steps is 1 or more and --most at least as many, found {self.steps} and {self.most}")
 
@@ -378,11 +390,15 @@ def attribute(
     """
     if maps not in ("float16", "float32", "none"):
         raise BadInput(f"maps are kept as float16, float32 or none, found {maps!r}")
-    stream = Stream(root, "ig")
-    stream.open({**study.record(), "attribution": how.record(), "maps": maps})
+    names = study.data.skeleton.joints
+    for joint in how.joints:
+        joint_index(joint, names, len(names))
     probe = Probe(study.subject, how.layers or study.subject.layers or (INPUT,), how.target(study))
     if how.method == "poseig":
         probe = probe.at(INPUT)
+    # only when all options were found right is anything written
+    stream = Stream(root, "ig")
+    stream.open({**study.record(), "attribution": how.record(), "maps": maps})
     work = partial(_attributed, study, how, probe, maps)
     return run(stream, ids, work, batch=batch, strict=strict, title="attribution")
 
@@ -625,6 +641,23 @@ def average_precision(study: Study, root: Path, category: int = 1) -> dict[str, 
     visible, limit = study.reading.visible, study.reading.limit
     results = keypoints.coco_results(entries, sigmas, visible=visible, limit=limit, category=category)
     return keypoints.average_precision(content, results, asked, sigmas)
+
+
+def chance(study: Study, ids: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Mean (FI, LI) of maps that know nothing of a network: a uniform one, and |x - blurred x|, by which every gradient on
+    the blur path is multiplied. A map has to be well above the second before it says something of what was learned."""
+    found: dict[str, list[Array]] = {"uniform map": [], "change of the picture alone": []}
+    for id in ids:
+        sample = read(study.person(id), study.crop)
+        x = torch.from_numpy(sample.x)[None]
+        mask, heatmaps = torch.from_numpy(sample.mask)[None], torch.from_numpy(sample.heatmaps)[None]
+        change = (x - blurred(x, 19.0)).abs().sum(1, keepdim=True)
+        for name, values in zip(found, (torch.ones_like(change), change), strict=True):
+            maps = values.expand(-1, heatmaps.shape[1], -1, -1)
+            both = torch.stack([indices.foreground(maps, mask), indices.locality(maps, heatmaps)])[:, 0].numpy()
+            found[name].append(np.where(sample.weight > 0, both, np.nan))
+    stacked = {name: np.stack(values, 1) for name, values in found.items()}
+    return {name: (means(values[0])[1], means(values[1])[1]) for name, values in stacked.items()}
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ class Stream:
                         f"{_short(wanted.get(key))}; give another folder to -o, or the same settings"
                     )
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadInput(f"{self.folder}: cannot be made a folder for results: {error.strerror}") from None
             whole(path, json.dumps(wanted, indent=1).encode())
         for left in self.folder.glob("*.part"):
             left.unlink()
@@ -101,8 +104,8 @@ class Stream:
             known = self.done()
             there = f"{known[0]} ... {known[-1]} ({len(known)})" if known else "none"
             raise BadInput(f"{self.root}: has no {self.kind} result of sample {id}{why}; there are {there}") from None
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path}: is damaged ({error}); delete it and run the same command again") from None
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+            raise BadInput(f"{path}: is damaged; delete it and run the same command again") from None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -165,6 +168,8 @@ def run(
     computes each in the same company as an uninterrupted one, and its results are the same to the last bit.
     strict: stop at the first sample that fails.
     """
+    if batch < 1:
+        raise BadInput(f"--batch is 1 or more, found {batch}")
     there = set(stream.done())
     before = len(there & set(ids))
     made, failed = 0, {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from itertools import islice
 from typing import Any
 
 # name -> where its function is; the files of commands import nothing heavy before they run.
@@ -93,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     warnings.showwarning = _warn
     try:
         app = build()
+        arguments = keys_first(arguments)
         return int(app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0)
     except (LoupeError, CycloptsError) as error:
         if debug:
@@ -106,6 +109,22 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def keys_first(arguments: list[str]) -> list[str]:
+    """`loupe pose ... --ids 1 2 TEST.USE_GT_BBOX True`: the KEY VALUE pairs of a config, wherever they stand, moved in front of
+    the options, since options that take several values would take them too."""
+    if arguments[:1] != ["pose"]:
+        return arguments
+    pairs, rest = [], []
+    left = iter(arguments[2:])
+    for word in left:
+        found = re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+", word)
+        if found:
+            pairs += [word, *islice(left, 1)]
+        else:
+            rest.append(word)
+    return [*arguments[:2], *pairs, *rest]
 
 
 def _fail(message: str, status: int) -> int:

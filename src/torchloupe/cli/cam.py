@@ -58,7 +58,8 @@ def cam(
             smooth_gradcam_pp, scorecam, sscam, iscam, ablationcam, gradient_x_input, smoothgrad, integrated_gradients,
             guided_backprop, guided_gradcam, occlusion. Default: gradcam.
         target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted. Of a
-            detector topK are its best detections, classes take only theirs; of a segmenter each class over its region.
+            detector topK are its best detections, classes take only theirs; of a segmenter each class over its region;
+            of a pose model joints by index.
         each: One target a picture, in order.
         labels: True labels for the target truth: lines of "picture class". Default: the name of the picture's folder.
         explain: Of a detection: its score, or iou, the score times the overlap with the box, which says more of its place.
@@ -85,6 +86,7 @@ def cam(
     from torchloupe.sources.images import find
     from torchloupe.sources.safe import state_sha256
     from torchloupe.targets.boxes import boxes, regions
+    from torchloupe.targets.pose import surest
     from torchloupe.targets.words import target as words_to_target
 
     methods = [named(name).__name__ for name in method or ("gradcam",)]
@@ -131,7 +133,8 @@ def cam(
     if detects:
         question: Any = boxes(words, subject.classes, value=explain, threshold=threshold)
     else:
-        question = (regions if subject.kind == "segmenter" else words_to_target)(words, subject.classes)
+        ask: Any = {"segmenter": regions, "pose": surest}.get(subject.kind, words_to_target)
+        question = ask(words, subject.classes)
     probe = Probe(subject, tuple(wanted), question)
     names = unique_names(files)
     asked = {

@@ -45,7 +45,7 @@ class Subjects:
     data: Path | None = None
     annotations: Path | None = None
     detections: Path | None = None
-    kind: Literal["", "coco", "mpii", "rhd"] = ""
+    kind: Literal["coco", "mpii", "rhd"] | None = None
     input_size: Annotated[list[int] | None, Several] = None
     sigma: float = 2.0
     coordinates: Literal["input", "unit", "camera"] = "input"
@@ -82,7 +82,7 @@ class Subjects:
             ),
             annotations=self.annotations,
             detections=self.detections,
-            kind=self.kind,
+            kind=self.kind or "",
             crop=Crop(size=(size[0], size[1]), sigma=self.sigma),
             coordinates=self.coordinates,
         )
@@ -219,7 +219,9 @@ def ig(
     if save_ig:
         size = diagnosis.expected_bytes(study, ids, asked.reference, kept) / 1e6
         print(f"maps of {len(ids)} samples as {kept}: at most {size:.1f} MB in {output / 'ig'}")
-    done = diagnosis.attribute(study, ids, asked, output, maps=kept, batch=choice.batch or 1, strict=choice.strict)
+    done = diagnosis.attribute(
+        study, ids, asked, output, maps=kept, batch=1 if choice.batch is None else choice.batch, strict=choice.strict
+    )
     _say(done, output)
     _print_columns(output, ("DI", "FI", "LI", "residual"))
     return None
@@ -251,7 +253,7 @@ def index(
     if not load_ig and (subjects.cfg is not None or subjects.model is not None):
         study = subjects.study(overrides)
         asked = how.attribution()
-        batch = choice.batch or 1
+        batch = 1 if choice.batch is None else choice.batch
         _say(diagnosis.attribute(study, choice.of(study), asked, output, batch=batch, strict=choice.strict), output)
     found = diagnosis.stored_indices(output)
     content = {id: {name: _plain(values) for name, values in parts.items()} for id, parts in found.items()}
@@ -288,7 +290,9 @@ def epe(
 
     study = subjects.study(overrides)
     ids = choice.of(study)
-    done = diagnosis.errors(study, ids, output, flip=flip, batch=choice.batch or 8, strict=choice.strict)
+    done = diagnosis.errors(
+        study, ids, output, flip=flip, batch=8 if choice.batch is None else choice.batch, strict=choice.strict
+    )
     _say(done, output)
     names, by_joint, overall = columns(output)
     content: dict[str, Any] = {
@@ -452,12 +456,15 @@ def depend(
     import numpy as np
 
     from torchloupe import diagnosis
+    from torchloupe.errors import BadInput
     from torchloupe.render.pose_report import Run, number, text_table
     from torchloupe.runner import whole
 
     study = subjects.study(overrides)
     known = set(Run(output).ig.done())
     ids = [id for id in choice.of(study) if id in known]
+    if not ids:
+        raise BadInput(f"{output}: none of the chosen samples has a map; run `loupe pose ig` for them first")
     found, names = diagnosis.depend(study, ids, output), Run(output).names()
     order = np.argwhere(np.isfinite(found) & ~np.eye(len(names), dtype=bool)).tolist()
     order.sort(key=lambda pair: -found[tuple(pair)])
@@ -486,11 +493,17 @@ def _plain(values: Any) -> Any:
 
 
 def _say(done: Summary, output: Path) -> None:
+    from torchloupe.errors import BadInput
+
     print(f"{output}: {done.made} samples made, {done.before} were there, {len(done.failed)} failed")
     for id, reason in list(done.failed.items())[:5]:
         print(f"  sample {id}: {reason}")
     if len(done.failed) > 5:
         print(f"  and {len(done.failed) - 5} more, see the .failed files")
+    if done.failed and not done.made + done.before:
+        raise BadInput(
+            f"{output}: none of the {len(done.failed)} samples could be looked at: {next(iter(done.failed.values()))}"
+        )
 
 
 def _print_columns(output: Path, wanted: Sequence[str]) -> None:
@@ -524,6 +537,7 @@ def demo(
 
     from torchloupe import diagnosis
     from torchloupe.examples import figures
+    from torchloupe.render.pose_report import columns, number, text_table
     from torchloupe.render.pose_report import report as write
     from torchloupe.runner import progress
     from torchloupe.sources.assemble import Options
@@ -551,6 +565,12 @@ def demo(
         confused = diagnosis.confusion(run)
         print(f"{len(confused.pairs)} inversions, {confused.swaps} swaps")
         print(write(run))
+    print("\nFI and LI beside what needs no training")
+    rows = [[name, *map(number, pair)] for name, pair in diagnosis.chance(study, ids).items()]
+    for name in ("random", "trained"):
+        overall = columns(save / name)[2]
+        rows.append([f"{name} weights", number(overall["FI"]), number(overall["LI"])])
+    print(text_table(["map", "FI", "LI"], rows))
     print()
     compare(save / "trained", save / "random")
     worst = diagnosis.chosen(study, most=1)[0]

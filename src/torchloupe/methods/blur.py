@@ -85,10 +85,13 @@ def along(curve: Curve, places: Callable[[int], Tensor], rule: str = "midpoint")
             raise BadInput(f"steps is {steps}; expected 1 or more")
         # ends of the steps and their middles, in turn
         at = places(2 * steps + 1).expand(-1, len(x))
-        here = curve(x, at[0])
+        # neighbours on a curve are nearly alike: in float32 their difference would keep four digits
+        wide = x.double() if x.device.type != "mps" else x
+        here = curve(wide, at[0])
         for i in range(steps):
-            there = curve(x, at[2 * i + 2])
-            yield here if rule == "left" else curve(x, at[2 * i + 1]), there - here
+            there = curve(wide, at[2 * i + 2])
+            point = here if rule == "left" else curve(wide, at[2 * i + 1])
+            yield point.to(x.dtype), (there - here).to(x.dtype)
             here = there
 
     return path
@@ -103,8 +106,8 @@ def gauss_legendre(curve: Curve) -> Path:
     def path(x: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         for node, weight in zip(*quadrature(steps, "gauss-legendre"), strict=True):
             at = torch.full((len(x),), node, dtype=torch.float64)
-            point, slope = torch.func.jvp(lambda a: curve(x, a), (at,), (torch.ones_like(at),))
-            yield point, slope * weight
+            found = torch.func.jvp(lambda a: curve(x, a), (at,), (torch.ones_like(at),))
+            yield found[0], found[1] * weight
 
     return path
 

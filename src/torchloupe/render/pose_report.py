@@ -234,6 +234,8 @@ def report(root: Path, worst: int = 6) -> Path:
 
     Nothing is computed anew. Errors: BadInput for a folder without results.
     """
+    if worst < 0:
+        raise BadInput(f"--worst is 0 or more, found {worst}")
     run, folder = Run(root), root / "report"
     names, by_joint, overall = columns(root)
     if not by_joint:
@@ -268,7 +270,7 @@ _PAGE = """<!doctype html>
 <style>
 body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.5em 0}td,th{padding:.15em .7em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}tr:last-child td{font-weight:600}img{max-width:100%}
+td:first-child,th:first-child{text-align:left}table.total tr:last-child td{font-weight:600}img{max-width:100%}
 figure{display:inline-block;margin:.4em;vertical-align:top}figcaption{font-size:.85em;color:#555;max-width:24em}
 dt{font-weight:600;float:left;clear:left;width:6em}dd{margin-left:6.5em}
 </style>
@@ -281,7 +283,8 @@ dt{font-weight:600;float:left;clear:left;width:6em}dd{margin-left:6.5em}
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    kind = ' class="total"' if rows and rows[-1][0] == "all" else ""
+    return f"<table{kind}><tr>{top}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
 def _plot(folder: Path, name: str, title: str, made: Any) -> str:

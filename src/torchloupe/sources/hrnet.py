@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,20 @@ DEFAULTS: dict[str, Any] = {
         "SAVE_HEATMAPS_GT": False,
         "SAVE_HEATMAPS_PRED": False,
     },
+}
+
+
+STAGE_KEYS = ("NUM_MODULES", "NUM_BRANCHES", "NUM_BLOCKS", "NUM_CHANNELS", "BLOCK", "FUSE_METHOD")
+# network -> what it knows below EXTRA
+EXTRA_KEYS: dict[str, tuple[str, ...]] = {
+    "pose_resnet": (
+        *("NUM_LAYERS", "NUM_DECONV_LAYERS", "NUM_DECONV_FILTERS", "NUM_DECONV_KERNELS", "DECONV_WITH_BIAS"),
+        *("FINAL_CONV_KERNEL", "WIDTH"),
+    ),
+    "pose_hrnet": (
+        *("PRETRAINED_LAYERS", "FINAL_CONV_KERNEL", "STEM_INPLANES", "STAGE2", "STAGE3", "STAGE4"),
+        *(f"STAGE{number}.{key}" for number in (2, 3, 4) for key in STAGE_KEYS),
+    ),
 }
 
 
@@ -229,7 +243,17 @@ def network(config: Experiment) -> nn.Module:
     if name not in ("pose_resnet", "pose_hrnet"):
         raise BadInput(f"{config.source}: MODEL.NAME is {name!r}; known are pose_resnet and pose_hrnet")
     _sizes(config)
+    for key in _below(config["MODEL.EXTRA"]):
+        if key not in EXTRA_KEYS[name]:
+            raise BadInput(f"{config.source}: unknown key MODEL.EXTRA.{key}.{nearest(key, EXTRA_KEYS[name])}")
     return _resnet(config) if name == "pose_resnet" else _hrnet(config)
+
+
+def _below(part: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in part.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _below(value, f"{prefix}{name}.")
 
 
 def _sizes(config: Experiment) -> None:
@@ -237,6 +261,8 @@ def _sizes(config: Experiment) -> None:
         size = config[key]
         if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             raise BadInput(f"{config.source}: {key} is expected to be [width, height] in pixels, found {list(size)}")
+    if config["MODEL.NUM_JOINTS"] < 1:
+        raise BadInput(f"{config.source}: MODEL.NUM_JOINTS is 1 or more, found {config['MODEL.NUM_JOINTS']}")
     if any(side % 32 for side in config.image_size):
         raise BadInput(f"{config.source}: MODEL.IMAGE_SIZE {list(config.image_size)} is not a multiple of 32")
 

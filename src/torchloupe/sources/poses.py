@@ -115,6 +115,14 @@ class Crop:
     subpixel: bool = False
     whole_box: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.sigma > 0:
+            raise BadInput(f"the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found {self.sigma}")
+        if min(*self.size, *self.heatmap) < 1:
+            raise BadInput(
+                f"a crop of {list(self.size)} pixels with heatmaps of {list(self.heatmap)}: expected 1 or more"
+            )
+
     @property
     def stride(self) -> Array:
         """Pixels of the crop in one of a heatmap, across and down."""
@@ -205,7 +213,8 @@ def gaussians(joints: Array, weight: Array, crop: Crop) -> tuple[Array, Array]:
     reach = 3 * crop.sigma
     inside = np.all((centres - reach < (width, height)) & (centres + reach + 1 >= 0), axis=1)
     weight = weight * inside
-    across, down = np.arange(width) - centres[:, :1], np.arange(height) - centres[:, 1:]
+    across: Array = np.arange(width) - centres[:, :1]
+    down: Array = np.arange(height) - centres[:, 1:]
     near = (np.abs(across) <= reach)[:, None, :] & (np.abs(down) <= reach)[:, :, None]
     if crop.subpixel:
         across, down = across + (centres - at)[:, :1], down + (centres - at)[:, 1:]
@@ -313,6 +322,19 @@ def _needed(entry: Any, names: Iterable[str], where: str) -> None:
         raise BadInput(f"{where}: lacks {', '.join(lacking)}")
 
 
+def _numbers(values: Any, count: int, where: str, name: str) -> Array:
+    """So many finite numbers. Errors: BadInput that names the entry and the field."""
+    try:
+        found = np.asarray(values, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.size != count or not np.isfinite(found).all():
+        raise BadInput(
+            f"{where}: {name} is expected to be {count} numbers, found {np.size(values)}: {str(values)[:60]}"
+        )
+    return found
+
+
 def coco(
     annotations: str | Path,
     pictures: str | Path,
@@ -359,9 +381,11 @@ def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
     _needed(content, ("images", "annotations"), str(path))
     for i, image in enumerate(content["images"]):
         _needed(image, ("id", "file_name", "width", "height"), f"{path}: images[{i}]")
+        _numbers([image["width"], image["height"]], 2, f"{path}: images[{i}]", "width, height")
     images = {image["id"]: image for image in content["images"]}
     for i, entry in enumerate(content["annotations"]):
         _needed(entry, ("id", "image_id", "bbox"), f"{path}: annotations[{i}]")
+        _numbers(entry["bbox"], 4, f"{path}: annotations[{i}]", "bbox")
         if entry["image_id"] not in images:
             raise BadInput(f"{path}: annotations[{i}] is of picture {entry['image_id']}, which images does not list")
     categories = [c for c in content.get("categories", ()) if isinstance(c, Mapping) and c.get("keypoints")]
@@ -408,10 +432,8 @@ def _inside(
 def _coco_person(
     entry: Mapping[str, Any], picture: Path, box: Sequence[float], crop: Crop, joints: int, path: Path
 ) -> Person:
-    flat = np.asarray(entry["keypoints"], dtype=np.float64)
-    if flat.size != joints * 3:
-        raise BadInput(f"{path}: annotation {entry['id']} has {flat.size} keypoint numbers, expected {joints} x 3")
-    points = flat.reshape(joints, 3)
+    where = f"{path}: annotation {entry['id']}"
+    points = _numbers(entry["keypoints"], joints * 3, where, "keypoints").reshape(joints, 3)
     centre, extent = frame(box, crop)
     camera = entry.get("joint_cam")
     return Person(
@@ -425,7 +447,7 @@ def _coco_person(
         area=float(entry.get("area", box[2] * box[3])),
         size=max(entry["bbox"][2:]),
         segmentation=entry.get("segmentation") or None,
-        camera=None if camera is None else np.asarray(camera, dtype=np.float64),
+        camera=None if camera is None else _numbers(camera, joints * 3, where, "joint_cam").reshape(joints, 3),
     )
 
 
@@ -458,6 +480,8 @@ def _detected(
     chosen: dict[int, Person] = {}
     for i, entry in enumerate(content):
         _needed(entry, ("image_id", "bbox", "score"), f"{path}: detection {i}")
+        _numbers(entry["bbox"], 4, f"{path}: detection {i}", "bbox")
+        _numbers(entry["score"], 1, f"{path}: detection {i}", "score")
     for i in sorted(range(len(content)), key=lambda i: -content[i]["score"]):
         entry = content[i]
         image = images.get(entry["image_id"])
@@ -515,14 +539,14 @@ def mpii(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
     people, left_out = [], Counter[str]()
     for i, entry in enumerate(content):
         _needed(entry, ("image", "center", "scale", "joints", "joints_vis"), f"{path}: person {i}")
-        joints = np.asarray(entry["joints"], dtype=np.float64)
-        weight = np.asarray(entry["joints_vis"], dtype=np.float64)
-        if joints.shape != (16, 2) or weight.shape != (16,):
-            raise BadInput(f"{path}: person {i} has joints of shape {list(joints.shape)}, expected [16, 2]")
+        where = f"{path}: person {i}"
+        joints = _numbers(entry["joints"], 32, where, "joints").reshape(16, 2)
+        weight = _numbers(entry["joints_vis"], 16, where, "joints_vis")
         if not weight.any():
             left_out["no visible joint"] += 1
             continue
-        scale, (x, y) = float(entry["scale"]), entry["center"]
+        (scale,) = _numbers(entry["scale"], 1, where, "scale").tolist()
+        x, y = _numbers(entry["center"], 2, where, "center").tolist()
         if scale <= 0:
             left_out["box outside the picture or of no area"] += 1
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchloupe.errors import BadInput, nearest
+from torchloupe.errors import BadInput, LoupeError, nearest
 from torchloupe.probe import Batch
 from torchloupe.results import Scores
 
@@ -154,7 +155,13 @@ class Joints:
     def _scores(self, output: Any, batch: Batch) -> Tensor:
         """(n, j), one a joint."""
         if self.score is not None:
-            found = self.score(output, batch)
+            try:
+                found = self.score(output, batch)
+            except LoupeError:
+                raise
+            except Exception as error:  # a stranger's function may fail in any way
+                name = getattr(self.score, "__qualname__", type(self.score).__name__)
+                raise BadInput(f"the score {name} failed with {type(error).__name__}: {error}") from error
             if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != batch.n:
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise BadInput(f"the score is expected to be (samples, joints) = ({batch.n}, ...), found {shape}")
@@ -177,3 +184,52 @@ def joint_index(wanted: int | str, names: Sequence[str], count: int) -> int:
     if wanted not in names:
         raise BadInput(f"no joint {wanted!r}.{nearest(wanted, names)}")
     return list(names).index(wanted)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """How sure the model is of a joint:  s_j = max over pixels of H_j, for pictures in which no joint is known
+
+    only: joints, by number or name; () = the `top` joints with the highest peaks, picture by picture.
+    Errors: BadInput for a model that gives coordinates, which tells no certainty.
+    """
+
+    only: tuple[int | str, ...] = ()
+    top: int = 1
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """{"joints": (n, k)}, joint numbers."""
+        heights = self._heights(output)
+        if not self.only:
+            return {"joints": heights.topk(min(self.top, heights.shape[1]), 1).indices.cpu()}
+        numbers = [joint_index(one, self.names, heights.shape[1]) for one in self.only]
+        return {"joints": torch.tensor([numbers] * batch.n)}
+
+    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+        heights = self._heights(output)
+        joints = (batch.asked or self.choose(output, batch))["joints"]
+        labels = tuple(tuple(self.names[j] if self.names else f"joint {j}" for j in row) for row in joints.T.tolist())
+        return Scores(heights.gather(1, joints.to(heights.device)).T, labels)
+
+    def _heights(self, output: Any) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            raise BadInput(
+                "only heatmaps tell how sure a pose model is of a joint in any picture; one that gives coordinates is asked "
+                "about known joints: loupe pose ig --method gradcam"
+            )
+        return output.flatten(2).amax(2)
+
+
+def surest(words: Sequence[str], names: tuple[str, ...] = ()) -> Peaks:
+    """Words -> Peaks: joints by number or name, or topK; the surest joint for none, and for "predicted".
+
+    Errors: BadInput for joints and topK at once.
+    """
+    tops = [int(found[1]) for word in words if (found := re.fullmatch(r"top-?(\d+)", word.lower())) is not None]
+    joints = tuple(
+        word for word in words if word.lower() != "predicted" and not re.fullmatch(r"top-?\d+", word.lower())
+    )
+    if joints and tops:
+        raise BadInput(f"joints {', '.join(joints)} and top{tops[0]} at once: give either")
+    return Peaks(joints, max([1, *tops]), names)
