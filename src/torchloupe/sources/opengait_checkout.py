@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 TOP = ("modeling", "data", "utils", "evaluation")
 # types of walks that a model's loss tells apart, where it does not take any; embeddings do not depend on them
 TYPES = {
-    name: ("neutral", "negative", "positive")
-    for name in ("ScoNet", "FoundationGait_Scaling_LinearProbing_Scoliosis1K")
+    name: ("neutral", "negative", "positive") for name in ("ScoNet", "FoundationGait_Scaling_LinearProbing_Scoliosis1K")
 }
 # models that set a constant only where their input says that it is on a GPU
 GPU_ONLY = ("ParsingGait",)
