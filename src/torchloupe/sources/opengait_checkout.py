@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # the names that OpenGait's packages take at the top level
 TOP = ("modeling", "data", "utils", "evaluation")
 # types of walks that a model's loss tells apart, where it does not take any; embeddings do not depend on them
-TYPES = {
-    name: ("neutral", "negative", "positive") for name in ("ScoNet", "FoundationGait_Scaling_LinearProbing_Scoliosis1K")
-}
+TYPES = dict.fromkeys(
+    ("ScoNet", "FoundationGait_Scaling_LinearProbing_Scoliosis1K"), ("neutral", "negative", "positive")
+)
 # models that set a constant only where their input says that it is on a GPU
 GPU_ONLY = ("ParsingGait",)
 

@@ -52,8 +52,20 @@ OPENPOSE = Skeleton(
 )
 BODY_12 = Skeleton(
     joints=tuple(
-        "right_shoulder right_elbow right_knee right_hip left_elbow left_knee "
-        "left_shoulder right_wrist right_ankle left_hip left_wrist left_ankle".split()
+        [
+            "right_shoulder",
+            "right_elbow",
+            "right_knee",
+            "right_hip",
+            "left_elbow",
+            "left_knee",
+            "left_shoulder",
+            "right_wrist",
+            "right_ankle",
+            "left_hip",
+            "left_wrist",
+            "left_ankle",
+        ]
     ),
     edges=_pairs("0-6 0-1 1-7 6-4 4-10 0-3 6-9 3-9 3-2 2-8 9-5 5-11"),
     parents=(6, 0, 3, 0, 6, 9, 0, 1, 2, 6, 4, 5),
