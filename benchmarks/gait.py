@@ -117,10 +117,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--sequences", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--job", help="MODEL/NAME of one job whose memory is measured, and printed")
     given = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(given.threads)
     if given.job:
         name, _, job = given.job.partition("/")
         print(grown(jobs(name, given.frames)[job]))

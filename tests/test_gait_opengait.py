@@ -220,7 +220,7 @@ def test_modalities_are_chosen_by_mask_or_by_order(tmp_path):
         np.testing.assert_allclose(batch.x[0], arrays["b"][..., 10:54] / 255, rtol=1e-6)
         np.testing.assert_array_equal(batch.pictures[0, ..., 0], arrays["b"][..., 10:54])
     file = write_config(tmp_path, "gaitset", data_cfg={"data_in_use": [True]})
-    with pytest.raises(BadInput, match="2 files; data_in_use of the config names 1"):
+    with pytest.raises(BadInput, match=r"2 modalities \(a.pkl, b.pkl\); data_in_use of the config is about 1"):
         prepare(walk, read_config(file))
     file = write_config(tmp_path, "gaitset", data_cfg={"data_in_use": [5]})
     with pytest.raises(BadInput, match=r"data_in_use of the config asks for \[5\]"):

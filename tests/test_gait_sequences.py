@@ -98,7 +98,7 @@ def test_an_empty_or_absent_root_is_said(tmp_path):
     with pytest.raises(BadInput, match="no sequence found"):
         sequences(tmp_path)
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(BadInput, match=r"expected a folder or one of \.mp4"):
+    with pytest.raises(BadInput, match=r"expected a folder, or a file of \.pkl, \.mp4"):
         sequences(tmp_path / "x.txt")
 
 

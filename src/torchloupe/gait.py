@@ -20,7 +20,7 @@ from torchloupe.errors import BadInput, LoupeError, LoupeWarning
 from torchloupe.methods.registry import named
 from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
-from torchloupe.probe import Batch, Probe, Subject, restored
+from torchloupe.probe import Batch, Probe, Subject, restored, split_call
 from torchloupe.results import Maps, Scores
 from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import Config, inner_pictures, model_digest, place_of, prepare
@@ -57,7 +57,10 @@ def embed_gallery(
     with restored(subject.module), torch.no_grad():
         for done, walk in enumerate(walks, 1):
             try:
-                rows.append(subject.output(prepare(walk, config, subject.module))[0].float().cpu())
+                row = subject.output(prepare(walk, config, subject.module))[0].float().cpu()
+                if not torch.isfinite(row).all():
+                    raise BadInput(f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights")
+                rows.append(row)
                 kept.append(walk)
             except LoupeError as error:
                 if strict:
@@ -220,10 +223,16 @@ def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
         place = place_of(subject, layer)
         length, whole = array.shape[1], batch.size[0]
         words[layer] = place.word if place is not None else ""
-        if place is not None and place.band is not None:
-            number, count = place.band
-            wide = np.zeros((*array.shape[:2], count, array.shape[3]), np.float32)
-            wide[:, :, number] = array[:, :, 0]
+        band = place.band if place is not None else None
+        call = split_call(layer)[1]
+        if place is not None and place.layout is not None and place.layout.join == "h" and call is not None:
+            # one call of a convolution that runs on strips of the height one by one
+            band = call, round(batch.size[1] * array.shape[3] / (batch.size[2] * array.shape[2]))
+            words[layer] = f"strip {band[0] + 1} of {band[1]}"
+        if band is not None:
+            number, rows = band[0], array.shape[2]
+            wide = np.zeros((*array.shape[:2], band[1] * rows, array.shape[3]), np.float32)
+            wide[:, :, number * rows : (number + 1) * rows] = array
             array = wide
         if length == 1 and whole > 1 and not words[layer]:
             words[layer] = "one map for all frames"

@@ -244,12 +244,12 @@ class Probe:
             raise BadInput(f"layer {name!r} did not run in the forward, or not so often; `loupe layers` shows which do")
         bare, call = split_call(name)
         declared = self.subject.layout(bare)
-        if declared is not None:
-            return declared
-        if calls > 1:
+        if calls > 1 and (declared is None or declared.join is None):
             raise BadInput(
                 f"layer {name!r} runs {calls} times in one forward; say which: '{name}#0' ... '{name}#{calls - 1}'"
             )
+        if declared is not None:
+            return declared
         found = find_layout(trace.of(bare)[call or 0], trace, batch.n, batch.size)
         if isinstance(found, str):
             raise BadInput(f"layer {name!r} cannot be drawn: {found}")

@@ -104,7 +104,7 @@ def cam(
             made = explain_walk(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
             made.save(file, {**record(subject, made, held), "question": key})
         except LoupeError as error:
-            if strict:
+            if strict or len(probes) == 1:
                 raise
             failed.append(walk.name)
             warnings.warn(f"left out: {error}", LoupeWarning, stacklevel=1)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.networks.gait import NETWORKS, leaves
+from torchloupe.networks.gait.gln import GLN
 from torchloupe.networks.gait.layers import Seen, default_layers, passes, seen, windows
 from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_steps_bones, skeleton
 from torchloupe.probe import INPUT, Batch, Subject, resolve, restored, split_call
@@ -41,6 +42,9 @@ DEFAULTS: Mapping[str, Any] = {
     "model_cfg": {},
 }
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+METRICS = ("euc", "cos")
+# rows of the silhouettes that a model was published for, where they are not 64
+SIDES = {"GLN": GLN.SIDE}
 # how the models of skeletons take them: rows are joints
 POSES = {"GaitGraph1": "n c t h w", "GaitGraph2": "n t h i c", "GaitTR": "n t c h w", "MultiScaleGaitGraph": "n t h c"}
 
@@ -92,7 +96,7 @@ class Config:
     def side(self) -> int:
         """Rows of a silhouette before it is cut: what the transforms name, else what the network was published for."""
         named = next((part["img_w"] for one in self.transforms for part in _steps(one) if "img_w" in part), None)
-        return int(named) if isinstance(named, int) else getattr(self._empty, "SIDE", 64)
+        return int(named) if isinstance(named, int) else SIDES.get(self.model, 64)
 
     @cached_property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -152,13 +156,39 @@ def read_config(path: str | Path) -> Config:
     places = [folder / name for folder in file.resolve().parents for name in ("default.yaml", "configs/default.yaml")]
     places.append(Path("configs/default.yaml"))
     merged = next((place for place in places[:8] + places[-1:] if place.is_file() and place != file.resolve()), None)
-    blocks = _merge(DEFAULTS, _yaml(merged) if merged else {})
-    blocks = _merge(blocks, own)
     if isinstance(own.get("data_cfg"), list):
         raise BadInput(f"{file}: data_cfg is a list of data sets; give a config with one")
-    if "model" not in own.get("model_cfg", {}):
+    if not isinstance(own.get("model_cfg"), Mapping) or "model" not in own["model_cfg"]:
         raise BadInput(f"{file}: model_cfg.model is missing; expected an OpenGait config")
+    blocks = _merge(DEFAULTS, _yaml(merged) if merged else {})
+    blocks = _merge(blocks, {name: block for name, block in own.items() if block is not None})
+    for name in DEFAULTS:
+        if not isinstance(blocks[name], Mapping):
+            raise BadInput(f"{file}: {name} holds {type(blocks[name]).__name__}; expected a mapping")
     return Config(file, blocks, merged)
+
+
+def _check(config: Config) -> None:
+    """Errors: BadInput for what every sequence would stumble over."""
+    for one in config.transforms:
+        for step in _steps(one) or [one]:
+            if not isinstance(step, Mapping) or "type" not in step:
+                raise BadInput(
+                    f"{config.path}: transform {step!r}; expected mappings with a type, such as {{type: ...}}"
+                )
+            if step["type"] not in TRANSFORMS:
+                raise BadInput(f"{config.path}: {_unknown(str(step['type']))}")
+    if config.metric not in METRICS:
+        raise BadInput(f"{config.path}: evaluator_cfg.metric {config.metric!r}; expected one of {', '.join(METRICS)}")
+    for key in ("frames_num_fixed", "frames_all_limit"):
+        count = config.sampler.get(key)
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise BadInput(f"{config.path}: sampler.{key} {count!r}; expected a number of frames, 1 or more")
+    use = config.blocks["data_cfg"].get("data_in_use")
+    if use is not None and (not isinstance(use, list) or not use or not all(isinstance(one, int) for one in use)):
+        raise BadInput(f"{config.path}: data_in_use {use!r}; expected a list of true and false, or of file numbers")
+    if use and not any(use) and isinstance(use[0], bool):
+        raise BadInput(f"{config.path}: data_in_use {use!r} uses no file at all")
 
 
 def _yaml(file: Path) -> dict[str, Any]:
@@ -284,6 +314,8 @@ def prepare(walk: Walk, config: Config, module: nn.Module | None = None) -> Batc
     if config.model == "SkeletonGaitPP":
         first = _maps_and_silhouettes(arrays, walk)
     x = torch.from_numpy(np.ascontiguousarray(first, dtype=np.float32))[None]
+    if config.model in NETWORKS and x.dim() == 5 and x.shape[2] == _channels(config) == 1:
+        x = x[:, :, 0]
     if x.dim() not in (4, 5):
         shape = tuple(raw[0].shape)
         raise BadInput(
@@ -315,11 +347,13 @@ def _chosen(walk: Walk, config: Config) -> list[np.ndarray]:
     use = config.blocks["data_cfg"].get("data_in_use")
     if use:
         whole = all(isinstance(one, bool) for one in use)
+        names = ", ".join(file.name for file in walk.files[:6])
+        told = f"{walk.files[0].parent}: {len(arrays)} modalities ({names})"
         if whole and len(use) != len(arrays):
-            raise BadInput(f"{walk.files[0].parent}: {len(arrays)} files; data_in_use of the config names {len(use)}")
+            raise BadInput(f"{told}; data_in_use of the config is about {len(use)}")
         index = [i for i, used in enumerate(use) if used] if whole else [int(one) for one in use]
         if any(i >= len(arrays) for i in index):
-            raise BadInput(f"{walk.files[0].parent}: {len(arrays)} files; data_in_use of the config asks for {use}")
+            raise BadInput(f"{told}; data_in_use of the config asks for {use}")
         chosen = [(walk.files[i], arrays[i]) for i in index]
     else:
         chosen = list(zip(walk.files, arrays, strict=False))
@@ -331,6 +365,12 @@ def _chosen(walk: Walk, config: Config) -> list[np.ndarray]:
         )
     if not chosen or not next(iter(lengths.values())):
         raise BadInput(f"{walk.files[0]}: no frames; expected (t, ...) with t > 0")
+    for file, array in chosen:
+        if not array.size:
+            raise BadInput(f"{file}: shape {array.shape} holds nothing; expected (t, ...), no axis of length 0")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            count = int((~np.isfinite(array)).reshape(len(array), -1).any(1).sum())
+            raise BadInput(f"{file}: {count} of {len(array)} frames hold NaN or infinite values; expected numbers")
     return [array for _, array in chosen]
 
 
@@ -371,14 +411,25 @@ def transformed(array: np.ndarray, transform: Mapping[str, Any], file: Path) -> 
             array = transformed(array, part, file)
         return array
     if kind not in TRANSFORMS:
-        raise BadInput(f"transform {kind!r} is not known.{nearest(kind, TRANSFORMS)} Known: {', '.join(TRANSFORMS)}.")
+        raise BadInput(_unknown(kind))
     wanted, make = TRANSFORMS[kind]
     if wanted == "pose" and (array.ndim != 3 or array.shape[-1] < 3):
         raise BadInput(f"{file}: shape {array.shape}; {kind} takes poses (t, joints, 3) of x, y, score")
     if wanted == "silhouette":
         _check_grey(array, file, kind)
+    if wanted == "pose":
+        _check_empty(array, file)
     options = {key: value for key, value in transform.items() if key != "type"}
-    return make(array, **options)
+    try:
+        return make(array, **options)
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"{file}: transform {kind} with {options or 'no options'} failed ({error})") from None
+
+
+def _unknown(kind: str) -> str:
+    return f"transform {kind!r} is not known.{nearest(kind, TRANSFORMS)} Known: {', '.join(TRANSFORMS)}."
 
 
 def _check_grey(array: np.ndarray, file: Path, kind: str) -> None:
@@ -388,9 +439,17 @@ def _check_grey(array: np.ndarray, file: Path, kind: str) -> None:
         raise BadInput(
             f"{file}: dtype {array.dtype} with values 0 to 1; expected grey values 0 to 255 (multiply by 255)"
         )
-    if not array.any():
-        raise BadInput(f"{file}: all {len(array)} frames are empty")
+    if array.min() < 0 or array.max() > 255:
+        raise BadInput(
+            f"{file}: dtype {array.dtype} with values {array.min():g} to {array.max():g}; expected grey values 0 to 255"
+        )
+    _check_empty(array, file)
+
+
+def _check_empty(array: np.ndarray, file: Path) -> None:
     empty = np.flatnonzero(~array.reshape(len(array), -1).any(1))
+    if len(empty) == len(array):
+        raise BadInput(f"{file}: all {len(array)} frames are empty")
     if len(empty):
         told = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")
         warnings.warn(f"{file}: {len(empty)} of {len(array)} frames are empty ({told})", LoupeWarning, stacklevel=2)
@@ -503,7 +562,7 @@ def _check_picture(x: Tensor, raw: np.ndarray, walk: Walk, config: Config, modul
     step = getattr(module, "STEP", 1)
     if x.shape[1] < step:
         warnings.warn(
-            f"{walk.name}: {x.shape[1]} frames, fewer than the {step} of {config.model}'s temporal convolution; "
+            f"{walk.name}: {x.shape[1]} frame{'s' if x.shape[1] > 1 else ''}, fewer than the {step} of {config.model}'s temporal convolution; "
             f"repeated, as the model does",
             LoupeWarning,
             stacklevel=2,
@@ -532,6 +591,7 @@ def gait(
     `prepare` makes a batch of a Walk. notes: the config, and what is known of the weights.
     """
     settings = read_config(config)
+    _check(settings)
     module: nn.Module
     call: Callable[[nn.Module, Batch], Any]
     if checkout is None:
@@ -644,7 +704,7 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
     module = subject.module
     numbered, known = leaves(module), {name: part for name, part in module.named_modules() if name}
     picked: list[str] = []
-    for one in wanted:
+    for one in (part for given in wanted for part in given.replace(",", " ").split()):
         if one.isdigit():
             if int(one) not in numbered:
                 raise BadInput(
@@ -657,6 +717,9 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
                 raise BadInput(f"no layer fits {one!r}.{nearest(one.strip('*'), known)} See loupe gait layers.")
         else:
             found = [one]
+        for name in found:
+            if (place := place_of(subject, name)) is not None and place.layout is None:
+                raise BadInput(f"layer {name!r} cannot be drawn: {place.word}")
         picked += [resolve(known, _plain_pass(subject, name)) for name in found]
     return tuple(dict.fromkeys(picked)) or subject.layers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Walk:
         kind = self.files[0].suffix.lower()
         if kind == ".pkl":
             return tuple(read_pickle(file) for file in self.files)
-        frames = _video(self.files[0]) if kind in VIDEOS else [_grey(Image.open(file)) for file in self.files]
+        frames = _video(self.files[0]) if kind in VIDEOS else [_picture(file) for file in self.files]
         return (_silhouettes(frames, size, self.files[0]),)
 
     def digest(self) -> str:
@@ -52,15 +53,15 @@ class Walk:
 def sequences(root: str | Path) -> tuple[Walk, ...]:
     """All walks of `<root>/<id>/<type>/<view>/`, each of pickles, silhouette pictures or one video; sorted.
 
-    root may also be one folder of pictures or one video: a single walk. Nothing is read.
+    root may also be one folder of pictures, one pickle or one video: a single walk. Nothing is read.
     Errors: BadInput where nothing is there.
     """
     top = Path(root)
     if not top.exists():
         raise BadInput(f"{top}: no such folder; expected <id>/<type>/<view>/*.pkl, a folder of pictures, or a video")
     if top.is_file():
-        if top.suffix.lower() not in VIDEOS:
-            raise BadInput(f"{top}: expected a folder or one of {', '.join(VIDEOS)}")
+        if top.suffix.lower() not in (".pkl", *VIDEOS):
+            raise BadInput(f"{top}: expected a folder, or a file of .pkl, {', '.join(VIDEOS)}")
         return (Walk(top.stem, "", "", (top,)),)
     if files := _files(top):
         return (Walk(top.resolve().name, "", "", files),)
@@ -80,8 +81,13 @@ def _files(leaf: Path) -> tuple[Path, ...]:
     files = sorted(path for path in leaf.iterdir() if path.is_file() and not path.name.startswith("."))
     for kinds in ((".pkl",), PICTURES):
         if chosen := tuple(path for path in files if path.suffix.lower() in kinds):
-            return chosen
+            return chosen if kinds != PICTURES else tuple(sorted(chosen, key=_counted))
     return tuple(path for path in files if path.suffix.lower() in VIDEOS)[:1]
+
+
+def _counted(file: Path) -> list[tuple[int, str]]:
+    """Frame 10 comes behind frame 2, whether or not the numbers are padded."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", file.name)]
 
 
 def digest(walks: Iterable[Walk]) -> str:
@@ -118,10 +124,21 @@ def _grey(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("L"))
 
 
+def _picture(file: Path) -> np.ndarray:
+    try:
+        with Image.open(file) as picture:
+            return _grey(picture)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{file}: cannot be read as a picture ({str(error).splitlines()[0]})") from None
+
+
 def _video(file: Path) -> list[np.ndarray]:
     if file.suffix.lower() == ".gif":
-        with Image.open(file) as picture:
-            return [_grey(frame) for frame in ImageSequence.Iterator(picture)]
+        try:
+            with Image.open(file) as picture:
+                return [_grey(frame) for frame in ImageSequence.Iterator(picture)]
+        except (OSError, SyntaxError, EOFError) as error:
+            raise BadInput(f"{file}: cannot be read as a GIF ({str(error).splitlines()[0]})") from None
     try:
         import imageio_ffmpeg
     except ImportError:
@@ -142,6 +159,8 @@ def _silhouettes(frames: list[np.ndarray], size: int, file: Path) -> np.ndarray:
             raise BadInput(f"{file.parent}: frames of different widths; expected {size} x {size}")
         return np.stack(frames)
     kept = [centred(frame, size) for frame in frames if frame.sum(dtype=np.int64) > FAINT]
+    if not kept and max(int(frame.max()) for frame in frames) == 1:
+        raise BadInput(f"{file}: values 0 to 1; expected grey values 0 to 255 (multiply by 255)")
     if not kept:
         raise BadInput(f"{file}: no frame shows a person; expected white silhouettes on black")
     if len(kept) < len(frames):

@@ -88,6 +88,12 @@ class Retrieval:
     gallery: Gallery
     parts: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        count = self.gallery.embeddings.shape[2]
+        for part in self.parts:
+            if not 0 <= part < count:
+                raise BadInput(f"part {part}: this model has {count} parts, 0 to {count - 1}")
+
     def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """{"item": (n, 1)}: the number of the gallery item."""
         found = self.gallery.distances(check_embeddings(output, batch, self.gallery).detach())
@@ -129,12 +135,8 @@ class Retrieval:
 
     def _scored(self, by_part: Tensor, names: list[str]) -> Scores:
         """by_part (n, p) -> scores (k, n)."""
-        count = by_part.shape[1]
         if not self.parts:
             return Scores(by_part.mean(1)[None], (tuple(names),))
-        for part in self.parts:
-            if not 0 <= part < count:
-                raise BadInput(f"part {part}: this model has {count} parts, 0 to {count - 1}")
         labels = tuple(tuple(f"{name} part {part}" for name in names) for part in self.parts)
         return Scores(by_part[:, list(self.parts)].T, labels)
 
