@@ -37,6 +37,9 @@ def check_writable(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in (".npz", ".parquet"):
         raise BadInput(f"{path}: points are written as .npz or .parquet, not {path.suffix or 'without a suffix'!r}")
+    home = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not home.is_dir() or not os.access(home, os.W_OK):
+        raise BadInput(f"{path}: cannot be written in {home}; give another place with --output")
     if path.suffix == ".parquet":
         pyarrow()
     return path

@@ -35,6 +35,7 @@ class StepwiseUMAP(UMAP):
 
     kept: Kept
     progress: Progress
+    graph_: Any
 
     def _fit_embed_data(self, X: Any, n_epochs: Any, init: Any, random_state: Any, **kwargs: Any) -> Any:  # noqa: N803
         plain = self.output_metric in ("euclidean", "l2") and not self.densmap and not self.output_dens

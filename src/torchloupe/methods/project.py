@@ -527,7 +527,7 @@ class Plan:
         if self.algorithm.name == "tsne" and self.dims > 2:
             seconds *= max(1.0, size / 5000) ** 0.5 * 2
         wide = self.reduce or self.width
-        memory = 3e8 + 4.0 * size * (2.5 * wide + {"tsne": 900, "umap": 500}.get(self.algorithm.name, 200))
+        memory = 3e8 + 4.0 * size * (2.5 * wide + {"tsne": 1200, "umap": 700}.get(self.algorithm.name, 200))
         return seconds * (wide / 256) ** 0.3 * min(1.0, 2 / self.cores) ** 0.5, memory
 
     def __str__(self) -> str:
@@ -549,8 +549,8 @@ class Plan:
 SIZES = (1e2, 1e3, 1e4, 5e4, 2e5, 1e6)
 COSTS = {
     "pca": (0.1, 0.1, 0.2, 0.5, 2, 10),
-    "tsne": (0.5, 2, 14, 40, 170, 1300),
-    "umap": (8, 12, 30, 45, 110, 420),
+    "tsne": (0.5, 2, 14, 40, 150, 1000),
+    "umap": (8, 12, 30, 45, 110, 600),
     "localmap": (0.3, 0.5, 3, 19, 90, 700),
     "pacmap": (0.3, 0.5, 3, 15, 75, 650),
 }

@@ -155,8 +155,7 @@ def _from_parquet(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str,
     name = vector or (known[0] if known else lists[0] if len(lists) == 1 else None)
     if name is None or name not in lists:
         found = f"no column of vectors {vector!r}" if vector else "no single column of vectors"
-        known = ", ".join(lists) or "none"
-        raise BadInput(f"{path}: {found}; columns of vectors: {known}; say which with --vector")
+        raise BadInput(f"{path}: {found}; columns of vectors: {', '.join(lists) or 'none'}; say which with --vector")
     column = table[name].combine_chunks()
     flat = column.flatten().to_numpy(zero_copy_only=False)
     if len(column) == 0 or len(flat) % len(column) or column.null_count or len(set(np.diff(_offsets(column)))) > 1:
