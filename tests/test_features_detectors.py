@@ -18,7 +18,7 @@ from torchloupe.methods.cam import gradcam
 from torchloupe.probe import Probe, Subject
 from torchloupe.sites import capture, features
 from torchloupe.sources import subject
-from torchloupe.sources.detectors import upright
+from torchloupe.sources.detectors import Rows, upright
 from torchloupe.sources.images import pictures
 from torchloupe.targets.boxes import Boxes, Region
 
@@ -175,3 +175,19 @@ def test_rotated_boxes_stand_in_upright_ones() -> None:
     want = [[40, 35, 60, 45], [45, 30, 55, 50], [50 - half, 40 - half, 50 + half, 40 + half]]
     assert torch.allclose(upright(boxes), torch.tensor(want), atol=1e-4)
     assert upright(torch.zeros(3, 4)).shape == (3, 4)
+
+
+def test_rows_that_are_changed_in_place_keep_their_gradient() -> None:
+    scores = torch.rand(2, 3, requires_grad=True)
+    with Rows():
+        for row in scores.sigmoid():
+            row *= 2
+            row.sum().backward(retain_graph=True)
+    want = scores.detach().sigmoid()
+    assert torch.allclose(scores.grad, 2 * want * (1 - want))
+    plain = torch.zeros(2, 3)
+    with Rows():
+        for row in plain:
+            row += 1
+        assert [part.shape for part in torch.zeros(2, 3).unbind(dim=1)] == [(2,)] * 3
+    assert plain.sum() == 6

@@ -173,7 +173,7 @@ def _predict(module: nn.Module, batch: Batch, *, sample: type) -> list[Detection
     h, w = batch.x.shape[-2:]
     about = {"img_shape": (h, w), "ori_shape": (h, w), "pad_shape": (h, w), "batch_input_shape": (h, w)}
     samples = [sample(metainfo={**about, "scale_factor": (1.0, 1.0)}) for _ in range(batch.n)]
-    with _attached(), _Rows():
+    with _attached(), Rows():
         found = [one.pred_instances for one in module(batch.x, samples, mode="predict")]
     return [Detections(upright(one.bboxes), one.scores, one.labels) for one in found]
 
@@ -189,7 +189,7 @@ def upright(boxes: Any) -> Tensor:
     return torch.stack([x - wide, y - tall, x + wide, y + tall], -1)
 
 
-class _Rows(TorchFunctionMode):
+class Rows(TorchFunctionMode):
     """Rows of a tensor in a graph are copies: mmyolo changes them in place, which autograd refuses."""
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
