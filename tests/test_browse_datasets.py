@@ -103,6 +103,7 @@ class Stream(torch.utils.data.IterableDataset):
 
     def __iter__(self):
         for k in range(self.count):
+            self.given = getattr(self, "given", 0) + 1
             yield np.full((4, 4, 3), k + torch.randint(0, 100, ()).item(), np.uint8), k
 
     def __len__(self) -> int:
@@ -115,6 +116,8 @@ def test_streams_go_on_and_repeat_by_further_passes():
     (feed,) = feeds(f"torch:{__file__}:Stream?told=True")
     assert len(feed) == 5
     found = list(samples(feed, range(5), repeat=2))
+    # Nothing is read again from the start.
+    assert feed.dataset.given == 10
     assert [one.label for one in found] == [label for label in "01234" for _ in range(2)]
     assert len({one.steps[0].pictures[0][0, 0, 0] for one in found}) > 4
     again = list(samples(feeds(f"torch:{__file__}:Stream?told=True")[0], range(5), repeat=2))

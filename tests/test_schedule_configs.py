@@ -227,7 +227,9 @@ def test_configs_of_installed_packages_and_near_names():
 def test_catalogues_of_models_are_no_configs(tmp_path):
     (tmp_path / "resnet_coco.yml").write_text("Collections:\n- Name: ResNet\n")
     (tmp_path / "a.yaml").write_text("trainer_cfg: {total_iter: 100}\n")
-    assert [plan.name for plan in schedules(str(tmp_path))] == ["a"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LoupeWarning)
+        assert [plan.name for plan in schedules(str(tmp_path))] == ["a"]
 
 
 def test_old_style_by_epoch_needs_no_data_set(tmp_path):
