@@ -275,13 +275,14 @@ def test_pictures_in_coco_s_own_layout_are_found(tmp_path: Path) -> None:
     (tmp_path / "val2017").mkdir()
     path.rename(tmp_path / "annotations" / "person_keypoints_val2017.json")
     assert poses.located(tmp_path, "val2017", "coco")[1] == tmp_path / "val2017"
+    assert poses.located(tmp_path, "val2017", "coco", path)[1] == tmp_path / "val2017"
     (tmp_path / "images" / "val2017").mkdir(parents=True)
     assert poses.located(tmp_path, "val2017", "coco")[1] == tmp_path / "images" / "val2017"
 
 
 def test_unbiased_data_processing_counts_from_the_middle_of_pixels() -> None:
-    matrix = poses.affine((50.0, 40.0), (30.0, 60.0), (11, 21), udp=True)
-    corners = np.array([[35.0, 10.0], [65.0, 70.0], [50.0, 40.0]])
+    matrix = poses.affine((50.0, 40.0), (30.0, 50.0), (11, 21), udp=True)
+    corners = np.array([[35.0, 15.0], [65.0, 65.0], [50.0, 40.0]])
     np.testing.assert_allclose(poses.moved(corners, matrix), [[0, 0], [10, 20], [5, 10]], atol=1e-12)
     crop = poses.Crop(size=(33, 65), heatmap=(9, 17), udp=True, subpixel=True)
     assert crop.stride.tolist() == [4, 4]

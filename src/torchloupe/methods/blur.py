@@ -85,8 +85,8 @@ def along(curve: Curve, places: Callable[[int], Tensor], rule: str = "midpoint")
             raise BadInput(f"steps is {steps}; expected 1 or more")
         # ends of the steps and their middles, in turn
         at = places(2 * steps + 1).expand(-1, len(x))
-        # neighbours on a curve are nearly alike: in float32 their difference would keep four digits
-        wide = x.double() if x.device.type != "mps" else x
+        # the template's neighbours are nearly alike: in float32 their difference would keep four digits
+        wide = x.double() if rule == "left" and x.device.type != "mps" else x
         here = curve(wide, at[0])
         for i in range(steps):
             there = curve(wide, at[2 * i + 2])

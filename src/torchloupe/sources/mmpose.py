@@ -130,14 +130,13 @@ def _library() -> Any:
 def _stand_ins() -> Iterator[None]:
     """While mmpose is imported and its network built: pycocotools where xtcocotools, its fork, does not load, and operators
     that say that they are absent where mmcv has none compiled. mmpose asks for both; top-down networks use neither."""
-    placed = []
+    placed: dict[str, Any] = {}
     if "mmcv._ext" not in sys.modules and not _imports("mmcv._ext"):
-        sys.modules["mmcv._ext"] = _operators()
-        placed.append("mmcv._ext")
+        placed["mmcv._ext"] = _operators()
     if "xtcocotools" not in sys.modules and not _imports("xtcocotools.mask"):
         for part in ("", ".coco", ".cocoeval", ".mask"):
-            sys.modules[f"xtcocotools{part}"] = framework(f"pycocotools{part}", EXTRA)
-            placed.append(f"xtcocotools{part}")
+            placed[f"xtcocotools{part}"] = framework(f"pycocotools{part}", EXTRA)
+    sys.modules.update(placed)
     try:
         yield
     finally:
@@ -150,8 +149,9 @@ def _imports(name: str) -> bool:
     try:
         import_module(name)
     except (ImportError, ValueError, OSError):
+        # what came in before the failure would be taken for the whole
         for half in set(sys.modules) - before:
-            if half.partition(".")[0] == name.partition(".")[0] != "mmcv":
+            if half.startswith("xtcocotools"):
                 del sys.modules[half]
         return False
     return True
