@@ -196,6 +196,19 @@ def test_tta_of_skeleton_models_averages_or_joins_the_passes():
         torch.testing.assert_close(two(made)[:, 256:], third)
 
 
+def test_only_the_models_that_read_use_emb2_embed_behind_the_neck():
+    plus = {"Backbone": {"in_channels": 3, "blocks": [1, 1, 1, 1], "C": 1}, "SeparateBNNecks": {"class_num": 4}}
+    for name, config, channels in (
+        ("DeepGaitV2", deepgait(4, [1, 1, 1, 1]), None),
+        ("SkeletonGaitPP", plus, 3),
+        ("Baseline", MODELS["gaitbase_casiab"][0], None),
+    ):
+        module = NETWORKS[name]({**config, "use_emb2": True}, "").eval()
+        with torch.no_grad():
+            length = module(silhouettes(2, 64, 44, channels)).norm(dim=1)
+        assert torch.allclose(length, torch.ones_like(length), atol=1e-5) == (name != "Baseline")
+
+
 def test_what_is_not_built_is_said():
     with pytest.raises(BadInput, match="expected one of 2d, 3d, p3d"):
         NETWORKS["DeepGaitV2"](deepgait(4, [1, 1, 1, 1], mode="4d"), "")

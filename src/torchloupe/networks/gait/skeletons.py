@@ -50,21 +50,12 @@ OPENPOSE = Skeleton(
     mirror=(0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16),
     centre=1,
 )
+_BODY_12 = (
+    "right_shoulder right_elbow right_knee right_hip left_elbow left_knee left_shoulder right_wrist right_ankle left_hip "
+    "left_wrist left_ankle"
+)
 BODY_12 = Skeleton(
-    joints=(
-        "right_shoulder",
-        "right_elbow",
-        "right_knee",
-        "right_hip",
-        "left_elbow",
-        "left_knee",
-        "left_shoulder",
-        "right_wrist",
-        "right_ankle",
-        "left_hip",
-        "left_wrist",
-        "left_ankle",
-    ),
+    joints=tuple(_BODY_12.split()),
     edges=_pairs("0-6 0-1 1-7 6-4 4-10 0-3 6-9 3-9 3-2 2-8 9-5 5-11"),
     parents=(6, 0, 3, 0, 6, 9, 0, 1, 2, 6, 4, 5),
     mirror=(6, 4, 5, 9, 1, 2, 0, 10, 11, 3, 7, 8),
