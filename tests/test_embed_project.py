@@ -351,7 +351,7 @@ def test_bad_rows_can_be_left_out_and_duplicates_are_named(digits):
 
 
 def test_the_choice_by_size_and_the_estimate():
-    assert [choose(n) for n in (100, 500_000, 500_001)] == ["tsne", "tsne", "umap"]
+    assert [choose(n) for n in (100, 1_000_000, 1_000_001)] == ["tsne", "tsne", "umap"]
     assert [reduced(1000, w, "tsne", None) for w in (64, 512, 2048)] == [0, 0, 256]
     assert reduced(1_000_000, 256, "umap", None) == 64
     assert reduced(1_000_000, 256, "umap", 0) == 0

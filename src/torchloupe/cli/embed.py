@@ -102,7 +102,7 @@ def project(
         feats: .npz with feats and labels, .npy, or .parquet with a column of vectors; may be larger than memory.
         output: The map, .npz or .parquet, with a JSON record beside it. Default: NAME.points.npz. The same command goes
             on with what a killed one has done.
-        method: tsne, umap, pca, localmap, pacmap, or a class such as sklearn.manifold.Isomap. auto: t-SNE up to 500,000
+        method: tsne, umap, pca, localmap, pacmap, or a class such as sklearn.manifold.Isomap. auto: t-SNE up to 1,000,000
             points, UMAP above.
         dims: Dimensions of the map.
         args: Parameters of the implementation: NAME=VALUE ...

@@ -527,7 +527,7 @@ class Plan:
         if self.algorithm.name == "tsne" and self.dims > 2:
             seconds *= max(1.0, size / 5000) ** 0.5 * 2
         wide = self.reduce or self.width
-        memory = 3e8 + 4.0 * size * (2.5 * wide + {"tsne": 1200, "umap": 700}.get(self.algorithm.name, 200))
+        memory = 3e8 + 4.0 * size * (2.5 * wide + {"tsne": 1200, "umap": 900}.get(self.algorithm.name, 200))
         return seconds * (wide / 256) ** 0.3 * min(1.0, 2 / self.cores) ** 0.5, memory
 
     def __str__(self) -> str:
@@ -564,8 +564,8 @@ def cores() -> int:
 
 
 def choose(total: int) -> str:
-    """The method for N points: t-SNE keeps neighbours best, up to 500,000; above, UMAP in less time; PCA below 4."""
-    return "pca" if total < 4 else "tsne" if total <= 500_000 else "umap"
+    """The method for N points: t-SNE keeps neighbours best, up to 1,000,000; above, UMAP in less time; PCA below 4."""
+    return "pca" if total < 4 else "tsne" if total <= 1_000_000 else "umap"
 
 
 def reduced(total: int, width: int, method: str, ask: int | None) -> int:
