@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchloupe.sources.mmpose import complete_mmcv
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Greedy non-maximum suppression: numbers of the boxes that stay, the best first."""
@@ -45,6 +47,7 @@ def install() -> None:
 
     stand_in.__getattr__ = operator  # type: ignore[method-assign]
     sys.modules["mmcv._ext"] = stand_in
+    complete_mmcv()
 
 
 def install_torchvision() -> None:

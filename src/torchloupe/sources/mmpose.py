@@ -137,11 +137,20 @@ def _stand_ins() -> Iterator[None]:
         for part in ("", ".coco", ".cocoeval", ".mask"):
             placed[f"xtcocotools{part}"] = framework(f"pycocotools{part}", EXTRA)
     sys.modules.update(placed)
+    complete_mmcv()
     try:
         yield
     finally:
         for name in placed:
             sys.modules.pop(name, None)
+
+
+def complete_mmcv() -> None:
+    """mmcv's transformers leave deformable attention out for good where they are imported before there are operators."""
+    loaded = sys.modules.get("mmcv.cnn.bricks.transformer")
+    if loaded is not None and not hasattr(loaded, "MultiScaleDeformableAttention"):
+        attention = import_module("mmcv.ops.multi_scale_deform_attn").MultiScaleDeformableAttention
+        loaded.MultiScaleDeformableAttention = attention  # type: ignore[attr-defined]
 
 
 def _imports(name: str) -> bool:
