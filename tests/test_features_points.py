@@ -245,6 +245,17 @@ def test_nothing_is_copied_or_run_again_where_nothing_is_in_place(batch: Batch) 
     assert seen["second"].raw.data_ptr() == outputs[0]
 
 
+def test_a_model_that_runs_in_inference_mode_is_seen(batch: Batch) -> None:
+    class Inferring(InPlace):
+        @torch.inference_mode()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    net = Inferring().double()
+    found = features(Subject(net), batch, ("first",))["first"].squeeze(2)
+    assert torch.equal(found, F.conv2d(batch.x / 2, net.first.weight, net.first.bias))
+
+
 def test_weights_and_slices_are_copied(batch: Batch) -> None:
     net = InPlace().double()
     seen = capture(Subject(net), batch, ("place", "slice"))

@@ -202,7 +202,7 @@ class Record:
         object.__setattr__(self, "versions", self._versions())
 
     def _versions(self) -> tuple[int, ...]:
-        return tuple(tensor._version for tensor in self.tensors.values())
+        return tuple(0 if tensor.is_inference() else tensor._version for tensor in self.tensors.values())
 
     @property
     def spoiled(self) -> bool:
