@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from zoo import ZOO, Concatenated, Plain, Residual, Tokens
 
 import torchloupe as loupe
@@ -36,6 +37,55 @@ def test_in_place_layers_do_not_change_what_was_tapped(batch: Batch) -> None:
     out = bn2.detach().requires_grad_()
     (want,) = torch.autograd.grad(net.head(torch.relu(out + identity.detach()).mean((2, 3)))[:, 1].sum(), out)
     assert torch.allclose(seen.grad["bn2"][0, :, :, 0], want)
+
+
+def test_layers_in_a_network_full_of_in_place_work(batch: Batch) -> None:
+    net, forwards = Residual().to(D).eval(), []
+    net.stem.register_forward_pre_hook(lambda *_: forwards.append(1))
+    layers = ("stem", "conv1", "bn1", "relu#0", "conv2", "relu#1")
+    seen = probe(net, *layers)(batch)
+    assert len(forwards) == 1
+    stem = net.stem(batch.x).detach()
+    conv1 = net.conv1(stem).detach().requires_grad_()
+    bn1 = net.bn1(conv1)
+    relu = torch.relu(bn1)
+    conv2 = net.conv2(relu)
+    last = torch.relu(net.bn2(conv2) + stem)
+    wanted = dict(zip(layers[1:], (conv1, bn1, relu, conv2, last), strict=True))
+    score = net.head(last.mean((2, 3)))[:, 1].sum()
+    for (name, act), grad in zip(wanted.items(), torch.autograd.grad(score, list(wanted.values())), strict=True):
+        assert torch.allclose(seen.act[name][:, :, 0], act), name
+        assert torch.allclose(seen.grad[name][0, :, :, 0], grad), name
+
+
+def test_a_sum_in_place_is_seen_by_a_second_forward(batch: Batch) -> None:
+    net, forwards = Residual().to(D).eval(), []
+    net.stem.register_forward_pre_hook(lambda *_: forwards.append(1))
+    seen = probe(net, "conv2", "bn2")(batch)
+    assert len(forwards) == 2
+    alone = probe(net, "bn2")(batch)
+    assert len(forwards) == 3
+    assert torch.equal(seen.act["bn2"], alone.act["bn2"])
+    assert torch.equal(seen.grad["bn2"], alone.grad["bn2"])
+
+
+def test_gradients_are_let_go_as_they_are_taken(batch: Batch) -> None:
+    net = Plain().to(D)
+    held: list[StorageWeakRef] = []
+
+    def take(layer: str, act: Tensor, grad: Tensor) -> Tensor:
+        assert all(one.expired() for one in held)
+        held.append(StorageWeakRef(grad.untyped_storage()))
+        return (act * grad).sum()
+
+    asked = Probe(Subject(net), ("one.0", "two.0"), Classes((1, 0)))
+    seen, whole = asked(batch, take=take), asked(batch)
+    assert len(held) == 4
+    assert not seen.act
+    assert not seen.grad
+    for layer, taken in seen.taken.items():
+        want = (whole.act[layer] * whole.grad[layer]).flatten(1).sum(1)
+        assert torch.allclose(torch.stack(taken), want)
 
 
 def test_a_module_that_runs_twice_must_be_numbered(batch: Batch) -> None:

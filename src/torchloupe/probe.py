@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -155,6 +155,8 @@ class Subject:
 
 
 Target = Callable[[Any, Batch], Scores]
+# (layer, act (n, c, t, h, w), grad (1, n, c, t, h, w)) -> what is made of them
+Take = Callable[[str, Tensor, Tensor], Any]
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class Capture:
 
     act: layer -> (n, c, t, h, w); grad: layer -> (k, n, c, t, h, w), empty where no gradient was asked for.
     layouts: layer -> the layout that was used. trace: what ran. batch: the samples, with the target's choices held fixed.
+    taken: layer -> what was made of each of the k gradients; act and grad are then empty.
     """
 
     scores: Scores
@@ -171,6 +174,7 @@ class Capture:
     layouts: Mapping[str, Layout]
     trace: Trace
     batch: Batch
+    taken: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,9 +217,11 @@ class Probe:
         check_finite(value, batch)
         return Scores(value, labels), batch
 
-    def __call__(self, batch: Batch, *, grad: bool = True) -> Capture:
+    def __call__(self, batch: Batch, *, grad: bool = True, take: Take | None = None) -> Capture:
         """Run once and look.
 
+        take: is given each layer's gradient as soon as the backward has it, which is then let go: where a map is all that
+            is wanted, the gradients of only one layer are held at a time.
         Errors: BadInput for an unknown layer, one that did not run, or a score that is not finite; NoGradient for a
         layer that the score does not depend on.
         """
@@ -223,18 +229,39 @@ class Probe:
         needs_input = INPUT in self.layers
         with restored(module), torch.set_grad_enabled(grad):
             x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
-            with tracing(module) as trace, tapped(module, self.layers, grad) as taps:
-                output = self.subject.output(batch.at(x.clone()))
-            (value, labels), batch = self.score(output, batch)
-            if needs_input:
-                taps[INPUT] = [x]
-            layouts = {name: self.layout(name, trace, batch, len(taps[name])) for name in self.layers}
-            grads: dict[str, Tensor] = {}
-            if grad:
-                rows = [self._canonical(row, layouts, batch) for row in self._gradients(value, taps, layouts)]
-                grads = {name: stacked([row.pop(name) for row in rows]) for name in self.layers}
-            act = self._canonical(taps, layouts, batch)
-        return Capture(Scores(value.detach(), labels), act, grads, layouts, trace, batch)
+            # a copy of one layer is cheaper than the risk of a second forward, copies of many are not
+            copied = set(self.layers) if len(self.layers) == 1 else set()
+            while True:
+                with tracing(module) as trace, tapped(module, self.layers, grad, copied) as taps:
+                    if needs_input:
+                        taps.begun.append(x)
+                        taps.keep(INPUT, x, False)
+                    output = self.subject.output(batch.at(x.clone()))
+                (value, labels), batch = self.score(output, batch)
+                if not (spoiled := taps.spoiled()):
+                    break
+                copied |= spoiled
+            layouts = {name: self.layout(name, trace, batch, len(taps.calls[name])) for name in self.layers}
+
+            def canonical(name: str, calls: Sequence[Tensor]) -> Tensor:
+                return layouts[name].canonical([full(call) for call in calls], batch.n, batch.size)
+
+            def use(name: str, grads: Sequence[Tensor], last: bool) -> Any:
+                found = canonical(name, grads)[None]
+                if take is None:
+                    return found
+                act = canonical(name, taps.calls[name])
+                if last:
+                    taps.let_go(name)
+                return take(name, act, found)
+
+            taken = self._gradients(value, taps, layouts, use) if grad else {}
+            scores = Scores(value.detach(), labels)
+            if take is not None:
+                return Capture(scores, {}, {}, layouts, trace, batch, taken)
+            grads = {name: joined(taken.pop(name)) for name in list(taken)}
+            act = {name: canonical(name, taps.calls[name]) for name in self.layers}
+        return Capture(scores, act, grads, layouts, trace, batch)
 
     def layout(self, name: str, trace: Trace, batch: Batch, calls: int) -> Layout:
         """The layout of a layer that ran so many times in the traced forward: declared by the subject, or found."""
@@ -255,42 +282,52 @@ class Probe:
             raise BadInput(f"layer {name!r} cannot be drawn: {found}")
         return found
 
-    def _canonical(
-        self, taps: Mapping[str, list[Tensor]], layouts: Mapping[str, Layout], batch: Batch
-    ) -> dict[str, Tensor]:
-        return {
-            name: layouts[name].canonical([full(call) for call in taps[name]], batch.n, batch.size)
-            for name in self.layers
-        }
-
     def _gradients(
-        self, value: Tensor, taps: Mapping[str, list[Tensor]], layouts: Mapping[str, Layout]
-    ) -> Iterator[dict[str, list[Tensor]]]:
-        """value (k, n) -> k times: d value[k].sum() / d every tapped tensor. Parameters' .grad is never touched."""
-        flat = [call for name in self.layers for call in taps[name]]
+        self,
+        value: Tensor,
+        taps: Taps,
+        layouts: Mapping[str, Layout],
+        use: Callable[[str, Sequence[Tensor], bool], Any],
+    ) -> dict[str, list[Any]]:
+        """value (k, n) -> layer -> k times use(layer, d value[k].sum() / d what was tapped there, whether it is the last).
+
+        No .grad is touched.
+        """
         if not value.requires_grad:
             raise NoGradient(
                 f"the score does not depend on {', '.join(self.layers)}: nothing after the layer leads to it"
             )
-        for i, row in enumerate(value):
-            found = torch.autograd.grad(row.sum(), flat, retain_graph=i + 1 < len(value), allow_unused=True)
-            if not all(finite(part) for part in found if part is not None):
+        found: dict[str, list[Any]] = {name: [] for name in self.layers}
+        arrived: dict[str, dict[int, Tensor]] = {}
+
+        def finish(name: str) -> None:
+            grads, calls = arrived.pop(name), taps.calls[name]
+            if layouts[name].skip:
+                self._check_tokens(name, grads.get(0), layouts[name])
+            filled = [grads[i] if i in grads else torch.zeros_like(call) for i, call in enumerate(calls)]
+            found[name].append(use(name, filled, len(found[name]) + 1 == len(value)))
+
+        def arrive(name: str, call: int, grad: Tensor) -> None:
+            if not finite(grad):
                 raise BadSample("a gradient is not finite (NaN or infinite); try float32 instead of half precision")
-            parts = iter(found)
-            named: dict[str, list[Tensor]] = {}
+            grads = arrived.setdefault(name, {})
+            grads[call] = grad.detach()
+            if len(grads) == len(taps.calls[name]):
+                finish(name)
+
+        taps.arrive = arrive
+        for number, row in enumerate(value, 1):
+            torch.autograd.grad(row.sum(), taps.begun, retain_graph=number < len(value), allow_unused=True)
+            for name in list(arrived):
+                finish(name)
             for name in self.layers:
-                pairs = [(call, next(parts)) for call in taps[name]]
-                if all(got is None for _, got in pairs):
+                if len(found[name]) < number:
                     raise NoGradient(
                         f"the score does not depend on layer {name!r}: nothing leads from it to the output{self._advice()}"
                     )
-                if layouts[name].skip:
-                    self._check_tokens(name, pairs, layouts[name])
-                named[name] = [torch.zeros_like(call) if got is None else got for call, got in pairs]
-            yield named
+        return found
 
-    def _check_tokens(self, name: str, pairs: Sequence[tuple[Tensor, Tensor | None]], layout: Layout) -> None:
-        got = pairs[0][1]
+    def _check_tokens(self, name: str, got: Tensor | None, layout: Layout) -> None:
         if got is None:
             return
         axis = layout.axis("h")
@@ -314,9 +351,9 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def stacked(rows: Sequence[Tensor]) -> Tensor:
-    """torch.stack, without a copy where there is one row."""
-    return rows[0][None] if len(rows) == 1 else torch.stack(list(rows))
+def joined(rows: Sequence[Tensor]) -> Tensor:
+    """torch.cat, without a copy where there is one row."""
+    return rows[0] if len(rows) == 1 else torch.cat(list(rows))
 
 
 def finite(tensor: Tensor) -> bool:
@@ -432,14 +469,74 @@ def restored(module: nn.Module) -> Iterator[None]:
                 p.requires_grad_(True)
 
 
+@dataclass
+class Taps:
+    """What was tapped in one forward.
+
+    calls: layer -> the output of each of its calls, in order, detached. begun: where the graph of gradients begins.
+    arrive: takes (layer, number of the call, gradient) while a backward runs.
+    """
+
+    calls: dict[str, list[Tensor]]
+    begun: list[Tensor] = field(default_factory=list)
+    arrive: Callable[[str, int, Tensor], None] = field(default=lambda name, call, grad: None)
+    _shared: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
+
+    def keep(self, name: str, output: Tensor, copied: bool) -> None:
+        """One more call of a layer: the network's own tensor, or a copy of it."""
+        calls = self.calls[name]
+        if output.requires_grad:
+            call = len(calls)
+            output.register_hook(lambda grad: self.arrive(name, call, grad))
+        tensor = output.detach()
+        if copied or tensor.is_inference() or tensor.layout != torch.strided:
+            tensor = tensor.clone()
+        else:
+            self._shared.append((name, len(calls), tensor, tensor._version))
+        calls.append(tensor)
+
+    def rescue(self, changing: Tensor) -> None:
+        """A copy of what lies in the memory of a tensor that is about to be changed in place."""
+        if changing.layout != torch.strided:
+            return
+        for entry in list(self._shared):
+            name, call, tensor, version = entry
+            own = tensor.untyped_storage().data_ptr() == changing.untyped_storage().data_ptr()
+            if own and tensor._version == version:
+                self.calls[name][call] = tensor.clone()
+                self._shared.remove(entry)
+
+    def let_go(self, name: str) -> None:
+        """Forgets a layer that is done with."""
+        self.calls[name] = []
+        self._shared = [entry for entry in self._shared if entry[0] != name]
+
+    def spoiled(self) -> set[str]:
+        """Layers whose output something has changed in place since."""
+        return {name for name, _, tensor, version in self._shared if tensor._version != version}
+
+
+class _Begin(torch.autograd.Function):
+    """A copy of a tensor that needs no gradient; from here on there is a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _start: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return None, grads[0].new_zeros(())
+
+
 @contextmanager
-def tapped(module: nn.Module, layers: Sequence[str], grad: bool) -> Iterator[dict[str, list[Tensor]]]:
+def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str] = frozenset()) -> Iterator[Taps]:
     """Every call of the named layers, in order.
 
-    The first tapped tensor that needs no gradient becomes a leaf, so the graph begins there. What runs behind a tap gets a
-    clone, so that an in-place layer cannot change what was tapped.
+    At the first tapped tensor that needs no gradient the graph begins. What is kept is the network's own tensor, for the
+    layers in copied a copy. Modules that work in place are seen coming; of the other layers whose output was changed in
+    place `spoiled` tells.
     """
-    taps: dict[str, list[Tensor]] = {name: [] for name in layers}
+    taps = Taps({name: [] for name in layers})
     wanted: dict[str, list[tuple[str, int | None]]] = {}
     for name in layers:
         bare, call = split_call(name)
@@ -455,18 +552,24 @@ def tapped(module: nn.Module, layers: Sequence[str], grad: bool) -> Iterator[dic
             first = next(tensors(output), None)
             if not takers or first is None:
                 return None
-            kept = (
-                first.detach().requires_grad_()
-                if grad and not first.requires_grad and first.is_floating_point()
-                else first
-            )
+            kept = first
+            if grad and not first.requires_grad and first.is_floating_point():
+                start = torch.zeros((), dtype=first.dtype, device=first.device, requires_grad=True)
+                taps.begun.append(start)
+                kept = _Begin.apply(first.detach(), start)
             for name in takers:
-                taps[name].append(kept)
-            return swapped(output, first, kept.clone())
+                taps.keep(name, kept, name in copied)
+            return swapped(output, first, kept)
 
         return hook
 
-    handles = [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]
+    def before(_module: nn.Module, inputs: Any) -> None:
+        for tensor in tensors(inputs):
+            taps.rescue(tensor)
+
+    in_place = [part for part in module.modules() if getattr(part, "inplace", False)]
+    handles = [part.register_forward_pre_hook(before) for part in in_place]
+    handles += [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]
     try:
         yield taps
     finally:

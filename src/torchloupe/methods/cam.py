@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchloupe.axes import C, dims
+from torchloupe.axes import C, T, dims
 from torchloupe.errors import BadInput, nearest
 from torchloupe.methods.principal import principal
 from torchloupe.methods.registry import Method, method, options_of
-from torchloupe.probe import Batch, Capture, Probe, split_call
+from torchloupe.probe import Batch, Capture, Probe, joined, split_call
 from torchloupe.results import Maps
 
 SMALL = 1e-6
@@ -24,24 +24,53 @@ TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, 
 def lift(formula: Callable[..., Tensor], *, signed: Callable[[Mapping[str, Any]], bool]) -> Method:
     """formula(act[, grad], **options) -> map, made a method: one probing, the formula at each of its layers."""
     asked = signature(formula).parameters
-    needs_grad = "grad" in asked
-
-    def apply(seen: Capture, layers: Sequence[str], options: Mapping[str, Any]) -> Maps:
-        held = (seen.act, seen.grad) if needs_grad else (seen.act,)
-        k = len(seen.scores.value)
-        maps = {name: formula(*(part[name] for part in held), **options) for name in layers}
-        maps = {name: found.expand(k, *found.shape[1:]) for name, found in maps.items()}
-        return Maps(maps, seen.scores, signed=signed(options))
 
     @wraps(formula)
     def run(probe: Probe, batch: Batch, **options: Any) -> Maps:
-        return apply(probe(batch, grad=needs_grad), probe.layers, options)
+        return _together(probe, batch, {formula.__name__: (run, options)})[formula.__name__]
 
     given = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("probe", "batch")]
     kept = [option for option in asked.values() if option.kind is Parameter.KEYWORD_ONLY]
     run.__signature__ = signature(formula).replace(parameters=[*given, *kept], return_annotation=Maps)  # type: ignore[attr-defined]
-    run.apply, run.needs_grad = apply, needs_grad  # type: ignore[attr-defined]
+    run.formula, run.signed, run.needs_grad = formula, signed, "grad" in asked  # type: ignore[attr-defined]
     return method(run)
+
+
+def _together(probe: Probe, batch: Batch, asked: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> dict[str, Maps]:
+    """Several rules on one question: name -> (rule, options) -> maps. Each gradient becomes maps as it comes, and is let go."""
+    plain = {name: rule for name, rule in asked.items() if not rule[0].needs_grad}
+    graded = {name: rule for name, rule in asked.items() if rule[0].needs_grad}
+    found: dict[str, dict[str, list[Tensor]]] = {name: {} for name in asked}
+
+    def look(layer: str, act: Tensor) -> None:
+        for name, (rule, options) in plain.items():
+            if layer not in found[name]:
+                found[name][layer] = [rule.formula(act, **options)]
+
+    def take(layer: str, act: Tensor, grad: Tensor) -> None:
+        look(layer, act)
+        for name, (rule, options) in graded.items():
+            found[name].setdefault(layer, []).append(rule.formula(act, grad, **options))
+
+    if graded:
+        seen = probe(batch, take=take)
+    else:
+        seen = probe(batch, grad=False)
+        for layer in probe.layers:
+            look(layer, seen.act[layer])
+    k = len(seen.scores.value)
+    return {
+        name: Maps(
+            {layer: _widened(found[name][layer], k) for layer in probe.layers}, seen.scores, signed=rule.signed(options)
+        )
+        for name, (rule, options) in asked.items()
+    }
+
+
+def _widened(rows: Sequence[Tensor], k: int) -> Tensor:
+    """Maps of one question each, or one map for all k questions, as (k, n, t, h, w)."""
+    found = joined(rows)
+    return found.expand(k, *found.shape[1:])
 
 
 def rule(formula: Callable[..., Tensor]) -> Method:
@@ -78,7 +107,9 @@ def combine(weight: Tensor, act: Tensor, *, relu: bool = True, eigen_smooth: boo
         parts = weight * act
         found = principal(parts, parts.sum(C))
     elif weight.shape[-3:] == (1, 1, 1):
-        found = torch.einsum("knc,ncthw->knthw", weight[..., 0, 0, 0].expand(-1, *act.shape[:2]), act)
+        every = weight[..., 0, 0, 0].expand(-1, *act.shape[:2])
+        # frame by frame, since the product copies what does not lie in one piece
+        found = torch.stack([torch.einsum("knc,nchw->knhw", every, frame) for frame in act.unbind(T)], T)
     else:
         found = (weight * act).sum(C)
     return found.relu() if relu else found
@@ -283,11 +314,8 @@ def cams(probe: Probe, batch: Batch, names: Sequence[str | Method], **options: A
         for option, value in options.items():
             _check_type(name, option, value, options_of(fn).get(option))
     own = {name: {o: value for o, value in options.items() if o in options_of(fn)} for name, fn in chosen.items()}
-    rules = [name for name, fn in chosen.items() if hasattr(fn, "apply")]
-    found: dict[str, Maps] = {}
-    if rules:
-        seen = probe(batch, grad=any(chosen[name].needs_grad for name in rules))  # type: ignore[attr-defined]
-        found = {name: chosen[name].apply(seen, probe.layers, own[name]) for name in rules}  # type: ignore[attr-defined]
+    rules = {name: (fn, own[name]) for name, fn in chosen.items() if hasattr(fn, "formula")}
+    found = _together(probe, batch, rules) if rules else {}
     return {name: found[name] if name in found else fn(probe, batch, **own[name]) for name, fn in chosen.items()}
 
 
