@@ -197,6 +197,17 @@ def test_in_place_layers_do_not_reach_what_was_kept(net: Subject, batch: Batch) 
     assert (features(net, batch, ("conv",))["conv"] < 0).any()
 
 
+def test_a_module_in_place_costs_no_second_forward(net: Subject, batch: Batch) -> None:
+    ran: list[int] = []
+    net.module.conv.register_forward_pre_hook(lambda *_: ran.append(1))
+    found = features(net, batch, ("conv", "in:relu#0", "relu#0", "in:relu#1"))
+    plain = net.module.conv(batch.x)
+    assert len(ran) == 2
+    assert torch.equal(found["conv"].squeeze(2), plain)
+    assert torch.equal(found["in:relu#0"].squeeze(2), plain)
+    assert torch.equal(found["relu#0"].squeeze(2), plain.relu())
+
+
 class InPlace(nn.Module):
     """A sum in place behind the first convolution; a module that gives its weight, one that gives a slice."""
 

@@ -497,12 +497,9 @@ class Taps:
 
     def rescue(self, changing: Tensor) -> None:
         """A copy of what lies in the memory of a tensor that is about to be changed in place."""
-        if changing.layout != torch.strided:
-            return
         for entry in list(self._shared):
             name, call, tensor, version = entry
-            own = tensor.untyped_storage().data_ptr() == changing.untyped_storage().data_ptr()
-            if own and tensor._version == version:
+            if tensor._version == version and same_memory(tensor, changing):
                 self.calls[name][call] = tensor.clone()
                 self._shared.remove(entry)
 
@@ -567,14 +564,25 @@ def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str
         for tensor in tensors(inputs):
             taps.rescue(tensor)
 
-    in_place = [part for part in module.modules() if getattr(part, "inplace", False)]
-    handles = [part.register_forward_pre_hook(before) for part in in_place]
+    handles = [part.register_forward_pre_hook(before) for part in in_place(module)]
     handles += [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]
     try:
         yield taps
     finally:
         for handle in handles:
             handle.remove()
+
+
+def in_place(module: nn.Module) -> list[nn.Module]:
+    """The parts of a network that say of themselves that they change what they are given."""
+    return [part for part in module.modules() if getattr(part, "inplace", False)]
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    if one.layout != torch.strided or other.layout != torch.strided:
+        return False
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def swapped(output: Any, old: Tensor, new: Tensor) -> Any:

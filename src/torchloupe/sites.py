@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, nearest
-from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped, restored
+from torchloupe.probe import INPUT, Batch, Subject, full, in_place, reject_wrapped, restored, same_memory
 from torchloupe.probe import expand as expand_layer
 from torchloupe.results import Features
-from torchloupe.trace import Trace, Visit, find_layout, tracing
+from torchloupe.trace import Trace, Visit, find_layout, tensors, tracing
 
 Kind = Literal["module", "function", "parameter"]
 PREFIXES: Mapping[str, tuple[Kind, bool]] = {
@@ -228,8 +228,8 @@ def recording(
 ) -> Iterator[dict[Point, list[Record]]]:
     """Point -> a record a call, of the forwards inside. Hooks and patched functions are gone afterwards, whatever happens.
 
-    What is kept is the network's own tensor: an in-place layer behind a point changes it, and its record is then spoiled;
-    at the points in copied it is a copy. A function is patched where its path says, as a name in that module: code that
+    What is kept is the network's own tensor, copied when a module that works in place is about to change it. What else
+    changes it in place spoils its record; at the points in copied it is a copy. A function is patched where its path says, as a name in that module: code that
     imported it under another module's name still calls the original.
     """
     weights = {tensor.untyped_storage().data_ptr() for tensor in _tensors(module).values()}
@@ -259,6 +259,14 @@ def recording(
         finally:
             busy = False
 
+    def rescue(_part: nn.Module, inputs: Any) -> None:
+        changing = list(tensors(inputs))
+        for held in records.values():
+            for i, record in enumerate(held):
+                own = record.tensors.values()
+                if not record.spoiled and any(same_memory(one, other) for one in own for other in changing):
+                    held[i] = replace(record, tensors={keys: one.clone() for keys, one in record.tensors.items()})
+
     with ExitStack() as stack:
         for point in points:
             if point.kind == "function":
@@ -268,6 +276,8 @@ def recording(
                 records[point].append(Record(0, {(): tensor.detach().clone()}, 0))
             elif point.name != INPUT:
                 stack.enter_context(_hooked(module.get_submodule(point.name), point, keep))
+        for part in in_place(module):
+            stack.callback(part.register_forward_pre_hook(rescue).remove)
         yield records
 
 
