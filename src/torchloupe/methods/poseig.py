@@ -48,7 +48,13 @@ def poseig(
     scores, batch = probe.ask(batch)
     walk = path or scouted(blur_curve(), probe, batch)
     while True:
-        found, residual, broken = _integral(probe, batch, walk, start, steps, scores.value, noise, power, seed)
+        # values that are not finite are looked for only where the sum of all tells that there are any
+        for careful in (False, True):
+            found, residual, broken = _integral(
+                probe, batch, walk, start, steps, scores.value, noise, power, seed, careful
+            )
+            if bool(found.sum().isfinite()):
+                break
         reached = tolerance is None or float(residual.abs().max()) <= tolerance
         if reached or steps * 2 > most:
             break
@@ -71,8 +77,12 @@ def _integral(
     noise: float,
     power: int,
     seed: int,
+    careful: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(maps (k, n, h, w), residuals (k, n), counts of values that are not finite (k, n))."""
+    """(maps (k, n, h, w), residuals (k, n), counts of values that are not finite (k, n)).
+
+    careful: gradients that are not finite are counted and left out.
+    """
     x = batch.x.detach()
     k, (n, _, h, w) = len(at_end), x.shape
     total = torch.zeros(k, n, h, w) if power == 1 else torch.zeros(k, *x.shape)
@@ -87,13 +97,15 @@ def _integral(
             if noise:
                 point = point + spread * torch.randn(x.shape, generator=generator).to(x)
             for row, grad in enumerate(_gradients(probe, batch, point)):
-                part = (grad * step).sum(1) if power == 1 else grad * step
-                # one sum tells whether any of the values is not finite, which is rare
-                if not part.sum().isfinite():
-                    broken[row] += (~grad.isfinite()).flatten(1).sum(1).cpu()
-                    part = torch.where(grad.isfinite(), grad * step, 0.0)
-                    part = part.sum(1) if power == 1 else part
-                total[row] += part
+                if careful:
+                    fine = grad.isfinite()
+                    broken[row] += (~fine).flatten(1).sum(1).cpu()
+                    grad = torch.where(fine, grad, 0.0)
+                if power == 1:
+                    for channel in range(x.shape[1]):
+                        total[row].addcmul_(grad[:, channel], step[:, channel])
+                else:
+                    total[row].addcmul_(grad, step)
     at_start, _ = probe.ask(batch.at(start.to(x.dtype) if first is None else first(x)))
     # completeness holds for the plain sum, whatever power the map is shown in
     residual = total.flatten(2).sum(2, dtype=torch.float64) - (at_end - at_start.value).double()
