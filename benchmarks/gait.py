@@ -1,8 +1,8 @@
 """Gait: all listed layers of a sequence against one forward and backward; a gallery against the bare forward.
 
-The first is CPU time and memory of Grad-CAM at every layer of the numbered table, for one sequence of 30 frames, as a
-ratio to forward + backward of the same model. The second is CPU time of embed_gallery, files included, as a ratio to the
-forwards alone of sequences that are already in memory.
+The first is CPU time and memory (what torch allocates) of Grad-CAM at every layer of the numbered table, for one sequence of
+30 frames, as a ratio to forward + backward of the same model. The second is CPU time of embed_gallery, files included, as a
+ratio to the forwards alone of sequences that are already in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from measure import cpu_times, grown, peak_memory, table
+from measure import allocated, cpu_times, table
 
 from torchloupe.examples.walkers import write_tree
 from torchloupe.gait import embed_gallery
@@ -119,20 +119,33 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="*", default=list(MODELS))
-    parser.add_argument("--job", help="MODEL/NAME of one job whose memory is measured, and printed")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.job:
-        name, _, job = given.job.partition("/")
-        print(grown(jobs(name, given.frames)[job]))
-        return
-    rows = [("model", "layers", "CPU s, forward + backward", "CPU s, all layers", "ratio", "MiB", "MiB, all layers")]
+    rows = [
+        (
+            "model",
+            "layers",
+            "CPU s, forward + backward",
+            "CPU s, all layers",
+            "ratio",
+            "MiB",
+            "MiB, all layers",
+            "ratio",
+        )
+    ]
     for name in given.models:
-        times = cpu_times(jobs(name, given.frames), given.rounds)
-        memory = [peak_memory(Path(__file__), f"{name}/{job}") for job in times]
+        contenders = jobs(name, given.frames)
+        times = cpu_times(contenders, given.rounds)
+        memory = [allocated(run) for run in contenders.values()]
         first, second = times["forward + backward"], times["all listed layers"]
         count = str(len(MODELS[name][1].split()))
-        numbers = (f"{first:.2f}", f"{second:.2f}", f"{second / first:.2f}", *(f"{one:.0f}" for one in memory))
+        numbers = (
+            f"{first:.2f}",
+            f"{second:.2f}",
+            f"{second / first:.2f}",
+            *(f"{one:.0f}" for one in memory),
+            f"{memory[1] / memory[0]:.2f}",
+        )
         rows.append((name, count, *numbers))
         print(table(rows[:1] + rows[-1:]), flush=True)
     print(table(rows), flush=True)

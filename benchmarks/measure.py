@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
 import statistics
 import subprocess
@@ -49,6 +50,18 @@ def grown(run: Callable[[], object]) -> float:
     Path("/proc/self/clear_refs").write_text("5")
     run()
     return (_status("VmHWM") - before) / 1024
+
+
+def allocated(run: Callable[[], object]) -> float:
+    """MiB that torch holds at the peak of a run, beyond what it held before; after one warm-up."""
+    from torch.profiler import ProfilerActivity, profile
+
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(held) / 2**20
 
 
 def _status(name: str) -> int:
