@@ -284,25 +284,105 @@ def test_errors_are_distances_in_input_pixels(bench: Path, done: Path) -> None:
     assert set(content["coco"]) >= {"AP", "AR"}
 
 
-def test_the_template_s_folder(done: Path, tmp_path: Path) -> None:
+def template_resized(heatmap: np.ndarray, times: int) -> np.ndarray:
+    """Bilinear, pixel centres where they are in the picture, edges repeated."""
+    h, w = heatmap.shape
+    wide = np.zeros((h * times, w * times))
+    for row in range(h * times):
+        for column in range(w * times):
+            y, x = (min(max((at + 0.5) / times - 0.5, 0), side - 1) for at, side in ((row, h), (column, w)))
+            top, left = int(y), int(x)
+            below, right = min(top + 1, h - 1), min(left + 1, w - 1)
+            upper = heatmap[top, left] * (1 - x + left) + heatmap[top, right] * (x - left)
+            lower = heatmap[below, left] * (1 - x + left) + heatmap[below, right] * (x - left)
+            wide[row, column] = upper * (1 - y + top) + lower * (y - top)
+    return wide
+
+
+def template_diffusion(values: np.ndarray) -> float:
+    line = sorted(value + 1e-7 for value in values.ravel().tolist())
+    n = len(line)
+    return 100 * (1 - sum((2 * i - n - 1) * value for i, value in enumerate(line, 1)) / (n * sum(line)))
+
+
+def template_share(values: np.ndarray, region: np.ndarray) -> float:
+    """Attribution in a region over that of a uniform map; the template makes 0 of 0 / 0."""
+    if not values.sum() or not region.sum():
+        return 0.0
+    return float((values / values.sum() * region).sum() * region.size / region.sum())
+
+
+def template_dilated(mask: np.ndarray) -> np.ndarray:
+    padded = np.pad(mask, 2)
+    return np.max([padded[i : i + mask.shape[0], j : j + mask.shape[1]] for i in range(5) for j in range(5)], 0)
+
+
+def template_points(heatmaps: np.ndarray) -> list[np.ndarray]:
+    found = []
+    for heatmap in heatmaps.astype(np.float64):
+        share = np.exp(10 * (heatmap - heatmap.max()))
+        rows, columns = np.mgrid[: heatmap.shape[0], : heatmap.shape[1]]
+        found.append(np.array([(share * columns).sum(), (share * rows).sum()]) / share.sum())
+    return found
+
+
+def test_the_template_s_folder_beside_a_transcription(bench: Path, done: Path, tmp_path: Path) -> None:
+    """Every figure from the pickles, masks and heatmaps again, as the template's loops make it."""
     folder, count = pose_report.export(done, "ig-db", tmp_path)
     assert count == 6
-    maps = pickle.loads((folder / "ig" / "2_ig.pickle").read_bytes())
-    kept = Stream(done, "ig").read("2")
-    assert maps.shape == (17, 128, 96)
-    assert maps.max((1, 2))[kept["joints"]] == pytest.approx(1)
-    idx = json.loads((folder / "idx.json").read_text())
-    assert set(idx["2"]) == {"DI", "FI", "LI", "weight"}
-    assert all(len(values) == 17 for values in idx["2"].values())
-    j = int(kept["joints"][0])
-    assert idx["2"]["DI"][j] == pytest.approx(kept["DI"][j], abs=1e-3)
-    epe = json.loads((folder / "epe.json").read_text())
-    assert epe["2"]["EPE"][j] == pytest.approx(Stream(done, "epe").read("2")["EPE"][j] / 4, abs=1e-3)
-    pairs = json.loads((folder / "j2j.json").read_text())["J2J"]
-    assert all(int(key) == n * 289 + a * 17 + b for key, (n, a, b) in pairs.items())
-    assert len(json.loads((folder / "RI.json").read_text())["2"]) == 17
+    files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert files.keys() == {"idx", "epe", "RI", "j2j"}
+    one = study(bench)
+    net = one.subject.module.eval()
+    inverted = {}
+    for n in range(6):
+        loaded, _ = diagnosis.load(one, [str(n)])
+        assert loaded is not None
+        heatmaps, weight = loaded.batch.truth["heatmaps"][0].numpy(), loaded.batch.truth["weight"][0].tolist()
+        with torch.no_grad():
+            seen = template_points(net(loaded.batch.x)[0].numpy())
+        real = template_points(heatmaps)
+        error = [float(np.linalg.norm(p - t)) * w for p, t, w in zip(seen, real, weight, strict=True)]
+        assert files["epe"][str(n)]["EPE"] == pytest.approx(error, abs=6e-4)
+        assert files["epe"][str(n)]["weight"] == files["idx"][str(n)]["weight"] == weight
+        for a in range(17):
+            for b in range(17):
+                if a == b or not weight[a] * weight[b]:
+                    continue
+                if np.linalg.norm(seen[a] - real[a]) * 4 > 10 > np.linalg.norm(seen[a] - real[b]) * 4:
+                    inverted[str(n * 17**2 + a * 17 + b)] = [n, a, b]
+        maps = pickle.loads((folder / "ig" / f"{n}_ig.pickle").read_bytes())
+        assert maps.dtype == np.float32
+        assert maps.shape == (17, 128, 96)
+        assert maps.max((1, 2)).tolist() == weight
+        if n:  # the loops are slow
+            continue
+        values, wide = maps.astype(np.float64), [template_resized(heatmap, 4) for heatmap in heatmaps]
+        mask = template_dilated(loaded.samples[0].mask)
+        shown = np.flatnonzero(weight).tolist()
+        expected = {
+            "DI": [template_diffusion(values[j]) if j in shown else 0 for j in range(17)],
+            "FI": [template_share(values[j], mask) if j in shown else 0 for j in range(17)],
+            "LI": [template_share(values[j], wide[j]) if j in shown else 0 for j in range(17)],
+        }
+        for name, figures in expected.items():
+            assert files["idx"]["0"][name] == pytest.approx(figures, abs=6e-4)
+        for a in range(17):
+            expected_row = {str(b): pytest.approx(template_share(values[a], wide[b]), rel=1e-5) for b in range(17)}
+            assert files["RI"]["0"][str(a)] == expected_row
+    assert inverted
+    assert files["j2j"] == {"J2J": inverted}
+
+
+def test_export_of_nothing_writes_nothing(done: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="the only format is ig-db"):
         pose_report.export(done, "csv")
+    with pytest.raises(BadInput, match="holds no results"):
+        pose_report.export(tmp_path, "ig-db")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot be made a folder"):
+        pose_report.export(done, "ig-db", tmp_path / "file")
 
 
 def test_the_report_and_the_pictures(done: Path, capsys: pytest.CaptureFixture[str]) -> None:

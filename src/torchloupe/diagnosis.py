@@ -523,9 +523,14 @@ def outputs(subject: Subject, batch: Batch) -> Tensor:
 
 def in_input_pixels(points: Tensor, study: Study, is_heatmap: bool) -> Tensor:
     """Coordinates as the model gives them -> pixels of the input; camera coordinates stay what they are."""
+    return points * torch.from_numpy(_unit(study, is_heatmap)).to(points)
+
+
+def _unit(study: Study, is_heatmap: bool) -> Array:
+    """The model's own unit of coordinates, in pixels of the input."""
     if is_heatmap:
-        return points * torch.from_numpy(study.crop.stride).to(points)
-    return points * torch.tensor(study.crop.size) if study.coordinates == "unit" else points
+        return study.crop.stride
+    return np.array(study.crop.size, np.float64) if study.coordinates == "unit" else np.ones(1)
 
 
 def errors(
@@ -574,6 +579,7 @@ def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Iterator[tuple[
             {
                 "predicted": points[row].double().numpy(),
                 "true": truth[row].double().numpy(),
+                "unit": _unit(study, is_heatmap),
                 "weight": np.asarray(sample.weight, np.float64),
                 "EPE": indices.end_point_error(points[row], truth[row], batch.truth["weight"][row]).numpy(),
                 "decoded": moved(at[row].double().numpy(), back) if flat else np.full((len(points[row]), 2), np.nan),

@@ -159,7 +159,7 @@ def _skeleton(run: Run, sample: str) -> Array:
 
 
 def _saved(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _made_folder(path.parent)
     whole(path, content)
     return path
 
@@ -391,40 +391,50 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
     """The run as PoseIG's template stores it: IG_DB/ig/<n>_ig.pickle, idx.json, epe.json, RI.json, j2j.json.
 
     Pickles hold a float32 array (joints, h, w), absolute and over its maximum, zero for joints without a map. EPE is in
-    heatmap pixels there. -> (the folder, how many samples). Errors: BadInput for another format, or nothing to export.
+    the unit of the model's own coordinates there: heatmap pixels. -> (the folder, how many samples).
+    Errors: BadInput for another format, or nothing to export.
     """
     if to != "ig-db":
         raise BadInput(f"--to {to}: the only format is ig-db")
     run, folder = Run(root), (save or root) / "IG_DB"
-    settings, names = run.settings(), run.names()
-    (folder / "ig").mkdir(parents=True, exist_ok=True)
-    idx, relation = {}, {}
+    run.settings()
+    files: dict[str, dict[str, Any]] = {}
+    if run.has("ig"):
+        files |= {"idx.json": {}, "RI.json": {}}
+    if run.has("epe"):
+        files |= {"epe.json": {}}
+    if not files:
+        raise BadInput(f"{root}: its runs hold no finished sample to export")
+    _made_folder(folder / "ig")
     for id in run.ig.done():
         kept = run.ig.read(id)
         weight = kept["weight"]
         if "maps" in kept:
-            full = np.zeros((len(names), *kept["maps"].shape[1:]), np.float32)
+            full = np.zeros((len(weight), *kept["maps"].shape[1:]), np.float32)
             full[kept["joints"]] = np.abs(kept["maps"])
             whole(folder / "ig" / f"{id}_ig.pickle", pickle.dumps(full, protocol=4))
-        rounded = {name: (np.nan_to_num(kept[name]) * weight).round(3).tolist() for name in FIGURES}
-        idx[id] = {**rounded, "weight": weight.tolist()}
-        relation[id] = np.nan_to_num(kept["RI"]).round(3).tolist()
-    files: dict[str, Any] = {"idx.json": idx, "RI.json": relation} if idx else {}
-    if run.has("epe"):
-        crop = diagnosis.crop_of(settings)
-        stride = crop.size[0] / crop.heatmap[0] if settings["coordinates"] == "input" else 1.0
-        files["epe.json"] = {}
-        for id in run.epe.done():
-            kept = run.epe.read(id)
-            error = (np.nan_to_num(kept["EPE"]) / stride).round(3).tolist()
-            files["epe.json"][id] = {"EPE": error, "weight": kept["weight"].tolist()}
-        if kept["predicted"].shape[-1] == 2:
-            count = len(names)
-            pairs = diagnosis.confusion(root).pairs
-            keyed = {str(int(n) * count**2 + a * count + b): [int(n), a, b] for n, a, b in pairs}
-            files["j2j.json"] = {"J2J": keyed}
-    if not files:
-        raise BadInput(f"{root}: its runs hold no finished sample to export")
+        files["idx.json"][id] = {name: _rounded(kept[name] * weight) for name in FIGURES} | {"weight": weight.tolist()}
+        files["RI.json"][id] = {a: dict(enumerate(row)) for a, row in enumerate(np.nan_to_num(kept["RI"]).tolist())}
+    for id in run.epe.done():
+        kept = run.epe.read(id)
+        error = np.linalg.norm((kept["predicted"] - kept["true"]) / kept["unit"], axis=-1)
+        files["epe.json"][id] = {"EPE": _rounded(error * kept["weight"]), "weight": kept["weight"].tolist()}
+    if run.has("epe") and kept["predicted"].shape[-1] == 2:
+        count = len(kept["weight"])
+        found = ((int(n), a, b) for n, a, b in diagnosis.confusion(root).pairs)
+        files["j2j.json"] = {"J2J": {str(n * count**2 + a * count + b): [n, a, b] for n, a, b in found}}
     for name, content in files.items():
         whole(folder / name, json.dumps(content).encode())
-    return folder, max(len(part) for part in (idx, files.get("epe.json", {})))
+    return folder, max(len(files.get(name, ())) for name in ("idx.json", "epe.json"))
+
+
+def _made_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be made a folder: {error.strerror}") from None
+
+
+def _rounded(values: Array) -> list[float]:
+    """To three places, as the template keeps them; 0 for what is not known."""
+    return np.nan_to_num(values).round(3).tolist()
