@@ -27,6 +27,8 @@ from torchloupe.cli import main
 from torchloupe.errors import BadInput
 from torchloupe.examples import figures
 from torchloupe.methods.blur import blurred
+from torchloupe.methods.path import integrated_gradients
+from torchloupe.probe import INPUT, Probe
 from torchloupe.render import pose, pose_report
 from torchloupe.runner import Stream, run
 from torchloupe.sources.assemble import Options
@@ -169,7 +171,6 @@ def test_another_model_is_refused(bench: Path, done: Path, tmp_path: Path, capsy
 def test_the_stored_maps_are_those_of_the_method(bench: Path, done: Path) -> None:
     from torchloupe.methods.blur import along, blur_curve
     from torchloupe.methods.poseig import poseig
-    from torchloupe.probe import INPUT, Probe
     from torchloupe.targets.pose import Joints
 
     one = study(bench)
@@ -187,7 +188,7 @@ def test_the_stored_maps_are_those_of_the_method(bench: Path, done: Path) -> Non
 
 
 def test_stored_maps_give_the_same_indices_without_the_model(bench: Path, done: Path) -> None:
-    again = diagnosis.stored_indices(done)
+    again = diagnosis.stored_indices(done, again=True)
     for id, kept in contents(done).items():
         for name in ("DI", "FI", "LI", "RI"):
             np.testing.assert_array_equal(again[id][name], kept[name])
@@ -208,6 +209,84 @@ def test_maps_that_were_never_made_are_named(bench: Path, tmp_path: Path, capsys
     assert main(["pose", "draw", str(bare), "--sample", "1"]) == 2
     assert main(["pose", "draw", str(bare), "--sample", "4"]) == 2
     assert "has no ig result of sample 4; there are 1 ... 1 (1)" in capsys.readouterr().err
+
+
+def test_stored_maps_are_taken_for_the_samples_asked_for(
+    bench: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*options: str) -> tuple[int, str]:
+        code = main(["pose", "ig", "-o", str(part), "--load-ig", *options])
+        return code, capsys.readouterr().err
+
+    part = tmp_path / "part"
+    shutil.copytree(done, part)
+    (part / "ig" / "4.npz").unlink()
+    assert run("--ids", "4", "5")[0] == 2
+    code, said = run("--ids", "1", "4")
+    assert code == 2
+    assert "no maps were computed of 1 of the samples asked for (4); there are 5, 0 to 5" in said
+    for options, ids in ((["--ids", "5", "1"], "51"), (["--every", "2"], "025"), (["--max-samples", "1"], "0")):
+        assert run(*options)[0] == 0
+        assert "".join(json.loads((part / "index.json").read_text())) == ids
+    assert run("--every", "0")[0] == 2
+    monkeypatch.setattr(diagnosis, "outputs", None)
+    monkeypatch.setattr(diagnosis.Attribution, "maps", None)
+    assert run(*common(bench), *QUICK)[0] == 0
+    assert "attribution.steps 2, now it is 5" in run("--steps", "5")[1]
+    torch.manual_seed(1)
+    torch.save(network(experiment(bench / "net.yaml")).state_dict(), tmp_path / "other.pth")
+    assert (
+        "holds results made with weights_sha256"
+        in run(*[word.replace(str(bench / "net.pth"), str(tmp_path / "other.pth")) for word in common(bench)])[1]
+    )
+
+
+def test_indices_of_maps_that_were_not_kept(bench: Path, tmp_path: Path) -> None:
+    asked = [*common(bench), *QUICK, "-o", str(tmp_path)]
+    assert main(["pose", "ig", *asked, "--no-save-ig", "--ids", "1"]) == 0
+    assert main(["pose", "index", *asked, "--ids", "1", "2"]) == 0
+    assert list(json.loads((tmp_path / "index.json").read_text())) == ["1", "2"]
+    assert main(["pose", "index", "-o", str(tmp_path)]) == 0
+    assert "maps" not in Stream(tmp_path, "ig").read("2")
+
+
+@pytest.mark.parametrize(
+    ("given", "beside"),
+    [
+        ({"reference": True, "steps": 20}, "--steps 20 has no place beside --reference"),
+        ({"reference": True, "method": "gradcam"}, "--method gradcam has no place beside --reference"),
+        ({"reference": True, "path": "straight"}, "--path straight has no place beside --reference"),
+        ({"method": "gradcam", "noise": 0.1}, "--noise 0.1 has no place beside --method gradcam"),
+        ({"layers": ("layer3", "layer4")}, "--layers layer3 layer4 has no place beside --method poseig"),
+        ({"baseline": "white"}, "--baseline white has no place beside --path blur"),
+        ({"noise": float("inf")}, "--noise is 0 or more and finite, found inf"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(given: dict[str, object], beside: str) -> None:
+    with pytest.raises(BadInput, match=beside):
+        diagnosis.Attribution(**given)  # type: ignore[arg-type]
+
+
+def test_a_method_of_the_core_takes_its_own_options(bench: Path) -> None:
+    one = study(bench)
+    loaded, _ = diagnosis.load(one, ["0"])
+    assert loaded is not None
+
+    def made(**given: object) -> torch.Tensor:
+        how = diagnosis.Attribution(method="integrated_gradients", **given)  # type: ignore[arg-type]
+        return how.maps(Probe(one.subject, (INPUT,), how.target(one)), loaded.batch, one.crop)[INPUT]
+
+    probe = Probe(one.subject, (INPUT,), diagnosis.Attribution().target(one))
+    assert torch.equal(made(steps=2), integrated_gradients(probe, loaded.batch, steps=2)[INPUT])
+    assert torch.equal(made(), integrated_gradients(probe, loaded.batch)[INPUT])
+    kept = diagnosis.Attribution(method="smoothgrad", noise=0.3, seed=2).record()
+    assert kept["options"] == {"noise": 0.3, "seed": 2}
+    assert "path" not in kept
+
+
+def test_the_record_of_the_template_s_maps_says_how_they_are_made() -> None:
+    kept = diagnosis.Attribution(reference=True).record()
+    assert (kept["steps"], kept["places"]) == (50, "left")
 
 
 def test_samples_are_chosen(bench: Path) -> None:
@@ -365,8 +444,8 @@ def test_the_template_s_folder_beside_a_transcription(bench: Path, done: Path, t
             "FI": [template_share(values[j], mask) if j in shown else 0 for j in range(17)],
             "LI": [template_share(values[j], wide[j]) if j in shown else 0 for j in range(17)],
         }
-        for name, figures in expected.items():
-            assert files["idx"]["0"][name] == pytest.approx(figures, abs=6e-4)
+        for name, values_of in expected.items():
+            assert files["idx"]["0"][name] == pytest.approx(values_of, abs=6e-4)
         for a in range(17):
             expected_row = {str(b): pytest.approx(template_share(values[a], wide[b]), rel=1e-5) for b in range(17)}
             assert files["RI"]["0"][str(a)] == expected_row
@@ -457,18 +536,19 @@ def test_dependency_between_joints(bench: Path, done: Path) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        ["--path", "straight", "--baseline", "white"],
-        ["--path", "straight", "--baseline", "mean"],
-        ["--path", "straight", "--baseline", "blur"],
-        ["--noise", "0.01", "--power", "2"],
-        ["--tolerance", "0.5"],
+        ["--steps", "2", "--path", "straight", "--baseline", "white"],
+        ["--steps", "2", "--path", "straight", "--baseline", "mean"],
+        ["--steps", "2", "--path", "straight", "--baseline", "blur"],
+        ["--steps", "2", "--noise", "0.01", "--power", "2"],
+        ["--steps", "2", "--tolerance", "0.5"],
         ["--method", "gradcam"],
+        ["--method", "integrated_gradients", "--steps", "2"],
         ["--method", "layercam", "--layers", "layer4", "layer3"],
         ["--method", "gradient_x_input"],
     ],
 )
 def test_other_ways_to_attribute(bench: Path, tmp_path: Path, how: list[str]) -> None:
-    command = ["pose", "ig", *common(bench), "--steps", "2", "-o", str(tmp_path), "--ids", "0", *how]
+    command = ["pose", "ig", *common(bench), "-o", str(tmp_path), "--ids", "0", *how]
     assert main(command) == 0
     kept = Stream(tmp_path, "ig").read("0")
     assert np.isfinite(kept["maps"]).all()
@@ -673,7 +753,7 @@ def test_vitpose_of_transformers(tmp_path: Path) -> None:
         (["--method", "gradcam", "--layers", "layer9"], "no layer 'layer9' in this model"),
         (["--joints", "nosee"], "no joint 'nosee'. Did you mean nose?"),
         (["--tolerance", "0"], "--tolerance is more than 0, found 0.0"),
-        (["--noise", "-1"], "--noise is 0 or more, found -1.0"),
+        (["--noise", "-1"], "--noise is 0 or more and finite, found -1.0"),
         (["--power", "0"], "--power is 1 or more, found 0"),
         (["MODEL.SIGMA", "0"], "the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found 0"),
         (["MODEL.NUM_JOINTS", "0"], "MODEL.NUM_JOINTS is 1 or more, found 0"),

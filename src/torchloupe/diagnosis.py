@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -30,7 +31,7 @@ from torchloupe.methods.blur import (
     straight_curve,
 )
 from torchloupe.methods.poseig import poseig
-from torchloupe.methods.registry import named
+from torchloupe.methods.registry import named, options_of
 from torchloupe.probe import INPUT, Batch, Probe, Subject, restored
 from torchloupe.results import Maps
 from torchloupe.runner import Stream, Summary, run
@@ -58,6 +59,9 @@ Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
 BASELINES = ("black", "white", "mean", "blur")
 PLACES = ("scouted", "even", "midpoint", "gauss-legendre")
+REFERENCE_STEPS = 50
+# options of a walk along a path
+WALK = ("path", "baseline", "places", "sigma", "taps", "steps", "tolerance", "most", "noise", "power", "seed")
 
 
 @dataclass(frozen=True)
@@ -229,13 +233,18 @@ def chosen(study: Study, ids: Sequence[int] = (), most: int | None = None, every
 
     Errors: BadInput for a number that the data set does not have, or a step or count below 1.
     """
-    if every < 1 or (most is not None and most < 1):
-        raise BadInput(f"--every and --max-samples are 1 or more, found {every} and {most}")
-    numbers = list(ids) if ids else range(0, len(study.data), every)
-    found = list(dict.fromkeys(str(number) for number in numbers))[:most]
+    found = list(dict.fromkeys(str(number) for number in ids or range(len(study.data))))
+    found = thinned(found, most, 1 if ids else every)
     for id in found:
         study.person(id)
     return found
+
+
+def thinned(ids: Sequence[str], most: int | None = None, every: int = 1) -> list[str]:
+    """Every so-maniest id, at most so many. Errors: BadInput for a step or count below 1."""
+    if every < 1 or (most is not None and most < 1):
+        raise BadInput(f"--every and --max-samples are 1 or more, found {every} and {most}")
+    return list(ids)[::every][:most]
 
 
 @dataclass(frozen=True)
@@ -282,6 +291,7 @@ class Attribution:
     sigma falling evenly as in the template. On a straight path even and midpoint are one.
     reference: as PoseIG's template: 50 even left-hand steps of the linear blur path, every joint, absolute values over
     their maximum.
+    Errors: BadInput for a value that is not known, or an option that would change nothing beside another.
     """
 
     method: str = "poseig"
@@ -311,15 +321,31 @@ class Attribution:
                 raise BadInput(f"{name} is one of {', '.join(known)}, found {value!r}")
         for name, fits, expected in (
             ("tolerance", self.tolerance is None or self.tolerance > 0, "more than 0"),
-            ("noise", self.noise >= 0, "0 or more"),
+            ("noise", 0 <= self.noise < math.inf, "0 or more and finite"),
             ("power", self.power >= 1, "1 or more"),
         ):
             if not fits:
                 raise BadInput(f"--{name} is {expected}, found {getattr(self, name)}")
         if self.method != "poseig":
             named(self.method)
+        self._fits(
+            "--reference", self.reference, ("method", "path", "baseline", "places", "steps", "tolerance", "layers")
+        )
+        taken = self.options()
+        walked = [name for name in WALK if name not in taken]
+        self._fits(f"--method {self.method}", self.method != "poseig", walked)
+        self._fits("--method poseig", self.method == "poseig", ("layers",))
+        self._fits("--path blur", self.path == "blur", ("baseline",))
         if self.steps < 1 or self.most < self.steps:
             raise BadInput(f"--steps is 1 or more and --most at least as many, found {self.steps} and {self.most}")
+
+    def _fits(self, given: str, holds: bool, names: Sequence[str]) -> None:
+        """Errors: BadInput for an option that would change nothing beside another."""
+        for name in names:
+            value, plain = getattr(self, name), getattr(type(self), name)
+            if holds and value != plain:
+                shown = " ".join(value) if isinstance(value, tuple) else value
+                raise BadInput(f"--{name} {shown} has no place beside {given}; leave one of them out")
 
     def target(self, study: Study) -> Joints:
         """The question asked of the model."""
@@ -327,21 +353,34 @@ class Attribution:
 
     def record(self) -> dict[str, Any]:
         """The options as JSON holds them; layers only where they matter."""
-        kept = {key: value for key, value in vars(self).items() if not (key == "layers" and self.method == "poseig")}
         score = "" if self.score is None else f"{self.score.__module__}:{self.score.__qualname__}"
-        return {**kept, "score": score}
+        kept = {**vars(self), "score": score}
+        if self.method != "poseig":
+            return {**{key: value for key, value in kept.items() if key not in WALK}, "options": self.options()}
+        del kept["layers"]
+        return kept | ({"places": "left", "steps": REFERENCE_STEPS} if self.reference else {})
+
+    def options(self) -> dict[str, Any]:
+        """Of steps, noise and seed what a method of the core takes, where it is not as it stands here."""
+        if self.method == "poseig":
+            return {}
+        known = options_of(named(self.method))
+        plain = {name: getattr(type(self), name) for name in ("steps", "noise", "seed")}
+        return {
+            name: getattr(self, name) for name, value in plain.items() if name in known and getattr(self, name) != value
+        }
 
     def maps(self, probe: Probe, batch: Batch, crop: Crop) -> Maps:
         """Maps at the input's size, (k, n, 1, h, w) under INPUT."""
         if self.method != "poseig":
-            found = named(self.method)(probe.at(*self.layers) if self.layers else probe, batch)
+            found = named(self.method)(probe.at(*self.layers) if self.layers else probe, batch, **self.options())
             at_size = torch.stack([resize(maps, batch.size) for maps in found.maps.values()]).sum(0)
             return replace(found, maps={INPUT: at_size})
         _, batch = probe.ask(batch)
         options: dict[str, Any] = {"noise": self.noise, "power": self.power, "seed": self.seed}
         if self.reference:
             walk = blur(self.sigma, self.taps, "left", bend=1)
-            return poseig(probe, batch, path=walk, steps=50, **options)
+            return poseig(probe, batch, path=walk, steps=REFERENCE_STEPS, **options)
         options |= {"steps": self.steps, "tolerance": self.tolerance, "most": self.most}
         curve = self._curve(crop)
         if self.places == "gauss-legendre":
@@ -484,25 +523,32 @@ def read_indices(maps: Tensor, kept: Mapping[str, Array], crop: Crop) -> dict[st
     return filled
 
 
-def stored_indices(root: Path) -> dict[str, dict[str, Array]]:
-    """Indices of every sample of a run, computed again from its stored maps, without the model.
+def stored_indices(root: Path, ids: Sequence[str] | None = None, again: bool = False) -> dict[str, dict[str, Array]]:
+    """Indices of the samples of a run, all or these, without the model.
 
-    Errors: BadInput where no maps were ever computed or kept.
+    again: compute them from the stored maps. Errors: BadInput where maps were never computed, or not kept and asked for.
     """
     stream = Stream(root, "ig")
-    settings = stream.settings()
-    if settings.get("maps") == "none":
+    settings, there = stream.settings(), stream.done()
+    if not there:
+        raise BadInput(f"{root}: no maps were computed yet; run `loupe pose ig` first")
+    lacking = [id for id in ids or () if id not in there]
+    if lacking:
+        raise BadInput(
+            f"{root}: no maps were computed of {len(lacking)} of the samples asked for ({', '.join(lacking[:5])}"
+            f"{' ...' if len(lacking) > 5 else ''}); there are {len(there)}, {there[0]} to {there[-1]}: run `loupe pose ig` "
+            "for the others first"
+        )
+    if again and settings.get("maps") == "none":
         raise BadInput(
             f"{root}: its maps were not kept (--no-save-ig); run `loupe pose ig --save-ig` into a new folder"
         )
-    ids = stream.done()
-    if not ids:
-        raise BadInput(f"{root}: no maps were computed yet; run `loupe pose ig` first")
     crop = crop_of(settings)
     found = {}
-    for id in ids:
+    for id in ids or there:
         kept = stream.read(id)
-        found[id] = {**read_indices(torch.from_numpy(kept["maps"]), kept, crop), "weight": kept["weight"]}
+        values = read_indices(torch.from_numpy(kept["maps"]), kept, crop) if again else kept
+        found[id] = {name: values[name] for name in ("DI", "FI", "LI", "RI")} | {"weight": kept["weight"]}
     return found
 
 

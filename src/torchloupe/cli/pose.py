@@ -121,17 +121,18 @@ class How:
     """How maps are made.
 
     Attributes:
-        method: poseig, or any method of `loupe cam` with the same joint scores: gradcam, layercam, smoothgrad ...
+        method: poseig, or any method of `loupe cam` with the same joint scores: gradcam, layercam, smoothgrad ... Options
+            of the path have no place beside those.
         layers: Layers for methods that look at layers. Default: the last before the heatmaps.
         path: blur, or straight from a baseline.
         baseline: Where the straight path starts: black, white, mean (of each colour) or blur.
         places: Where on the path gradients are taken: scouted (dense where the scores change); even (sigma falls
             quadratically, so that more lie where it is small); midpoint or gauss-legendre (sigma falls evenly, as in the
             template).
-        steps: Gradients a joint.
+        steps: Gradients a joint; with integrated_gradients its own 32 where none are given.
         tolerance: Double the steps until every completeness residual is at most this.
         most: Steps to stop at.
-        noise: Normal noise on the path, as a share of the input's range; the template's is 0.01.
+        noise: Normal noise on the path, as a share of the input's range; the template's is 0.01. Of smoothgrad its own.
         power: Power of the attribution of each colour, before colours are summed.
         seed: Of the noise.
         joints: Only these joints, by number or name.
@@ -153,6 +154,10 @@ class How:
     joints: Annotated[list[str] | None, Several] = None
     score: str | None = None
     reference: Annotated[bool, Flag] = False
+
+    def kept(self, precision: str | None = None) -> str:
+        """How maps are stored."""
+        return precision or ("float32" if self.reference else "float16")
 
     def attribution(self) -> Any:
         """The same, checked."""
@@ -204,18 +209,18 @@ def ig(
         output: Folder of the run.
         save_ig: Keep the maps on disk; --no-save-ig keeps the indices only.
         precision: How maps are kept. Default: float16; float32 with --reference, whose maps are exact to 1e-4.
-        load_ig: Take maps that were stored before and compute the indices again, without the model.
+        load_ig: Take maps that were stored before and compute the indices again, without running the model.
         subjects: Model and data.
         choice: Samples.
         how: Method.
     """
     if load_ig:
-        return index(*overrides, output=output, load_ig=True)
+        return index(*overrides, output=output, load_ig=True, subjects=subjects, choice=choice, how=how)
     from torchloupe import diagnosis
 
     study = subjects.study(overrides)
     ids, asked = choice.of(study), how.attribution()
-    kept = (precision or ("float32" if how.reference else "float16")) if save_ig else "none"
+    kept = how.kept(precision) if save_ig else "none"
     if save_ig:
         size = diagnosis.expected_bytes(study, ids, asked.reference, kept) / 1e6
         print(f"maps of {len(ids)} samples as {kept}: at most {size:.1f} MB in {output / 'ig'}")
@@ -235,31 +240,56 @@ def index(
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
     how: Annotated[How, Parameter(name="*")] = HOW,
 ) -> None:
-    """DI, FI, LI and RI of every joint and sample, into index.json: from stored maps, or computed where none are.
+    """DI, FI, LI and RI of every joint and sample, into index.json: computed first, where a model is given.
 
     Args:
         overrides: KEY VALUE pairs laid over the config.
         output: Folder of the run.
-        load_ig: Read stored maps only; an error where they were never computed.
+        load_ig: Compute them again from stored maps, without running the model; an error where maps were never computed.
         subjects: Model and data, where maps are to be computed.
         choice: Samples.
         how: Method.
     """
     import json
 
-    from torchloupe import diagnosis
-    from torchloupe.runner import whole
+    import numpy as np
 
-    if not load_ig and (subjects.cfg is not None or subjects.model is not None):
+    from torchloupe import diagnosis
+    from torchloupe.render.pose_report import Run, by_joint_rows, text_table
+    from torchloupe.runner import Stream, whole
+
+    ids = list(dict.fromkeys(str(number) for number in choice.ids or ()))
+    if load_ig:
+        _agree(output, subjects, overrides, how)
+    elif subjects.cfg is not None or subjects.model is not None:
         study = subjects.study(overrides)
-        asked = how.attribution()
-        batch = 1 if choice.batch is None else choice.batch
-        _say(diagnosis.attribute(study, choice.of(study), asked, output, batch=batch, strict=choice.strict), output)
-    found = diagnosis.stored_indices(output)
+        asked, batch = how.attribution(), 1 if choice.batch is None else choice.batch
+        ids, begun = choice.of(study), (output / "ig.json").exists()
+        kept = Stream(output, "ig").settings()["maps"] if begun else how.kept()
+        done = diagnosis.attribute(study, ids, asked, output, maps=kept, batch=batch, strict=choice.strict)
+        _say(done, output)
+        ids = [id for id in ids if id not in done.failed]
+    found = diagnosis.stored_indices(output, ids, again=load_ig)
+    found = {id: found[id] for id in diagnosis.thinned(list(found), choice.max_samples, 1 if ids else choice.every)}
     content = {id: {name: _plain(values) for name, values in parts.items()} for id, parts in found.items()}
     whole(output / "index.json", json.dumps(content).encode())
     print(f"{output / 'index.json'}: {len(found)} samples")
-    _print_columns(output, ("DI", "FI", "LI"))
+    by_joint, overall = {}, {}
+    for name in ("DI", "FI", "LI"):
+        by_joint[name], overall[name] = diagnosis.means(np.stack([one[name] for one in found.values()]))
+    print(text_table(["joint", *by_joint], by_joint_rows(Run(output).names(), by_joint, overall)))
+
+
+def _agree(output: Path, subjects: Subjects, overrides: Sequence[str], how: How) -> None:
+    """Errors: BadInput where stored maps are of another model, other data or other options than those given."""
+    from torchloupe.runner import Stream
+
+    stream = Stream(output, "ig")
+    if subjects.cfg is not None or subjects.model is not None:
+        stream.agrees(subjects.study(overrides).record())
+    plain = HOW.attribution().record()
+    changed = {name: value for name, value in how.attribution().record().items() if value != plain.get(name)}
+    stream.agrees({"attribution": {**stream.settings()["attribution"], **changed}})
 
 
 def epe(
