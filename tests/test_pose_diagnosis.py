@@ -289,6 +289,21 @@ def test_the_record_of_the_template_s_maps_says_how_they_are_made() -> None:
     assert (kept["steps"], kept["places"]) == (50, "left")
 
 
+def test_joints_of_pictures_without_annotation(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = [str(path) for path in sorted((bench / "data").rglob("*.png"))[:2]]
+    model = ["--model", f"hrnet:{bench / 'net.yaml'}", "--weights", str(bench / "net.pth"), "--save", str(tmp_path)]
+    assert main(["cam", *pictures, *model, "--target", "left_wrist", "0", "--each"]) == 0
+    assert len(list(tmp_path.glob("*-left_wrist.png"))) == len(list(tmp_path.glob("*-nose.png"))) == 1
+    for words, message in (
+        (["--target", "left_wrst"], "Did you mean left_wrist"),
+        (["--target", "truth"], "--target truth: "),
+        (["--aug-smooth"], "--aug-smooth mirrors pictures, in which left joints are right ones"),
+        (["--target", "9", "--each"], "--each: 1 targets for 2 pictures"),
+    ):
+        assert main(["cam", *pictures, *model, *words]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_samples_are_chosen(bench: Path) -> None:
     one = study(bench)
     assert diagnosis.chosen(one) == list("012345")

@@ -20,7 +20,7 @@ from torchloupe.probe import Batch
 from torchloupe.runner import Stream
 from torchloupe.sources import mmpose, subject
 from torchloupe.sources.assemble import Options
-from torchloupe.sources.poses import Crop, gaussians, read
+from torchloupe.sources.poses import COCO_BODY, Crop, gaussians, read
 from torchloupe.targets.pose import exchanged
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -187,6 +187,37 @@ def test_a_heatmap_of_what_makes_the_model_sure(tmp_path: Path, capsys: pytest.C
     assert main(["cam", *words, "--cfg-options", *changes]) == 0
     arrays = np.load(next(tmp_path.glob("*.npz")))
     assert arrays["map/gradcam/head.deconv_layers"].shape == (1, 1, 64, 48)
+
+
+@needs_data
+def test_features_layers_and_differences_of_an_estimator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = [str(SHARED / "coco" / f"{name}.jpg") for name in ("000000000785", "000000196141")]
+    model = ["--model", f"mmpose:{HEATMAPS}"]
+    options = ["--cfg-options", *(f"{key}={value}".replace(" ", "") for key, value in SMALL[HEATMAPS].items())]
+    assert main(["layers", model[1], *options]) == 0
+    assert "default: head.deconv_layers" in capsys.readouterr().out
+    places = ["--at", "backbone.layer2", "head.deconv_layers"]
+    assert main(["features", *pictures, *model, *places, "--save", str(tmp_path / "f"), *options]) == 0
+    held = np.load(tmp_path / "f" / "000000000785-features.npz")
+    assert {(128, 1, 32, 24), (8, 1, 64, 48)} <= {value.shape[-4:] for value in held.values()}
+    assert main(["diff", *pictures, *model, "--save", str(tmp_path / "d"), *options]) == 0
+    assert list((tmp_path / "d").glob("*.png"))
+    each = ["--target", "left_wrist", "0", "--each", "--save", str(tmp_path / "c")]
+    assert main(["cam", *pictures, *model, *each, *options]) == 0
+    names = {path.name for path in (tmp_path / "c").glob("*.png")}
+    assert names == {
+        "000000000785-gradcam-head.deconv_layers-left_wrist.png",
+        "000000196141-gradcam-head.deconv_layers-nose.png",
+    }
+
+
+def test_joints_have_the_names_of_the_config_s_data_set(loaded: dict[str, mmpose.Estimator]) -> None:
+    assert loaded[HEATMAPS].subject.classes == COCO_BODY.joints
+    for about in ({}, {"metainfo": {"from_file": "nowhere.py"}}):
+        assert mmpose._joints({"type": "Unknown", **about}) == ()
+    own = {"dataset_name": "x", "joint_weights": [], "sigmas": [], "skeleton_info": {}}
+    points = {1: {"name": "tail", "id": 1, "color": [0] * 3}, 0: {"name": "head", "id": 0, "color": [0] * 3}}
+    assert mmpose._joints({"metainfo": {**own, "keypoint_info": points}}) == ("head", "tail")
 
 
 def test_what_is_not_top_down_or_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
