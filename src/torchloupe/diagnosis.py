@@ -103,7 +103,7 @@ class Study:
         return {
             **self.facts,
             "data": Path(self.data.source).name,
-            "data_sha256": sha256(self.data.source),
+            "data_sha256": self.data.sha256(),
             "crop": asdict(self.crop),
             "coordinates": self.coordinates,
             "skeleton": asdict(skeleton),
@@ -121,7 +121,7 @@ def study(
     *,
     config: Experiment | None = None,
     model: str | nn.Module | None = None,
-    data: str | Path | None = None,
+    data: str | Path | Callable[[Crop], PoseData] | None = None,
     options: Options | None = None,
     annotations: str | Path | None = None,
     detections: str | Path | None = None,
@@ -129,7 +129,8 @@ def study(
     crop: Crop | None = None,
     coordinates: Coordinates = "input",
 ) -> Study:
-    """A study from an experiment file, or from any model spec or module; its data COCO, MPII or RHD.
+    """A study from an experiment file, or from any model spec or module; its data COCO, MPII or RHD, or what your own
+    function makes of the crop.
 
     With an experiment file the crop, the kind of data, its root and the detections come from there where they are not
     given. Without one the heatmaps' size is found by one forward.
@@ -171,7 +172,11 @@ def study(
         crop = _with_heatmap(subject, crop)
     if data is None:
         raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
-    people = _people(kind or "coco", data, split, annotations, detections, crop, threshold)
+    people = (
+        _made(data, crop)
+        if callable(data)
+        else _people(kind or "coco", data, split, annotations, detections, crop, threshold)
+    )
     if not people.people:
         left = ", ".join(f"{count} {reason}" for reason, count in people.left_out.items())
         raise BadInput(f"{people.source}: no sample to look at" + (f"; left out: {left}" if left else ""))
@@ -196,6 +201,19 @@ def _with_heatmap(subject: Subject, crop: Crop) -> Crop:
     width, height = crop.size
     made = outputs(subject, Batch(torch.zeros(1, 3, height, width)))
     return replace(crop, heatmap=(made.shape[-1], made.shape[-2])) if made.ndim == 4 else crop
+
+
+def _made(data: Callable[[Crop], PoseData], crop: Crop) -> PoseData:
+    name = getattr(data, "__qualname__", type(data).__name__)
+    try:
+        found = data(crop)
+    except LoupeError:
+        raise
+    except Exception as error:  # a stranger's function may fail in any way
+        raise BadInput(f"the data set {name} failed with {type(error).__name__}: {error}") from error
+    if not isinstance(found, PoseData):
+        raise BadInput(f"the data set {name} is expected to give PoseData, found {type(found).__name__}")
+    return found
 
 
 def _people(
@@ -657,7 +675,7 @@ def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Te
 
 def table(stream: Stream, names: Sequence[str], ids: Sequence[str] | None = None) -> dict[str, Array]:
     """Arrays of the same name over samples, stacked: name -> (n, ...)."""
-    found = [stream.read(id) for id in (stream.done() if ids is None else ids)]
+    found = [stream.read(id, names) for id in (stream.done() if ids is None else ids)]
     return {name: np.stack([one[name] for one in found]) if found else np.zeros((0,)) for name in names}
 
 
@@ -783,8 +801,9 @@ class Compared:
 def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
     """EPE and indices of several runs on the samples that all of them have: (number of samples, a row a figure).
 
-    Differences are paired, sample by sample, with bootstrap intervals of 95 %.
-    Errors: BadInput for fewer than two runs, runs of other data, or no sample in common.
+    Differences are paired, sample by sample, with bootstrap intervals of 95 %. Errors are in pixels of the first run's
+    input, also of networks with larger ones.
+    Errors: BadInput for fewer than two runs, runs of other data, pixels beside camera units, or no sample in common.
     """
     if len(roots) < 2:
         raise BadInput("a comparison takes two runs or more")
@@ -801,6 +820,9 @@ def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
             raise BadInput(f"the runs {', '.join(map(str, roots))} have no sample of {kind} in common")
         common_count = max(common_count, len(common))
         tables = [table(stream, names, common) for stream in streams]
+        if kind == "epe":
+            wide = _widths(streams)
+            tables = [{"EPE": one["EPE"] * (wide[0] / width)} for one, width in zip(tables, wide, strict=True)]
         for name in names:
             values = [torch.from_numpy(one[name]) for one in tables]
             changes = tuple(indices.bootstrap(other - values[0], seed) for other in values[1:])
@@ -809,3 +831,16 @@ def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
     if not rows:
         raise BadInput(f"the runs {', '.join(map(str, roots))} have no kind of result in common")
     return common_count, rows
+
+
+def _widths(streams: Sequence[Stream]) -> list[int]:
+    """Of the inputs, by which errors in their pixels become comparable."""
+    settings = [stream.settings() for stream in streams]
+    camera = [one["coordinates"] == "camera" for one in settings]
+    if len(set(camera)) > 1:
+        named = (
+            f"{stream.root} in {'camera units' if is_3d else 'pixels'}"
+            for stream, is_3d in zip(streams, camera, strict=True)
+        )
+        raise BadInput(f"errors cannot be compared: {', '.join(named)}")
+    return [1 if camera[0] else one["crop"]["size"][0] for one in settings]

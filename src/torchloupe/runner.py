@@ -98,12 +98,15 @@ class Stream:
         """Keep the reason why a sample has no result."""
         whole(self.folder / f"{id}.failed", reason.encode())
 
-    def read(self, id: str) -> dict[str, NDArray[Any]]:
-        """A sample's arrays. Errors: BadInput where they were never made, or the file is damaged."""
+    def read(self, id: str, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """A sample's arrays, all or those of these names that it has.
+
+        Errors: BadInput where they were never made, or the file is damaged.
+        """
         path = self.folder / f"{id}.npz"
         try:
             with np.load(path, allow_pickle=False) as held:
-                return dict(held)
+                return {name: held[name] for name in held.files if names is None or name in names}
         except FileNotFoundError:
             reason = self.failed().get(id)
             why = f": it failed ({reason})" if reason else ""

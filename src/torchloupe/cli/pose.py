@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from torchloupe.diagnosis import Study
+    from torchloupe.methods.indices import Interval
     from torchloupe.runner import Summary
 
 Flag = Parameter(negative="")
@@ -27,7 +29,8 @@ class Subjects:
         weights: Its checkpoint, read without running code. Default: TEST.MODEL_FILE of the config.
         model: Any model instead of a config: torch:package.module:factory, transformers:FOLDER, mmpose:CONFIG.py or the name
             of one that mmpose is installed with, hrnet:CONFIG.yaml ...
-        data: Root of the data set, or its annotation file. Default: DATASET.ROOT of the config.
+        data: Root of the data set, or its annotation file; or your own package.module:function, (crop) -> PoseData, whose
+            import runs it. Default: DATASET.ROOT of the config.
         annotations: The annotation file, where it does not lie in its usual place.
         detections: A JSON of detected boxes to crop by instead of the annotated ones.
         kind: coco, mpii or rhd. Default: DATASET.DATASET of the config, or coco.
@@ -76,7 +79,7 @@ class Subjects:
         found = study(
             config=None if self.cfg is None or python else experiment(self.cfg, overrides),
             model=model,
-            data=self.data,
+            data=_given(self.data),
             options=Options(
                 weights=self.weights, device=self.device, unsafe_load=self.unsafe_load, cfg_options=changes
             ),
@@ -164,11 +167,17 @@ class How:
         from torchloupe.diagnosis import Attribution
 
         given = {**vars(self), "layers": tuple(self.layers or ()), "joints": tuple(self.joints or ())}
-        given["score"] = None if self.score is None else _function(self.score)
+        given["score"] = None if self.score is None else _function(self.score, "--score")
         return Attribution(**{**given, "most": max(self.most, self.steps)})
 
 
-def _function(path: str) -> Any:
+def _given(data: Path | None) -> Any:
+    """The path of a data set, or the function that makes one."""
+    own = data is not None and not data.exists() and re.fullmatch(r"[\w.]+:\w+", str(data))
+    return _function(str(data), "--data") if own else data
+
+
+def _function(path: str, option: str) -> Any:
     """package.module:function, the current directory among the places to look."""
     import os
     import sys
@@ -178,13 +187,16 @@ def _function(path: str) -> Any:
 
     home, mark, name = path.partition(":")
     if not mark or not home or not name:
-        raise BadInput(f"--score {path!r}: expected package.module:function")
+        raise BadInput(f"{option} {path!r}: expected package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return getattr(import_module(home), name)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"--score {path!r}: {error}") from None
+        found = getattr(import_module(home), name)
+    except Exception as error:  # a stranger's module may fail in any way
+        raise BadInput(f"{option} {path!r}: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise BadInput(f"{option} {path!r}: is a {type(found).__name__}; expected a function")
+    return found
 
 
 SUBJECTS, CHOICE, HOW = Subjects(), Choice(), How()
@@ -331,7 +343,7 @@ def epe(
         "all": {key: _plain(overall[key]) for key in ("EPE", "PCK")},
     }
     _print_columns(output, ("EPE", "PCK"))
-    if study.data.skeleton.sigmas and study.coordinates != "camera":
+    if study.data.skeleton.sigmas and study.coordinates != "camera" and Path(study.data.source).is_file():
         try:
             content["coco"] = diagnosis.average_precision(study, output)
             print("  ".join(f"{name} {value:.3f}" for name, value in content["coco"].items()))
@@ -460,11 +472,15 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
     for one in found:
         rows.append([one.name, str(runs[0]), number(one.means[0]), ""])
         for name, mean, change in zip(one.runs[1:], one.means[1:], one.differences, strict=True):
-            rows.append(["", name, number(mean), f"{change.mean:+.4g} [{change.low:+.4g}, {change.high:+.4g}]"])
+            rows.append(["", name, number(mean), _change(change)])
     print(f"{count} samples in common")
     print(text_table(["figure", "run", "mean", "difference"], rows))
     if save is not None:
         whole(save, json.dumps([asdict(one) for one in found], indent=1).encode())
+
+
+def _change(change: Interval) -> str:
+    return f"{change.mean:+.4g} [{change.low:+.4g}, {change.high:+.4g}]" if change.count else "-"
 
 
 def depend(

@@ -96,7 +96,7 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
         made[f"{joint}_kde"] = pose.enlarged(pose.over_density(picture, values))
         made[f"{joint}_over"] = pose.enlarged(pose.marked(pose.over(picture, values), at))
         made[f"{joint}_img"] = pose.enlarged(pose.marked(picture, at))
-    if points and sample in run.epe.done():
+    if points and sample in run.epe.done() and run.epe.read(sample, ["predicted"])["predicted"].shape[-1] == 2:
         made["skeleton"] = _skeleton(run, sample)
     return [_saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
 
@@ -197,7 +197,7 @@ def residuals(stream: Stream, count: int) -> Array:
     """|completeness residual| by sample and joint; NaN where there is none, as of methods other than PoseIG."""
     made = []
     for id in stream.done():
-        kept = stream.read(id)
+        kept = stream.read(id, ["completeness_residual", "joints"])
         row = np.full(count, np.nan)
         if "completeness_residual" in kept:
             row[kept["joints"]] = np.abs(kept["completeness_residual"])
@@ -308,7 +308,9 @@ def _facts(run: Run) -> str:
             f"<li>{what} of {len(stream.done())} samples{lost}; {settings['model']}, weights "
             f"{settings['weights_sha256'][:12]}, {settings['data']}{about}</li>"
         )
-    broken = sum(float(run.ig.read(id).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done())
+    broken = sum(
+        float(run.ig.read(id, ["nan_gradients"]).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done()
+    )
     if broken:
         lines.append(f"<li><b>{broken:.0f} gradient values were not finite and counted as 0</b></li>")
     return "<ul>" + "".join(lines) + "</ul>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from torchloupe.errors import BadInput
+from torchloupe.sources.safe import sha256
 
 Array = NDArray[Any]
 
@@ -66,11 +68,15 @@ HAND = Skeleton(
 
 @dataclass(frozen=True)
 class Person:
-    """One body in one picture. Joints in pixels of the picture; weight 0 says that a joint is not annotated."""
+    """One body in one picture. Joints in pixels of the picture; weight 0 says that a joint is not annotated.
+
+    picture: its file, or its pixels (h, w, 3) uint8. centre, extent: of the crop, from `frame` of a box. segmentation: polygons,
+    a run-length code or a mask (h, w). camera: joints (j, 3) in units of their own, for models in 3D.
+    """
 
     id: str
     image_id: int | str
-    picture: Path
+    picture: Path | Array
     centre: tuple[float, float]
     extent: tuple[float, float]
     joints: Array
@@ -84,15 +90,39 @@ class Person:
 
 @dataclass(frozen=True)
 class PoseData:
-    """Bodies in a fixed order, the skeleton that they share, and how many annotations were left out and why."""
+    """Bodies in a fixed order, the skeleton that they share, and how many annotations were left out and why.
+
+    source: the annotation file, or any name of a data set made otherwise.
+    Errors: BadInput for a person whose joints do not fit the skeleton.
+    """
 
     people: tuple[Person, ...]
     skeleton: Skeleton
     source: str
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        count = len(self.skeleton.joints)
+        for i, person in enumerate(self.people):
+            found = np.shape(person.joints), np.shape(person.weight)
+            if found != ((count, 2), (count,)):
+                raise BadInput(
+                    f"person {i}: joints and weight are expected to be {(count, 2)} and {(count,)}, as the skeleton has "
+                    f"{count} joints; found {found[0]} and {found[1]}"
+                )
+
     def __len__(self) -> int:
         return len(self.people)
+
+    def sha256(self) -> str:
+        """A hash of the annotation file; of the people themselves, where they came from none."""
+        if Path(self.source).is_file():
+            return sha256(self.source)
+        digest = hashlib.sha256()
+        for person in self.people:
+            for value in vars(person).values():
+                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -223,10 +253,14 @@ def gaussians(joints: Array, weight: Array, crop: Crop) -> tuple[Array, Array]:
 
 
 def outline(segmentation: Any, height: int, width: int) -> Array:
-    """Polygons, or a run-length code (plain or packed), as a uint8 mask (height, width) of 0 and 1.
+    """Polygons, or a run-length code (plain or packed), as a uint8 mask (height, width) of 0 and 1; a mask as it is.
 
-    Errors: BadInput for a code of another size or of no known form.
+    Errors: BadInput for a code or mask of another size or of no known form.
     """
+    if isinstance(segmentation, np.ndarray):
+        if segmentation.shape != (height, width):
+            raise BadInput(f"a mask of {list(segmentation.shape)} does not fit a picture of {[height, width]}")
+        return (segmentation > 0).astype(np.uint8)
     if isinstance(segmentation, Mapping):
         return _run_lengths(segmentation, height, width)
     picture = Image.new("L", (width, height))
@@ -271,7 +305,7 @@ def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
     Errors: BadInput for a picture that is missing or cannot be read.
     """
     if picture is None:
-        picture = _opened(person.picture)
+        picture = person.picture if isinstance(person.picture, np.ndarray) else _opened(person.picture)
     matrix = affine(person.centre, person.extent, crop.size, crop.udp)
     cut = np.rint(warp(picture, matrix, crop.size)).astype(np.uint8)
     if person.segmentation is None:
