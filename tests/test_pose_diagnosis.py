@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from torchloupe.render import pose, pose_report
 from torchloupe.runner import Stream, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment, network
-from torchloupe.sources.poses import Crop
+from torchloupe.sources.poses import COCO_BODY, Crop, Person, PoseData, frame
 from torchloupe.targets.pose import soft_argmax
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -537,6 +538,15 @@ def test_two_runs_are_compared_on_their_common_samples(
     assert json.loads((tmp_path / "c.json").read_text())[0]["name"] == "EPE"
     with pytest.raises(BadInput, match="two runs or more"):
         diagnosis.compare([done])
+    # the same errors, had the input been twice as wide: half as many pixels of the first run's input
+    settings = json.loads((other / "epe.json").read_text())
+    settings["crop"]["size"] = [192, 256]
+    (other / "epe.json").write_text(json.dumps(settings))
+    _, (wide,) = diagnosis.compare([done, other])
+    assert wide.means == pytest.approx((row.means[0], row.means[1] / 2))
+    (other / "epe.json").write_text(json.dumps({**settings, "coordinates": "camera"}))
+    with pytest.raises(BadInput, match=r"errors cannot be compared: .*done in pixels, .*other in camera units"):
+        diagnosis.compare([done, other])
 
 
 def test_dependency_between_joints(bench: Path, done: Path) -> None:
@@ -622,6 +632,71 @@ def test_a_target_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.Captu
     assert "No module named 'nowhere'" in capsys.readouterr().err
 
 
+def far_too_far(output: torch.Tensor, _batch: object) -> torch.Tensor:
+    """A score that is 0 in float32, as exp(-0.3 d) is for a large d."""
+    return torch.exp(-1e3 - output.abs().flatten(2).amax(2))
+
+
+def pixels_of_one_s_own(crop: Crop) -> PoseData:
+    """A data set of one's own: pictures and masks as arrays."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((200, 120), bool)
+    mask[20:150, 30:90] = True
+    centre, extent = frame((10, 10, 100, 180), crop)
+    made = (
+        Person(
+            id=str(i),
+            image_id=i,
+            picture=rng.integers(0, 255, (200, 120, 3), dtype=np.uint8),
+            centre=centre,
+            extent=extent,
+            joints=rng.uniform(20, 90, (17, 2)),
+            weight=np.ones(17),
+            segmentation=mask,
+        )
+        for i in range(2)
+    )
+    return PoseData(tuple(made), COCO_BODY, "arrays")
+
+
+def test_a_data_set_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def made(data: Callable[[Crop], PoseData]) -> diagnosis.Study:
+        options = Options(weights=bench / "net.pth", device="cpu")
+        return diagnosis.study(config=experiment(bench / "net.yaml"), data=data, options=options)
+
+    one = made(pixels_of_one_s_own)
+    assert one.record()["data_sha256"] == made(pixels_of_one_s_own).record()["data_sha256"]
+    other = replace(one.data, people=one.data.people[:1])
+    assert other.sha256() != one.data.sha256()
+    diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=1, places="even"), tmp_path / "python")
+    assert set(Stream(tmp_path / "python", "ig").read("0", ["DI", "nothing"])) == {"DI"}
+    kept = Stream(tmp_path / "python", "ig").read("0")
+    assert 0 < kept["mask"].mean() < 1
+    command = ["--cfg", str(bench / "net.yaml"), "--weights", str(bench / "net.pth"), "-o", str(tmp_path / "run")]
+    function = f"{__name__}:pixels_of_one_s_own"
+    assert main(["pose", "ig", *command, *QUICK, "--data", function]) == 0
+    assert "are empty" not in capsys.readouterr().out
+    flat = ["-o", str(tmp_path / "flat"), "--data", function, "--score", f"{__name__}:far_too_far"]
+    assert main(["pose", "ig", *command[:4], *QUICK, *flat]) == 0
+    assert "34 of 34 maps are empty: their scores do not change along the path" in capsys.readouterr().out
+    assert main(["pose", "epe", *command, "--data", function]) == 0
+    assert "AP" not in json.loads((tmp_path / "run" / "errors.json").read_text())
+    for name, message in (
+        (f"{__name__}:same", "the data set same failed with TypeError"),
+        (f"{__name__}:QUICK", "is a list; expected a function"),
+        (f"{__name__}:nothing", "has no attribute 'nothing'"),
+        ("nowhere:f", "No module named 'nowhere'"),
+    ):
+        assert main(["pose", "epe", *command, "--data", name]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(BadInput, match="is expected to give PoseData, found int"):
+        made(lambda crop: 3)  # type: ignore[arg-type, return-value]
+    with pytest.raises(BadInput, match=r"person 0: joints and weight .* found \(3, 2\) and \(3,\)"):
+        replace(one.data, people=(replace(one.data.people[0], joints=np.ones((3, 2)), weight=np.ones(3)),))
+    with pytest.raises(BadInput, match=r"a mask of \[9, 9\] does not fit"):
+        diagnosis.read(replace(one.data.people[0], segmentation=np.ones((9, 9))), one.crop)
+
+
 class Regressor(nn.Module):
     """A network that gives coordinates as shares of the input's sides, or in three dimensions."""
 
@@ -654,6 +729,9 @@ def test_a_network_that_regresses_hands_in_three_dimensions(tmp_path: Path) -> N
     kept = Stream(tmp_path, "epe").read(ids[0])
     assert kept["predicted"].shape == (21, 3)
     assert np.isfinite(kept["EPE"]).all()
+    diagnosis.attribute(made, ids[:1], how, tmp_path)
+    drawn = pose_report.pictures(tmp_path, ids[0], None, tmp_path / "pictures")
+    assert [path.name for path in drawn] == ["0_grid.png"]
     assert (
         how.target(made).choose(torch.zeros(1, 21, 3), diagnosis.load(made, ids)[0].batch)["joints"].tolist()
         == [[0, 4]] * 3

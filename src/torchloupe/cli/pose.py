@@ -229,6 +229,7 @@ def ig(
     if load_ig:
         return index(*overrides, output=output, load_ig=True, subjects=subjects, choice=choice, how=how)
     from torchloupe import diagnosis
+    from torchloupe.runner import Stream
 
     study = subjects.study(overrides)
     ids, asked = choice.of(study), how.attribution()
@@ -240,6 +241,14 @@ def ig(
         study, ids, asked, output, maps=kept, batch=1 if choice.batch is None else choice.batch, strict=choice.strict
     )
     _say(done, output)
+    scales = [
+        value for id in ids if id not in done.failed for value in Stream(output, "ig").read(id, ["scale"])["scale"]
+    ]
+    if 0 in scales:
+        print(
+            f"{scales.count(0)} of {len(scales)} maps are empty: their scores do not change along the path, as exp(-0.3 d) is 0 "
+            "where a prediction is hundreds of units off; see loupe pose epe, or give your own --score"
+        )
     _print_columns(output, ("DI", "FI", "LI", "residual"))
     return None
 
