@@ -34,7 +34,7 @@ from torchloupe.render import pose, pose_report
 from torchloupe.runner import Stream, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment, network
-from torchloupe.sources.poses import COCO_BODY, Crop, Person, PoseData, frame
+from torchloupe.sources.poses import COCO_BODY, HAND, Crop, Person, PoseData, frame
 from torchloupe.targets.pose import soft_argmax
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -730,6 +730,14 @@ def test_a_network_that_regresses_hands_in_three_dimensions(tmp_path: Path) -> N
     assert kept["predicted"].shape == (21, 3)
     assert np.isfinite(kept["EPE"]).all()
     diagnosis.attribute(made, ids[:1], how, tmp_path)
+    # a finger runs from the wrist to its joint 4, and on to the tip, its joint 1: never back across the palm
+    for person in made.data.people:
+        real, across = (
+            sum(np.linalg.norm(person.joints[a] - person.joints[b]) for a, b in bones)
+            for bones in (made.data.skeleton.bones, HAND.bones)
+        )
+        assert real < 0.8 * across
+    assert {(0, 4), (0, 8), (0, 20), (4, 3), (2, 1)} <= set(made.data.skeleton.bones)
     drawn = pose_report.pictures(tmp_path, ids[0], None, tmp_path / "pictures")
     assert [path.name for path in drawn] == ["0_grid.png"]
     assert (

@@ -51,6 +51,7 @@ from torchloupe.sources.poses import (
     moved,
     mpii,
     read,
+    rhd,
 )
 from torchloupe.sources.safe import sha256
 from torchloupe.targets.pose import Joints, exchanged, joint_index, merge_mirrored, peaks, predicted, true
@@ -234,7 +235,7 @@ def _people(
         raise BadInput(
             f"{detections}: no such detections file; for annotated boxes put TEST.USE_GT_BBOX True behind the command"
         )
-    return coco(path, folder, crop, detections=detections, threshold=threshold)
+    return (rhd if kind == "rhd" else coco)(path, folder, crop, detections=detections, threshold=threshold)
 
 
 def _state_sha256(module: nn.Module) -> str:

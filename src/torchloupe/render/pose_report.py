@@ -79,12 +79,10 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
     picture, maps, joints = kept["picture"], kept["maps"].astype(np.float64), kept["joints"].tolist()
     made: dict[str, Array | Any] = {}
     if joint is None:
-        notes = [
-            f"FI {kept['FI'][j]:.1f}  LI {kept['LI'][j]:.1f}"
-            if np.isfinite(kept["FI"][j])
-            else f"LI {kept['LI'][j]:.1f}"
-            for j in joints
-        ]
+        figures = (
+            [f"{name} {kept[name][j]:.1f}" for name in ("FI", "LI") if np.isfinite(kept[name][j])] for j in joints
+        )
+        notes = ["  ".join(shown) if shown else "empty map" for shown in figures]
         title = f"sample {sample}: what each joint's score rests on"
         made["grid"] = pose.all_joints(picture, maps, [names[j] for j in joints], kept["true"][joints], notes, title)
     else:

@@ -555,9 +555,21 @@ def _detected(
     return tuple(chosen[i] for i in sorted(chosen)), dict(left_out)
 
 
-def rhd(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
-    """Hands of a rendered-hands file in COCO's form: 21 joints in pixels, and in camera millimetres as `camera`."""
-    return coco(annotations, pictures, crop)
+def rhd(
+    annotations: str | Path,
+    pictures: str | Path,
+    crop: Crop,
+    *,
+    detections: str | Path | None = None,
+    threshold: float = 0.0,
+) -> PoseData:
+    """Hands of a rendered-hands file in COCO's form: 21 joints in pixels, and in camera millimetres as `camera`.
+
+    There joint 1 of a finger is its tip and joint 4 is next to the wrist.
+    """
+    found = coco(annotations, pictures, crop, detections=detections, threshold=threshold)
+    bones = tuple((0 if i % 4 == 0 else i + 1, i) for i in range(1, 21))
+    return replace(found, skeleton=replace(found.skeleton, bones=bones)) if found.skeleton is HAND else found
 
 
 def mpii(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
