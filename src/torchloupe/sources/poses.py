@@ -266,7 +266,12 @@ def outline(segmentation: Any, height: int, width: int) -> Array:
     picture = Image.new("L", (width, height))
     draw = ImageDraw.Draw(picture)
     for polygon in segmentation:
-        if not isinstance(polygon, Sequence) or len(polygon) < 6 or len(polygon) % 2:
+        if (
+            not isinstance(polygon, Sequence)
+            or len(polygon) < 6
+            or len(polygon) % 2
+            or not all(isinstance(value, int | float) and np.isfinite(value) for value in polygon)
+        ):
             raise BadInput(f"a polygon is expected to be x y x y x y ..., found {str(polygon)[:60]}")
         draw.polygon([(x, y) for x, y in zip(polygon[::2], polygon[1::2], strict=True)], fill=1)
     return np.asarray(picture)
@@ -276,7 +281,9 @@ def _run_lengths(code: Mapping[str, Any], height: int, width: int) -> Array:
     if "counts" not in code or list(code.get("size", ())) != [height, width]:
         raise BadInput(f"a run-length mask of size {code.get('size')} does not fit a picture of {[height, width]}")
     counts = code["counts"]
-    runs = _unpacked(counts) if isinstance(counts, str | bytes) else list(counts)
+    runs = _unpacked(counts) if isinstance(counts, str | bytes) else counts
+    if not isinstance(runs, Sequence) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise BadInput(f"run lengths are expected to be whole numbers from 0, found {str(counts)[:60]}")
     flat = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
     if flat.size != height * width:
         raise BadInput(f"a run-length mask covers {flat.size} pixels, the picture has {height * width}")
@@ -332,6 +339,10 @@ def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
 def _opened(path: Path) -> Array:
     try:
         with Image.open(path) as opened:
+            if opened.mode.startswith("I;16"):
+                # Pillow would cut 16 bits off at 255, where the picture is in their upper half
+                grey = (np.asarray(opened) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, -1)
             return np.asarray(opened.convert("RGB"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such picture") from None
@@ -356,6 +367,17 @@ def _needed(entry: Any, names: Iterable[str], where: str) -> None:
         raise BadInput(f"{where}: lacks {', '.join(lacking)}")
 
 
+_KINDS: dict[Any, str] = {list: "a list", str: "text", int | str: "a number or text"}
+
+
+def _is(value: Any, kind: Any, where: str, name: str) -> None:
+    """Errors: BadInput for a field of another type."""
+    if not isinstance(value, kind):
+        raise BadInput(
+            f"{where}: {name} is expected to be {_KINDS[kind]}, found {type(value).__name__}: {str(value)[:60]}"
+        )
+
+
 def _numbers(values: Any, count: int, where: str, name: str) -> Array:
     """So many finite numbers. Errors: BadInput that names the entry and the field."""
     try:
@@ -364,7 +386,7 @@ def _numbers(values: Any, count: int, where: str, name: str) -> Array:
         found = np.empty(0)
     if found.size != count or not np.isfinite(found).all():
         raise BadInput(
-            f"{where}: {name} is expected to be {count} numbers, found {np.size(values)}: {str(values)[:60]}"
+            f"{where}: {name} is expected to be {count} finite number{'s' * (count > 1)}, found {np.size(values)}: {str(values)[:60]}"
         )
     return found
 
@@ -413,13 +435,20 @@ def coco(
 def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
     content = _json(path)
     _needed(content, ("images", "annotations"), str(path))
+    for name in ("images", "annotations", "categories"):
+        _is(content.get(name, []), list, str(path), name)
     for i, image in enumerate(content["images"]):
         _needed(image, ("id", "file_name", "width", "height"), f"{path}: images[{i}]")
+        _is(image["id"], int | str, f"{path}: images[{i}]", "id")
+        _is(image["file_name"], str, f"{path}: images[{i}]", "file_name")
         _numbers([image["width"], image["height"]], 2, f"{path}: images[{i}]", "width, height")
     images = {image["id"]: image for image in content["images"]}
     for i, entry in enumerate(content["annotations"]):
         _needed(entry, ("id", "image_id", "bbox"), f"{path}: annotations[{i}]")
+        _is(entry["image_id"], int | str, f"{path}: annotations[{i}]", "image_id")
+        _is(entry.get("keypoints") or [], list, f"{path}: annotations[{i}]", "keypoints")
         _numbers(entry["bbox"], 4, f"{path}: annotations[{i}]", "bbox")
+        _numbers(entry.get("area", 1), 1, f"{path}: annotations[{i}]", "area")
         if entry["image_id"] not in images:
             raise BadInput(f"{path}: annotations[{i}] is of picture {entry['image_id']}, which images does not list")
     categories = [c for c in content.get("categories", ()) if isinstance(c, Mapping) and c.get("keypoints")]
@@ -514,6 +543,7 @@ def _detected(
     chosen: dict[int, Person] = {}
     for i, entry in enumerate(content):
         _needed(entry, ("image_id", "bbox", "score"), f"{path}: detection {i}")
+        _is(entry["image_id"], int | str, f"{path}: detection {i}", "image_id")
         _numbers(entry["bbox"], 4, f"{path}: detection {i}", "bbox")
         _numbers(entry["score"], 1, f"{path}: detection {i}", "score")
     for i in sorted(range(len(content)), key=lambda i: -content[i]["score"]):
