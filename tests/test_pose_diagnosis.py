@@ -538,6 +538,8 @@ def test_two_runs_are_compared_on_their_common_samples(
     assert json.loads((tmp_path / "c.json").read_text())[0]["name"] == "EPE"
     with pytest.raises(BadInput, match="two runs or more"):
         diagnosis.compare([done])
+    with pytest.raises(BadInput, match="nowhere: holds no results"):
+        diagnosis.compare([done, tmp_path / "nowhere"])
     # the same errors, had the input been twice as wide: half as many pixels of the first run's input
     settings = json.loads((other / "epe.json").read_text())
     settings["crop"]["size"] = [192, 256]
@@ -855,6 +857,7 @@ def test_vitpose_of_transformers(tmp_path: Path) -> None:
         (["--joints", "nosee"], "no joint 'nosee'. Did you mean nose?"),
         (["--tolerance", "0"], "--tolerance is more than 0, found 0.0"),
         (["--noise", "-1"], "--noise is 0 or more and finite, found -1.0"),
+        (["--batch", "0"], "--batch is 1 or more, found 0"),
         (["--power", "0"], "--power is 1 or more, found 0"),
         (["MODEL.SIGMA", "0"], "the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found 0"),
         (["MODEL.NUM_JOINTS", "0"], "MODEL.NUM_JOINTS is 1 or more, found 0"),

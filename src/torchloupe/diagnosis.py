@@ -808,6 +808,9 @@ def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
     """
     if len(roots) < 2:
         raise BadInput("a comparison takes two runs or more")
+    for root in roots:
+        if not any((root / f"{kind}.json").exists() for kind in ("epe", "ig")):
+            raise BadInput(f"{root}: holds no results of `loupe pose`; run `loupe pose ig` or `loupe pose epe` first")
     rows, common_count = [], 0
     for kind, names in (("epe", ("EPE",)), ("ig", ("DI", "FI", "LI"))):
         streams = [Stream(root, kind) for root in roots]

@@ -115,7 +115,10 @@ class Choice:
     def of(self, study: Study) -> list[str]:
         """The sample numbers."""
         from torchloupe.diagnosis import chosen
+        from torchloupe.errors import BadInput
 
+        if self.batch is not None and self.batch < 1:
+            raise BadInput(f"--batch is 1 or more, found {self.batch}")
         return chosen(study, self.ids or (), self.max_samples, self.every)
 
 

@@ -417,6 +417,10 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
         files["RI.json"][id] = {a: dict(enumerate(row)) for a, row in enumerate(np.nan_to_num(kept["RI"]).tolist())}
     for id in run.epe.done():
         kept = run.epe.read(id)
+        if "unit" not in kept:
+            raise BadInput(
+                f"{root}: its predictions were stored by an earlier version; run `loupe pose epe` into a new folder"
+            )
         error = np.linalg.norm((kept["predicted"] - kept["true"]) / kept["unit"], axis=-1)
         files["epe.json"][id] = {"EPE": _rounded(error * kept["weight"]), "weight": kept["weight"].tolist()}
     if run.has("epe") and kept["predicted"].shape[-1] == 2:
