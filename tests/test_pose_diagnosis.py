@@ -673,7 +673,9 @@ def test_a_data_set_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.Cap
     diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=1, places="even"), tmp_path / "python")
     assert set(Stream(tmp_path / "python", "ig").read("0", ["DI", "nothing"])) == {"DI"}
     kept = Stream(tmp_path / "python", "ig").read("0")
-    assert 0 < kept["mask"].mean() < 1
+    assert kept["mask"].astype(float).mean() == pytest.approx(130 * 60 / np.prod(one.data.people[0].extent), rel=0.05)
+    elsewhere = replace(one.data.people[0], joints=one.data.people[0].joints + 1)
+    assert replace(one.data, people=(elsewhere, *one.data.people[1:])).sha256() != one.data.sha256()
     command = ["--cfg", str(bench / "net.yaml"), "--weights", str(bench / "net.pth"), "-o", str(tmp_path / "run")]
     function = f"{__name__}:pixels_of_one_s_own"
     assert main(["pose", "ig", *command, *QUICK, "--data", function]) == 0
