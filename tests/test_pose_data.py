@@ -169,7 +169,7 @@ def test_detections_carry_the_truth_of_the_person_they_cover() -> None:
 def test_hands_have_camera_joints_and_no_mask() -> None:
     crop = poses.Crop(size=(256, 256), heatmap=(64, 64))
     data = poses.rhd(SHARED / "rhd" / "test_rhd.json", SHARED / "rhd", crop)
-    assert data.skeleton is poses.HAND
+    assert data.skeleton.joints == poses.HAND.joints
     sample = poses.read(data.people[0], crop)
     assert sample.camera.shape == (21, 3)
     assert np.isfinite(sample.camera).all()
@@ -225,17 +225,24 @@ def test_what_is_left_out_is_counted(changes: dict, reason: str, tmp_path: Path)
         (lambda text: text.replace('"image_id": 1', '"image_id": 2'), "is of picture 2, which images does not list"),
         (
             lambda text: text.replace("[20, 20, 2, ", "[2, "),
-            "annotation 7: keypoints is expected to be 51 numbers, found 49",
+            "annotation 7: keypoints is expected to be 51 finite numbers, found 49",
         ),
         (
             lambda text: text.replace("[10, 10, 30, 40]", "[10, 10, 30]"),
-            r"annotations\[0\]: bbox is expected to be 4 numbers",
+            r"annotations\[0\]: bbox is expected to be 4 finite numbers",
         ),
         (
             lambda text: text.replace("[10, 10, 30, 40]", "[10, 10, NaN, 40]"),
-            "bbox is expected to be 4 numbers, found 4:",
+            "bbox is expected to be 4 finite numbers, found 4:",
         ),
         (lambda text: text.replace("[10, 10, 30, 40]", '"large"'), "found 1: large"),
+        (
+            lambda text: text.replace('"area": 600.0', '"area": "big"'),
+            r"annotations\[0\]: area is expected to be 1 finite number,",
+        ),
+        (lambda text: text.replace('"image_id": 1', '"image_id": [1]'), "image_id is expected to be a number or text"),
+        (lambda text: text.replace('"a.png"', "3"), r"images\[0\]: file_name is expected to be text, found int: 3"),
+        (lambda _: '{"images": [], "annotations": null}', "annotations is expected to be a list, found NoneType"),
         (lambda text: text.replace('"width": 80', '"width": "wide"'), r"images\[0\]: width, height is expected"),
     ],
 )
@@ -254,6 +261,27 @@ def test_a_missing_or_broken_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     with pytest.raises(BadInput, match="no such picture"):
         poses.read(data.people[0], CROP)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([["a"] * 6], "a polygon is expected to be x y x y x y"),
+        ([[1, 2, 3, 4, 5, float("inf")]], "a polygon is expected"),
+        ({"size": [2, 2], "counts": ["a"]}, "run lengths are expected to be whole numbers from 0"),
+        ({"size": [2, 2], "counts": [5, -1]}, "run lengths are expected"),
+        ({"size": [2, 2], "counts": 4}, "run lengths are expected"),
+    ],
+)
+def test_an_outline_of_no_known_form_is_named(segmentation: object, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        poses.outline(segmentation, 2, 2)
+
+
+def test_a_picture_of_16_bits_is_read_over_its_whole_range(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert np.array_equal(poses._opened(tmp_path / "deep.png"), np.repeat((grey >> 8)[..., None], 3, -1))
 
 
 def test_where_a_data_set_lies(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,11 +28,13 @@ from torchloupe.cli import main
 from torchloupe.errors import BadInput
 from torchloupe.examples import figures
 from torchloupe.methods.blur import blurred
+from torchloupe.methods.path import integrated_gradients
+from torchloupe.probe import INPUT, Probe
 from torchloupe.render import pose, pose_report
 from torchloupe.runner import Stream, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment, network
-from torchloupe.sources.poses import Crop
+from torchloupe.sources.poses import COCO_BODY, HAND, Crop, Person, PoseData, frame
 from torchloupe.targets.pose import soft_argmax
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -169,7 +172,6 @@ def test_another_model_is_refused(bench: Path, done: Path, tmp_path: Path, capsy
 def test_the_stored_maps_are_those_of_the_method(bench: Path, done: Path) -> None:
     from torchloupe.methods.blur import along, blur_curve
     from torchloupe.methods.poseig import poseig
-    from torchloupe.probe import INPUT, Probe
     from torchloupe.targets.pose import Joints
 
     one = study(bench)
@@ -187,7 +189,7 @@ def test_the_stored_maps_are_those_of_the_method(bench: Path, done: Path) -> Non
 
 
 def test_stored_maps_give_the_same_indices_without_the_model(bench: Path, done: Path) -> None:
-    again = diagnosis.stored_indices(done)
+    again = diagnosis.stored_indices(done, again=True)
     for id, kept in contents(done).items():
         for name in ("DI", "FI", "LI", "RI"):
             np.testing.assert_array_equal(again[id][name], kept[name])
@@ -208,6 +210,99 @@ def test_maps_that_were_never_made_are_named(bench: Path, tmp_path: Path, capsys
     assert main(["pose", "draw", str(bare), "--sample", "1"]) == 2
     assert main(["pose", "draw", str(bare), "--sample", "4"]) == 2
     assert "has no ig result of sample 4; there are 1 ... 1 (1)" in capsys.readouterr().err
+
+
+def test_stored_maps_are_taken_for_the_samples_asked_for(
+    bench: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*options: str) -> tuple[int, str]:
+        code = main(["pose", "ig", "-o", str(part), "--load-ig", *options])
+        return code, capsys.readouterr().err
+
+    part = tmp_path / "part"
+    shutil.copytree(done, part)
+    (part / "ig" / "4.npz").unlink()
+    assert run("--ids", "4", "5")[0] == 2
+    code, said = run("--ids", "1", "4")
+    assert code == 2
+    assert "no maps were computed of 1 of the samples asked for (4); there are 5, 0 to 5" in said
+    for options, ids in ((["--ids", "5", "1"], "51"), (["--every", "2"], "025"), (["--max-samples", "1"], "0")):
+        assert run(*options)[0] == 0
+        assert "".join(json.loads((part / "index.json").read_text())) == ids
+    assert run("--every", "0")[0] == 2
+    monkeypatch.setattr(diagnosis, "outputs", None)
+    monkeypatch.setattr(diagnosis.Attribution, "maps", None)
+    assert run(*common(bench), *QUICK)[0] == 0
+    assert "attribution.steps 2, now it is 5" in run("--steps", "5")[1]
+    torch.manual_seed(1)
+    torch.save(network(experiment(bench / "net.yaml")).state_dict(), tmp_path / "other.pth")
+    assert (
+        "holds results made with weights_sha256"
+        in run(*[word.replace(str(bench / "net.pth"), str(tmp_path / "other.pth")) for word in common(bench)])[1]
+    )
+
+
+def test_indices_of_maps_that_were_not_kept(bench: Path, tmp_path: Path) -> None:
+    asked = [*common(bench), *QUICK, "-o", str(tmp_path)]
+    assert main(["pose", "ig", *asked, "--no-save-ig", "--ids", "1"]) == 0
+    assert main(["pose", "index", *asked, "--ids", "1", "2"]) == 0
+    assert list(json.loads((tmp_path / "index.json").read_text())) == ["1", "2"]
+    assert main(["pose", "index", "-o", str(tmp_path)]) == 0
+    assert "maps" not in Stream(tmp_path, "ig").read("2")
+
+
+@pytest.mark.parametrize(
+    ("given", "beside"),
+    [
+        ({"reference": True, "steps": 20}, "--steps 20 has no place beside --reference"),
+        ({"reference": True, "method": "gradcam"}, "--method gradcam has no place beside --reference"),
+        ({"reference": True, "path": "straight"}, "--path straight has no place beside --reference"),
+        ({"method": "gradcam", "noise": 0.1}, "--noise 0.1 has no place beside --method gradcam"),
+        ({"layers": ("layer3", "layer4")}, "--layers layer3 layer4 has no place beside --method poseig"),
+        ({"baseline": "white"}, "--baseline white has no place beside --path blur"),
+        ({"noise": float("inf")}, "--noise is 0 or more and finite, found inf"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(given: dict[str, object], beside: str) -> None:
+    with pytest.raises(BadInput, match=beside):
+        diagnosis.Attribution(**given)  # type: ignore[arg-type]
+
+
+def test_a_method_of_the_core_takes_its_own_options(bench: Path) -> None:
+    one = study(bench)
+    loaded, _ = diagnosis.load(one, ["0"])
+    assert loaded is not None
+
+    def made(**given: object) -> torch.Tensor:
+        how = diagnosis.Attribution(method="integrated_gradients", **given)  # type: ignore[arg-type]
+        return how.maps(Probe(one.subject, (INPUT,), how.target(one)), loaded.batch, one.crop)[INPUT]
+
+    probe = Probe(one.subject, (INPUT,), diagnosis.Attribution().target(one))
+    assert torch.equal(made(steps=2), integrated_gradients(probe, loaded.batch, steps=2)[INPUT])
+    assert torch.equal(made(), integrated_gradients(probe, loaded.batch)[INPUT])
+    kept = diagnosis.Attribution(method="smoothgrad", noise=0.3, seed=2).record()
+    assert kept["options"] == {"noise": 0.3, "seed": 2}
+    assert "path" not in kept
+
+
+def test_the_record_of_the_template_s_maps_says_how_they_are_made() -> None:
+    kept = diagnosis.Attribution(reference=True).record()
+    assert (kept["steps"], kept["places"]) == (50, "left")
+
+
+def test_joints_of_pictures_without_annotation(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = [str(path) for path in sorted((bench / "data").rglob("*.png"))[:2]]
+    model = ["--model", f"hrnet:{bench / 'net.yaml'}", "--weights", str(bench / "net.pth"), "--save", str(tmp_path)]
+    assert main(["cam", *pictures, *model, "--target", "left_wrist", "0", "--each"]) == 0
+    assert len(list(tmp_path.glob("*-left_wrist.png"))) == len(list(tmp_path.glob("*-nose.png"))) == 1
+    for words, message in (
+        (["--target", "left_wrst"], "Did you mean left_wrist"),
+        (["--target", "truth"], "--target truth: "),
+        (["--aug-smooth"], "--aug-smooth mirrors pictures, in which left joints are right ones"),
+        (["--target", "9", "--each"], "--each: 1 targets for 2 pictures"),
+    ):
+        assert main(["cam", *pictures, *model, *words]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_samples_are_chosen(bench: Path) -> None:
@@ -284,25 +379,105 @@ def test_errors_are_distances_in_input_pixels(bench: Path, done: Path) -> None:
     assert set(content["coco"]) >= {"AP", "AR"}
 
 
-def test_the_template_s_folder(done: Path, tmp_path: Path) -> None:
+def template_resized(heatmap: np.ndarray, times: int) -> np.ndarray:
+    """Bilinear, pixel centres where they are in the picture, edges repeated."""
+    h, w = heatmap.shape
+    wide = np.zeros((h * times, w * times))
+    for row in range(h * times):
+        for column in range(w * times):
+            y, x = (min(max((at + 0.5) / times - 0.5, 0), side - 1) for at, side in ((row, h), (column, w)))
+            top, left = int(y), int(x)
+            below, right = min(top + 1, h - 1), min(left + 1, w - 1)
+            upper = heatmap[top, left] * (1 - x + left) + heatmap[top, right] * (x - left)
+            lower = heatmap[below, left] * (1 - x + left) + heatmap[below, right] * (x - left)
+            wide[row, column] = upper * (1 - y + top) + lower * (y - top)
+    return wide
+
+
+def template_diffusion(values: np.ndarray) -> float:
+    line = sorted(value + 1e-7 for value in values.ravel().tolist())
+    n = len(line)
+    return 100 * (1 - sum((2 * i - n - 1) * value for i, value in enumerate(line, 1)) / (n * sum(line)))
+
+
+def template_share(values: np.ndarray, region: np.ndarray) -> float:
+    """Attribution in a region over that of a uniform map; the template makes 0 of 0 / 0."""
+    if not values.sum() or not region.sum():
+        return 0.0
+    return float((values / values.sum() * region).sum() * region.size / region.sum())
+
+
+def template_dilated(mask: np.ndarray) -> np.ndarray:
+    padded = np.pad(mask, 2)
+    return np.max([padded[i : i + mask.shape[0], j : j + mask.shape[1]] for i in range(5) for j in range(5)], 0)
+
+
+def template_points(heatmaps: np.ndarray) -> list[np.ndarray]:
+    found = []
+    for heatmap in heatmaps.astype(np.float64):
+        share = np.exp(10 * (heatmap - heatmap.max()))
+        rows, columns = np.mgrid[: heatmap.shape[0], : heatmap.shape[1]]
+        found.append(np.array([(share * columns).sum(), (share * rows).sum()]) / share.sum())
+    return found
+
+
+def test_the_template_s_folder_beside_a_transcription(bench: Path, done: Path, tmp_path: Path) -> None:
+    """Every figure from the pickles, masks and heatmaps again, as the template's loops make it."""
     folder, count = pose_report.export(done, "ig-db", tmp_path)
     assert count == 6
-    maps = pickle.loads((folder / "ig" / "2_ig.pickle").read_bytes())
-    kept = Stream(done, "ig").read("2")
-    assert maps.shape == (17, 128, 96)
-    assert maps.max((1, 2))[kept["joints"]] == pytest.approx(1)
-    idx = json.loads((folder / "idx.json").read_text())
-    assert set(idx["2"]) == {"DI", "FI", "LI", "weight"}
-    assert all(len(values) == 17 for values in idx["2"].values())
-    j = int(kept["joints"][0])
-    assert idx["2"]["DI"][j] == pytest.approx(kept["DI"][j], abs=1e-3)
-    epe = json.loads((folder / "epe.json").read_text())
-    assert epe["2"]["EPE"][j] == pytest.approx(Stream(done, "epe").read("2")["EPE"][j] / 4, abs=1e-3)
-    pairs = json.loads((folder / "j2j.json").read_text())["J2J"]
-    assert all(int(key) == n * 289 + a * 17 + b for key, (n, a, b) in pairs.items())
-    assert len(json.loads((folder / "RI.json").read_text())["2"]) == 17
+    files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert files.keys() == {"idx", "epe", "RI", "j2j"}
+    one = study(bench)
+    net = one.subject.module.eval()
+    inverted = {}
+    for n in range(6):
+        loaded, _ = diagnosis.load(one, [str(n)])
+        assert loaded is not None
+        heatmaps, weight = loaded.batch.truth["heatmaps"][0].numpy(), loaded.batch.truth["weight"][0].tolist()
+        with torch.no_grad():
+            seen = template_points(net(loaded.batch.x)[0].numpy())
+        real = template_points(heatmaps)
+        error = [float(np.linalg.norm(p - t)) * w for p, t, w in zip(seen, real, weight, strict=True)]
+        assert files["epe"][str(n)]["EPE"] == pytest.approx(error, abs=6e-4)
+        assert files["epe"][str(n)]["weight"] == files["idx"][str(n)]["weight"] == weight
+        for a in range(17):
+            for b in range(17):
+                if a == b or not weight[a] * weight[b]:
+                    continue
+                if np.linalg.norm(seen[a] - real[a]) * 4 > 10 > np.linalg.norm(seen[a] - real[b]) * 4:
+                    inverted[str(n * 17**2 + a * 17 + b)] = [n, a, b]
+        maps = pickle.loads((folder / "ig" / f"{n}_ig.pickle").read_bytes())
+        assert maps.dtype == np.float32
+        assert maps.shape == (17, 128, 96)
+        assert maps.max((1, 2)).tolist() == weight
+        if n:  # the loops are slow
+            continue
+        values, wide = maps.astype(np.float64), [template_resized(heatmap, 4) for heatmap in heatmaps]
+        mask = template_dilated(loaded.samples[0].mask)
+        shown = np.flatnonzero(weight).tolist()
+        expected = {
+            "DI": [template_diffusion(values[j]) if j in shown else 0 for j in range(17)],
+            "FI": [template_share(values[j], mask) if j in shown else 0 for j in range(17)],
+            "LI": [template_share(values[j], wide[j]) if j in shown else 0 for j in range(17)],
+        }
+        for name, values_of in expected.items():
+            assert files["idx"]["0"][name] == pytest.approx(values_of, abs=6e-4)
+        for a in range(17):
+            expected_row = {str(b): pytest.approx(template_share(values[a], wide[b]), rel=1e-5) for b in range(17)}
+            assert files["RI"]["0"][str(a)] == expected_row
+    assert inverted
+    assert files["j2j"] == {"J2J": inverted}
+
+
+def test_export_of_nothing_writes_nothing(done: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="the only format is ig-db"):
         pose_report.export(done, "csv")
+    with pytest.raises(BadInput, match="holds no results"):
+        pose_report.export(tmp_path, "ig-db")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot be made a folder"):
+        pose_report.export(done, "ig-db", tmp_path / "file")
 
 
 def test_the_report_and_the_pictures(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,6 +538,17 @@ def test_two_runs_are_compared_on_their_common_samples(
     assert json.loads((tmp_path / "c.json").read_text())[0]["name"] == "EPE"
     with pytest.raises(BadInput, match="two runs or more"):
         diagnosis.compare([done])
+    with pytest.raises(BadInput, match="nowhere: holds no results"):
+        diagnosis.compare([done, tmp_path / "nowhere"])
+    # the same errors, had the input been twice as wide: half as many pixels of the first run's input
+    settings = json.loads((other / "epe.json").read_text())
+    settings["crop"]["size"] = [192, 256]
+    (other / "epe.json").write_text(json.dumps(settings))
+    _, (wide,) = diagnosis.compare([done, other])
+    assert wide.means == pytest.approx((row.means[0], row.means[1] / 2))
+    (other / "epe.json").write_text(json.dumps({**settings, "coordinates": "camera"}))
+    with pytest.raises(BadInput, match=r"errors cannot be compared: .*done in pixels, .*other in camera units"):
+        diagnosis.compare([done, other])
 
 
 def test_dependency_between_joints(bench: Path, done: Path) -> None:
@@ -377,18 +563,19 @@ def test_dependency_between_joints(bench: Path, done: Path) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        ["--path", "straight", "--baseline", "white"],
-        ["--path", "straight", "--baseline", "mean"],
-        ["--path", "straight", "--baseline", "blur"],
-        ["--noise", "0.01", "--power", "2"],
-        ["--tolerance", "0.5"],
+        ["--steps", "2", "--path", "straight", "--baseline", "white"],
+        ["--steps", "2", "--path", "straight", "--baseline", "mean"],
+        ["--steps", "2", "--path", "straight", "--baseline", "blur"],
+        ["--steps", "2", "--noise", "0.01", "--power", "2"],
+        ["--steps", "2", "--tolerance", "0.5"],
         ["--method", "gradcam"],
+        ["--method", "integrated_gradients", "--steps", "2"],
         ["--method", "layercam", "--layers", "layer4", "layer3"],
         ["--method", "gradient_x_input"],
     ],
 )
 def test_other_ways_to_attribute(bench: Path, tmp_path: Path, how: list[str]) -> None:
-    command = ["pose", "ig", *common(bench), "--steps", "2", "-o", str(tmp_path), "--ids", "0", *how]
+    command = ["pose", "ig", *common(bench), "-o", str(tmp_path), "--ids", "0", *how]
     assert main(command) == 0
     kept = Stream(tmp_path, "ig").read("0")
     assert np.isfinite(kept["maps"]).all()
@@ -447,6 +634,73 @@ def test_a_target_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.Captu
     assert "No module named 'nowhere'" in capsys.readouterr().err
 
 
+def far_too_far(output: torch.Tensor, _batch: object) -> torch.Tensor:
+    """A score that is 0 in float32, as exp(-0.3 d) is for a large d."""
+    return torch.exp(-1e3 - output.abs().flatten(2).amax(2))
+
+
+def pixels_of_one_s_own(crop: Crop) -> PoseData:
+    """A data set of one's own: pictures and masks as arrays."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((200, 120), bool)
+    mask[20:150, 30:90] = True
+    centre, extent = frame((10, 10, 100, 180), crop)
+    made = (
+        Person(
+            id=str(i),
+            image_id=i,
+            picture=rng.integers(0, 255, (200, 120, 3), dtype=np.uint8),
+            centre=centre,
+            extent=extent,
+            joints=rng.uniform(20, 90, (17, 2)),
+            weight=np.ones(17),
+            segmentation=mask,
+        )
+        for i in range(2)
+    )
+    return PoseData(tuple(made), COCO_BODY, "arrays")
+
+
+def test_a_data_set_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def made(data: Callable[[Crop], PoseData]) -> diagnosis.Study:
+        options = Options(weights=bench / "net.pth", device="cpu")
+        return diagnosis.study(config=experiment(bench / "net.yaml"), data=data, options=options)
+
+    one = made(pixels_of_one_s_own)
+    assert one.record()["data_sha256"] == made(pixels_of_one_s_own).record()["data_sha256"]
+    other = replace(one.data, people=one.data.people[:1])
+    assert other.sha256() != one.data.sha256()
+    diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=1, places="even"), tmp_path / "python")
+    assert set(Stream(tmp_path / "python", "ig").read("0", ["DI", "nothing"])) == {"DI"}
+    kept = Stream(tmp_path / "python", "ig").read("0")
+    assert kept["mask"].astype(float).mean() == pytest.approx(130 * 60 / np.prod(one.data.people[0].extent), rel=0.05)
+    elsewhere = replace(one.data.people[0], joints=one.data.people[0].joints + 1)
+    assert replace(one.data, people=(elsewhere, *one.data.people[1:])).sha256() != one.data.sha256()
+    command = ["--cfg", str(bench / "net.yaml"), "--weights", str(bench / "net.pth"), "-o", str(tmp_path / "run")]
+    function = f"{__name__}:pixels_of_one_s_own"
+    assert main(["pose", "ig", *command, *QUICK, "--data", function]) == 0
+    assert "are empty" not in capsys.readouterr().out
+    flat = ["-o", str(tmp_path / "flat"), "--data", function, "--score", f"{__name__}:far_too_far"]
+    assert main(["pose", "ig", *command[:4], *QUICK, *flat]) == 0
+    assert "34 of 34 maps are empty: their scores do not change along the path" in capsys.readouterr().out
+    assert main(["pose", "epe", *command, "--data", function]) == 0
+    assert "AP" not in json.loads((tmp_path / "run" / "errors.json").read_text())
+    for name, message in (
+        (f"{__name__}:same", "the data set same failed with TypeError"),
+        (f"{__name__}:QUICK", "is a list; expected a function"),
+        (f"{__name__}:nothing", "has no attribute 'nothing'"),
+        ("nowhere:f", "No module named 'nowhere'"),
+    ):
+        assert main(["pose", "epe", *command, "--data", name]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(BadInput, match="is expected to give PoseData, found int"):
+        made(lambda crop: 3)  # type: ignore[arg-type, return-value]
+    with pytest.raises(BadInput, match=r"person 0: joints and weight .* found \(3, 2\) and \(3,\)"):
+        replace(one.data, people=(replace(one.data.people[0], joints=np.ones((3, 2)), weight=np.ones(3)),))
+    with pytest.raises(BadInput, match=r"a mask of \[9, 9\] does not fit"):
+        diagnosis.read(replace(one.data.people[0], segmentation=np.ones((9, 9))), one.crop)
+
+
 class Regressor(nn.Module):
     """A network that gives coordinates as shares of the input's sides, or in three dimensions."""
 
@@ -479,6 +733,17 @@ def test_a_network_that_regresses_hands_in_three_dimensions(tmp_path: Path) -> N
     kept = Stream(tmp_path, "epe").read(ids[0])
     assert kept["predicted"].shape == (21, 3)
     assert np.isfinite(kept["EPE"]).all()
+    diagnosis.attribute(made, ids[:1], how, tmp_path)
+    # a finger runs from the wrist to its joint 4, and on to the tip, its joint 1: never back across the palm
+    for person in made.data.people:
+        real, across = (
+            sum(np.linalg.norm(person.joints[a] - person.joints[b]) for a, b in bones)
+            for bones in (made.data.skeleton.bones, HAND.bones)
+        )
+        assert real < 0.9 * across
+    assert {(0, 4), (0, 8), (0, 20), (4, 3), (2, 1)} <= set(made.data.skeleton.bones)
+    drawn = pose_report.pictures(tmp_path, ids[0], None, tmp_path / "pictures")
+    assert [path.name for path in drawn] == ["0_grid.png"]
     assert (
         how.target(made).choose(torch.zeros(1, 21, 3), diagnosis.load(made, ids)[0].batch)["joints"].tolist()
         == [[0, 4]] * 3
@@ -593,7 +858,8 @@ def test_vitpose_of_transformers(tmp_path: Path) -> None:
         (["--method", "gradcam", "--layers", "layer9"], "no layer 'layer9' in this model"),
         (["--joints", "nosee"], "no joint 'nosee'. Did you mean nose?"),
         (["--tolerance", "0"], "--tolerance is more than 0, found 0.0"),
-        (["--noise", "-1"], "--noise is 0 or more, found -1.0"),
+        (["--noise", "-1"], "--noise is 0 or more and finite, found -1.0"),
+        (["--batch", "0"], "--batch is 1 or more, found 0"),
         (["--power", "0"], "--power is 1 or more, found 0"),
         (["MODEL.SIGMA", "0"], "the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found 0"),
         (["MODEL.NUM_JOINTS", "0"], "MODEL.NUM_JOINTS is 1 or more, found 0"),

@@ -398,3 +398,19 @@ def test_a_pose_model_is_asked_how_sure_it_is_of_a_joint() -> None:
         Probe(subject(), (INPUT,), surest(["9"])).ask(seen)
     with pytest.raises(BadInput, match="only heatmaps tell how sure"):
         Peaks()(torch.zeros(1, 4, 2), Batch(torch.zeros(1, 3, 4, 4)))
+
+
+def test_each_picture_is_asked_about_a_joint_of_its_own() -> None:
+    seen, names = batch(), tuple("abcd")
+    with torch.no_grad():
+        heights = net()(seen.x).flatten(2).amax(2)
+    words = ("c", "predicted", "0")[:N]
+    probe = Probe(subject(), (INPUT,), Peaks(words, each=True, names=names))
+    scores, _ = probe.ask(seen)
+    wanted = [{"c": 2, "0": 0}.get(word, int(heights[n].argmax())) for n, word in enumerate(words)]
+    assert torch.allclose(scores.value[0], heights[range(N), wanted])
+    assert scores.labels == (tuple(names[j] for j in wanted),)
+    with pytest.raises(BadInput, match=f"1 joints for {N} pictures"):
+        Probe(subject(), (INPUT,), Peaks(("c",), each=True, names=names)).ask(seen)
+    with pytest.raises(BadInput, match="no joint 'c'. Joints have no names here: give a number from 0 to 3"):
+        Probe(subject(), (INPUT,), Peaks(("c",) * N, each=True)).ask(seen)

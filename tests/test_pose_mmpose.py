@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import mmcv_operators
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from PIL import Image
 
 from torchloupe import diagnosis
 from torchloupe.cli import main
@@ -20,7 +23,7 @@ from torchloupe.probe import Batch
 from torchloupe.runner import Stream
 from torchloupe.sources import mmpose, subject
 from torchloupe.sources.assemble import Options
-from torchloupe.sources.poses import Crop, gaussians, read
+from torchloupe.sources.poses import COCO_BODY, Crop, gaussians, read
 from torchloupe.targets.pose import exchanged
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -187,6 +190,60 @@ def test_a_heatmap_of_what_makes_the_model_sure(tmp_path: Path, capsys: pytest.C
     assert main(["cam", *words, "--cfg-options", *changes]) == 0
     arrays = np.load(next(tmp_path.glob("*.npz")))
     assert arrays["map/gradcam/head.deconv_layers"].shape == (1, 1, 64, 48)
+
+
+@needs_data
+def test_features_layers_and_differences_of_an_estimator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = [str(SHARED / "coco" / f"{name}.jpg") for name in ("000000000785", "000000196141")]
+    model = ["--model", f"mmpose:{HEATMAPS}"]
+    options = ["--cfg-options", *(f"{key}={value}".replace(" ", "") for key, value in SMALL[HEATMAPS].items())]
+    assert main(["layers", model[1], *options]) == 0
+    assert "default: head.deconv_layers" in capsys.readouterr().out
+    places = ["--at", "backbone.layer2", "head.deconv_layers"]
+    assert main(["features", *pictures, *model, *places, "--save", str(tmp_path / "f"), *options]) == 0
+    held = np.load(tmp_path / "f" / "000000000785-features.npz")
+    assert {(128, 1, 32, 24), (8, 1, 64, 48)} <= {value.shape[-4:] for value in held.values()}
+    assert main(["diff", *pictures, *model, "--save", str(tmp_path / "d"), *options]) == 0
+    assert list((tmp_path / "d").glob("*.png"))
+    each = ["--target", "left_wrist", "0", "--each", "--save", str(tmp_path / "c")]
+    assert main(["cam", *pictures, *model, *each, *options]) == 0
+    names = {path.name for path in (tmp_path / "c").glob("*.png")}
+    assert names == {
+        "000000000785-gradcam-head.deconv_layers-left_wrist.png",
+        "000000196141-gradcam-head.deconv_layers-nose.png",
+    }
+
+
+def test_whole_pictures_are_fed_in_the_config_s_colours() -> None:
+    """For commands that do not crop people: as the network's channels are, RGB or BGR."""
+    picture = Image.fromarray(np.full((64, 48, 3), (255, 51, 102), np.uint8))
+    colours = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.2)}
+    for rgb, channels in ((True, (1.0, 0.2, 0.4)), (False, (0.4, 0.2, 1.0))):
+        made = mmpose._preparation(Crop(size=(48, 64), rgb=rgb, **colours)).steps(picture)
+        expected = [(c - m) / s for c, m, s in zip(channels, colours["mean"], colours["std"], strict=True)]
+        assert made.mean((1, 2)).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_a_config_says_about_crop_and_output() -> None:
+    codec = types.SimpleNamespace(heatmap_type="combined")
+    offsets = torch.arange(2 * 9 * 4.0).view(2, 9, 2, 2)
+    made = mmpose._read(offsets, codec=codec, size=(192, 256), beta=1, height=1)
+    assert torch.equal(made, offsets[:, [0, 3, 6]])
+    inner = {"pipeline": [{"type": "TopdownAffine", "input_size": (96, 128)}]}
+    assert mmpose._step(ConfigDict(dataset={"dataset": inner}), "TopdownAffine", "x")["input_size"] == (96, 128)
+    head = types.SimpleNamespace(heatmap_size=(24, 32), sigma=1.5, encode=lambda **_: {"heatmaps": np.ones(1)})
+    head.scale_factor = np.array([4.0, 4.0])
+    crop = mmpose._crop(types.SimpleNamespace(), head, {}, {"input_size": (192, 256)})
+    assert (crop.sigma, crop.heatmap) == (1.5, (24, 32))
+
+
+def test_joints_have_the_names_of_the_config_s_data_set(loaded: dict[str, mmpose.Estimator]) -> None:
+    assert loaded[HEATMAPS].subject.classes == COCO_BODY.joints
+    for about in ({}, {"metainfo": {"from_file": "nowhere.py"}}):
+        assert mmpose._joints({"type": "Unknown", **about}) == ()
+    own = {"dataset_name": "x", "joint_weights": [], "sigmas": [], "skeleton_info": {}}
+    points = {1: {"name": "tail", "id": 1, "color": [0] * 3}, 0: {"name": "head", "id": 0, "color": [0] * 3}}
+    assert mmpose._joints({"metainfo": {**own, "keypoint_info": points}}) == ("head", "tail")
 
 
 def test_what_is_not_top_down_or_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -30,7 +31,7 @@ from torchloupe.methods.blur import (
     straight_curve,
 )
 from torchloupe.methods.poseig import poseig
-from torchloupe.methods.registry import named
+from torchloupe.methods.registry import named, options_of
 from torchloupe.probe import INPUT, Batch, Probe, Subject, restored
 from torchloupe.results import Maps
 from torchloupe.runner import Stream, Summary, run
@@ -50,6 +51,7 @@ from torchloupe.sources.poses import (
     moved,
     mpii,
     read,
+    rhd,
 )
 from torchloupe.sources.safe import sha256
 from torchloupe.targets.pose import Joints, exchanged, joint_index, merge_mirrored, peaks, predicted, true
@@ -58,6 +60,9 @@ Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
 BASELINES = ("black", "white", "mean", "blur")
 PLACES = ("scouted", "even", "midpoint", "gauss-legendre")
+REFERENCE_STEPS = 50
+# options of a walk along a path
+WALK = ("path", "baseline", "places", "sigma", "taps", "steps", "tolerance", "most", "noise", "power", "seed")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Study:
         return {
             **self.facts,
             "data": Path(self.data.source).name,
-            "data_sha256": sha256(self.data.source),
+            "data_sha256": self.data.sha256(),
             "crop": asdict(self.crop),
             "coordinates": self.coordinates,
             "skeleton": asdict(skeleton),
@@ -117,7 +122,7 @@ def study(
     *,
     config: Experiment | None = None,
     model: str | nn.Module | None = None,
-    data: str | Path | None = None,
+    data: str | Path | Callable[[Crop], PoseData] | None = None,
     options: Options | None = None,
     annotations: str | Path | None = None,
     detections: str | Path | None = None,
@@ -125,7 +130,8 @@ def study(
     crop: Crop | None = None,
     coordinates: Coordinates = "input",
 ) -> Study:
-    """A study from an experiment file, or from any model spec or module; its data COCO, MPII or RHD.
+    """A study from an experiment file, or from any model spec or module; its data COCO, MPII or RHD, or what your own
+    function makes of the crop.
 
     With an experiment file the crop, the kind of data, its root and the detections come from there where they are not
     given. Without one the heatmaps' size is found by one forward.
@@ -167,7 +173,11 @@ def study(
         crop = _with_heatmap(subject, crop)
     if data is None:
         raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
-    people = _people(kind or "coco", data, split, annotations, detections, crop, threshold)
+    people = (
+        _made(data, crop)
+        if callable(data)
+        else _people(kind or "coco", data, split, annotations, detections, crop, threshold)
+    )
     if not people.people:
         left = ", ".join(f"{count} {reason}" for reason, count in people.left_out.items())
         raise BadInput(f"{people.source}: no sample to look at" + (f"; left out: {left}" if left else ""))
@@ -194,6 +204,19 @@ def _with_heatmap(subject: Subject, crop: Crop) -> Crop:
     return replace(crop, heatmap=(made.shape[-1], made.shape[-2])) if made.ndim == 4 else crop
 
 
+def _made(data: Callable[[Crop], PoseData], crop: Crop) -> PoseData:
+    name = getattr(data, "__qualname__", type(data).__name__)
+    try:
+        found = data(crop)
+    except LoupeError:
+        raise
+    except Exception as error:  # a stranger's function may fail in any way
+        raise BadInput(f"the data set {name} failed with {type(error).__name__}: {error}") from error
+    if not isinstance(found, PoseData):
+        raise BadInput(f"the data set {name} is expected to give PoseData, found {type(found).__name__}")
+    return found
+
+
 def _people(
     kind: str,
     data: str | Path,
@@ -212,7 +235,7 @@ def _people(
         raise BadInput(
             f"{detections}: no such detections file; for annotated boxes put TEST.USE_GT_BBOX True behind the command"
         )
-    return coco(path, folder, crop, detections=detections, threshold=threshold)
+    return (rhd if kind == "rhd" else coco)(path, folder, crop, detections=detections, threshold=threshold)
 
 
 def _state_sha256(module: nn.Module) -> str:
@@ -229,13 +252,18 @@ def chosen(study: Study, ids: Sequence[int] = (), most: int | None = None, every
 
     Errors: BadInput for a number that the data set does not have, or a step or count below 1.
     """
-    if every < 1 or (most is not None and most < 1):
-        raise BadInput(f"--every and --max-samples are 1 or more, found {every} and {most}")
-    numbers = list(ids) if ids else range(0, len(study.data), every)
-    found = list(dict.fromkeys(str(number) for number in numbers))[:most]
+    found = list(dict.fromkeys(str(number) for number in ids or range(len(study.data))))
+    found = thinned(found, most, 1 if ids else every)
     for id in found:
         study.person(id)
     return found
+
+
+def thinned(ids: Sequence[str], most: int | None = None, every: int = 1) -> list[str]:
+    """Every so-maniest id, at most so many. Errors: BadInput for a step or count below 1."""
+    if every < 1 or (most is not None and most < 1):
+        raise BadInput(f"--every and --max-samples are 1 or more, found {every} and {most}")
+    return list(ids)[::every][:most]
 
 
 @dataclass(frozen=True)
@@ -282,6 +310,7 @@ class Attribution:
     sigma falling evenly as in the template. On a straight path even and midpoint are one.
     reference: as PoseIG's template: 50 even left-hand steps of the linear blur path, every joint, absolute values over
     their maximum.
+    Errors: BadInput for a value that is not known, or an option that would change nothing beside another.
     """
 
     method: str = "poseig"
@@ -311,15 +340,31 @@ class Attribution:
                 raise BadInput(f"{name} is one of {', '.join(known)}, found {value!r}")
         for name, fits, expected in (
             ("tolerance", self.tolerance is None or self.tolerance > 0, "more than 0"),
-            ("noise", self.noise >= 0, "0 or more"),
+            ("noise", 0 <= self.noise < math.inf, "0 or more and finite"),
             ("power", self.power >= 1, "1 or more"),
         ):
             if not fits:
                 raise BadInput(f"--{name} is {expected}, found {getattr(self, name)}")
         if self.method != "poseig":
             named(self.method)
+        self._fits(
+            "--reference", self.reference, ("method", "path", "baseline", "places", "steps", "tolerance", "layers")
+        )
+        taken = self.options()
+        walked = [name for name in WALK if name not in taken]
+        self._fits(f"--method {self.method}", self.method != "poseig", walked)
+        self._fits("--method poseig", self.method == "poseig", ("layers",))
+        self._fits("--path blur", self.path == "blur", ("baseline",))
         if self.steps < 1 or self.most < self.steps:
             raise BadInput(f"--steps is 1 or more and --most at least as many, found {self.steps} and {self.most}")
+
+    def _fits(self, given: str, holds: bool, names: Sequence[str]) -> None:
+        """Errors: BadInput for an option that would change nothing beside another."""
+        for name in names:
+            value, plain = getattr(self, name), getattr(type(self), name)
+            if holds and value != plain:
+                shown = " ".join(value) if isinstance(value, tuple) else value
+                raise BadInput(f"--{name} {shown} has no place beside {given}; leave one of them out")
 
     def target(self, study: Study) -> Joints:
         """The question asked of the model."""
@@ -327,21 +372,34 @@ class Attribution:
 
     def record(self) -> dict[str, Any]:
         """The options as JSON holds them; layers only where they matter."""
-        kept = {key: value for key, value in vars(self).items() if not (key == "layers" and self.method == "poseig")}
         score = "" if self.score is None else f"{self.score.__module__}:{self.score.__qualname__}"
-        return {**kept, "score": score}
+        kept = {**vars(self), "score": score}
+        if self.method != "poseig":
+            return {**{key: value for key, value in kept.items() if key not in WALK}, "options": self.options()}
+        del kept["layers"]
+        return kept | ({"places": "left", "steps": REFERENCE_STEPS} if self.reference else {})
+
+    def options(self) -> dict[str, Any]:
+        """Of steps, noise and seed what a method of the core takes, where it is not as it stands here."""
+        if self.method == "poseig":
+            return {}
+        known = options_of(named(self.method))
+        plain = {name: getattr(type(self), name) for name in ("steps", "noise", "seed")}
+        return {
+            name: getattr(self, name) for name, value in plain.items() if name in known and getattr(self, name) != value
+        }
 
     def maps(self, probe: Probe, batch: Batch, crop: Crop) -> Maps:
         """Maps at the input's size, (k, n, 1, h, w) under INPUT."""
         if self.method != "poseig":
-            found = named(self.method)(probe.at(*self.layers) if self.layers else probe, batch)
+            found = named(self.method)(probe.at(*self.layers) if self.layers else probe, batch, **self.options())
             at_size = torch.stack([resize(maps, batch.size) for maps in found.maps.values()]).sum(0)
             return replace(found, maps={INPUT: at_size})
         _, batch = probe.ask(batch)
         options: dict[str, Any] = {"noise": self.noise, "power": self.power, "seed": self.seed}
         if self.reference:
             walk = blur(self.sigma, self.taps, "left", bend=1)
-            return poseig(probe, batch, path=walk, steps=50, **options)
+            return poseig(probe, batch, path=walk, steps=REFERENCE_STEPS, **options)
         options |= {"steps": self.steps, "tolerance": self.tolerance, "most": self.most}
         curve = self._curve(crop)
         if self.places == "gauss-legendre":
@@ -484,25 +542,32 @@ def read_indices(maps: Tensor, kept: Mapping[str, Array], crop: Crop) -> dict[st
     return filled
 
 
-def stored_indices(root: Path) -> dict[str, dict[str, Array]]:
-    """Indices of every sample of a run, computed again from its stored maps, without the model.
+def stored_indices(root: Path, ids: Sequence[str] | None = None, again: bool = False) -> dict[str, dict[str, Array]]:
+    """Indices of the samples of a run, all or these, without the model.
 
-    Errors: BadInput where no maps were ever computed or kept.
+    again: compute them from the stored maps. Errors: BadInput where maps were never computed, or not kept and asked for.
     """
     stream = Stream(root, "ig")
-    settings = stream.settings()
-    if settings.get("maps") == "none":
+    settings, there = stream.settings(), stream.done()
+    if not there:
+        raise BadInput(f"{root}: no maps were computed yet; run `loupe pose ig` first")
+    lacking = [id for id in ids or () if id not in there]
+    if lacking:
+        raise BadInput(
+            f"{root}: no maps were computed of {len(lacking)} of the samples asked for ({', '.join(lacking[:5])}"
+            f"{' ...' if len(lacking) > 5 else ''}); there are {len(there)}, {there[0]} to {there[-1]}: run `loupe pose ig` "
+            "for the others first"
+        )
+    if again and settings.get("maps") == "none":
         raise BadInput(
             f"{root}: its maps were not kept (--no-save-ig); run `loupe pose ig --save-ig` into a new folder"
         )
-    ids = stream.done()
-    if not ids:
-        raise BadInput(f"{root}: no maps were computed yet; run `loupe pose ig` first")
     crop = crop_of(settings)
     found = {}
-    for id in ids:
+    for id in ids or there:
         kept = stream.read(id)
-        found[id] = {**read_indices(torch.from_numpy(kept["maps"]), kept, crop), "weight": kept["weight"]}
+        values = read_indices(torch.from_numpy(kept["maps"]), kept, crop) if again else kept
+        found[id] = {name: values[name] for name in ("DI", "FI", "LI", "RI")} | {"weight": kept["weight"]}
     return found
 
 
@@ -523,9 +588,14 @@ def outputs(subject: Subject, batch: Batch) -> Tensor:
 
 def in_input_pixels(points: Tensor, study: Study, is_heatmap: bool) -> Tensor:
     """Coordinates as the model gives them -> pixels of the input; camera coordinates stay what they are."""
+    return points * torch.from_numpy(_unit(study, is_heatmap)).to(points)
+
+
+def _unit(study: Study, is_heatmap: bool) -> Array:
+    """The model's own unit of coordinates, in pixels of the input."""
     if is_heatmap:
-        return points * torch.from_numpy(study.crop.stride).to(points)
-    return points * torch.tensor(study.crop.size) if study.coordinates == "unit" else points
+        return study.crop.stride
+    return np.array(study.crop.size, np.float64) if study.coordinates == "unit" else np.ones(1)
 
 
 def errors(
@@ -574,6 +644,7 @@ def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Iterator[tuple[
             {
                 "predicted": points[row].double().numpy(),
                 "true": truth[row].double().numpy(),
+                "unit": _unit(study, is_heatmap),
                 "weight": np.asarray(sample.weight, np.float64),
                 "EPE": indices.end_point_error(points[row], truth[row], batch.truth["weight"][row]).numpy(),
                 "decoded": moved(at[row].double().numpy(), back) if flat else np.full((len(points[row]), 2), np.nan),
@@ -605,7 +676,7 @@ def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Te
 
 def table(stream: Stream, names: Sequence[str], ids: Sequence[str] | None = None) -> dict[str, Array]:
     """Arrays of the same name over samples, stacked: name -> (n, ...)."""
-    found = [stream.read(id) for id in (stream.done() if ids is None else ids)]
+    found = [stream.read(id, names) for id in (stream.done() if ids is None else ids)]
     return {name: np.stack([one[name] for one in found]) if found else np.zeros((0,)) for name in names}
 
 
@@ -731,11 +802,15 @@ class Compared:
 def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
     """EPE and indices of several runs on the samples that all of them have: (number of samples, a row a figure).
 
-    Differences are paired, sample by sample, with bootstrap intervals of 95 %.
-    Errors: BadInput for fewer than two runs, runs of other data, or no sample in common.
+    Differences are paired, sample by sample, with bootstrap intervals of 95 %. Errors are in pixels of the first run's
+    input, also of networks with larger ones.
+    Errors: BadInput for fewer than two runs, runs of other data, pixels beside camera units, or no sample in common.
     """
     if len(roots) < 2:
         raise BadInput("a comparison takes two runs or more")
+    for root in roots:
+        if not any((root / f"{kind}.json").exists() for kind in ("epe", "ig")):
+            raise BadInput(f"{root}: holds no results of `loupe pose`; run `loupe pose ig` or `loupe pose epe` first")
     rows, common_count = [], 0
     for kind, names in (("epe", ("EPE",)), ("ig", ("DI", "FI", "LI"))):
         streams = [Stream(root, kind) for root in roots]
@@ -749,6 +824,9 @@ def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
             raise BadInput(f"the runs {', '.join(map(str, roots))} have no sample of {kind} in common")
         common_count = max(common_count, len(common))
         tables = [table(stream, names, common) for stream in streams]
+        if kind == "epe":
+            wide = _widths(streams)
+            tables = [{"EPE": one["EPE"] * (wide[0] / width)} for one, width in zip(tables, wide, strict=True)]
         for name in names:
             values = [torch.from_numpy(one[name]) for one in tables]
             changes = tuple(indices.bootstrap(other - values[0], seed) for other in values[1:])
@@ -757,3 +835,16 @@ def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
     if not rows:
         raise BadInput(f"the runs {', '.join(map(str, roots))} have no kind of result in common")
     return common_count, rows
+
+
+def _widths(streams: Sequence[Stream]) -> list[int]:
+    """Of the inputs, by which errors in their pixels become comparable."""
+    settings = [stream.settings() for stream in streams]
+    camera = [one["coordinates"] == "camera" for one in settings]
+    if len(set(camera)) > 1:
+        named = (
+            f"{stream.root} in {'camera units' if is_3d else 'pixels'}"
+            for stream, is_3d in zip(streams, camera, strict=True)
+        )
+        raise BadInput(f"errors cannot be compared: {', '.join(named)}")
+    return [1 if camera[0] else one["crop"]["size"][0] for one in settings]

@@ -46,13 +46,7 @@ class Stream:
         wanted = json.loads(json.dumps(settings))
         path = self.root / f"{self.kind}.json"
         if path.exists():
-            begun, wanted = _flat(self.settings()), _flat(wanted)
-            for key in sorted(key for key in {*wanted, *begun} if not key.startswith("versions.")):
-                if wanted.get(key) != begun.get(key):
-                    raise BadInput(
-                        f"{path}: holds results made with {key} {_short(begun.get(key))}, now it is "
-                        f"{_short(wanted.get(key))}; give another folder to -o, or the same settings"
-                    )
+            self.agrees({**dict.fromkeys(self.settings()), **wanted})
         else:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +55,18 @@ class Stream:
             whole(path, json.dumps(wanted, indent=1).encode())
         for left in self.folder.glob("*.part"):
             left.unlink()
+
+    def agrees(self, settings: Mapping[str, Any]) -> None:
+        """Errors: BadInput where what is here was made with another value of one of these settings, naming the first."""
+        begun = self.settings()
+        begun = _flat({key: value for key, value in begun.items() if key in settings})
+        wanted = _flat(json.loads(json.dumps(settings)))
+        for key in sorted(key for key in {*wanted, *begun} if not key.startswith("versions.")):
+            if wanted.get(key) != begun.get(key):
+                raise BadInput(
+                    f"{self.root / self.kind}.json: holds results made with {key} {_short(begun.get(key))}, now it is "
+                    f"{_short(wanted.get(key))}; give another folder to -o, or the same settings"
+                )
 
     def settings(self) -> dict[str, Any]:
         """How the results are made. Errors: BadInput where there are none."""
@@ -92,12 +98,15 @@ class Stream:
         """Keep the reason why a sample has no result."""
         whole(self.folder / f"{id}.failed", reason.encode())
 
-    def read(self, id: str) -> dict[str, NDArray[Any]]:
-        """A sample's arrays. Errors: BadInput where they were never made, or the file is damaged."""
+    def read(self, id: str, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """A sample's arrays, all or those of these names that it has.
+
+        Errors: BadInput where they were never made, or the file is damaged.
+        """
         path = self.folder / f"{id}.npz"
         try:
             with np.load(path, allow_pickle=False) as held:
-                return dict(held)
+                return {name: held[name] for name in held.files if names is None or name in names}
         except FileNotFoundError:
             reason = self.failed().get(id)
             why = f": it failed ({reason})" if reason else ""

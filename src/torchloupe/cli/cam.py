@@ -59,7 +59,7 @@ def cam(
             guided_backprop, guided_gradcam, occlusion. Default: gradcam.
         target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted. Of a
             detector topK are its best detections, classes take only theirs; of a segmenter each class over its region;
-            of a pose model joints by index.
+            of a pose model joints by index or name.
         each: One target a picture, in order.
         labels: True labels for the target truth: lines of "picture class". Default: the name of the picture's folder.
         explain: Of a detection: its score, or iou, the score times the overlap with the box, which says more of its place.
@@ -130,6 +130,10 @@ def cam(
             f"--each: {model!r} is a {subject.kind}, which is asked for boxes or regions; give --target alone"
         )
     words = [] if each else target or []
+    if subject.kind == "pose" and aug_smooth:
+        raise BadInput(
+            "--aug-smooth mirrors pictures, in which left joints are right ones; leave it out for a pose model"
+        )
     if detects:
         question: Any = boxes(words, subject.classes, value=explain, threshold=threshold)
     else:
@@ -157,6 +161,10 @@ def cam(
     }
     truth = None
     if any(word.lower() in ("truth", "true", "label") for word in target or ()):
+        if subject.kind == "pose":
+            raise BadInput(
+                f"--target truth: {model!r} is a pose model; where joints truly are, loupe pose ig asks about"
+            )
         truth = true_labels(files, labels, subject.classes)
     own_words = target if each and target else truth
     job = Job(subject, probe, methods, options, aug_smooth, folder, asked, style, single)
@@ -274,11 +282,14 @@ class Job:
         return batch
 
     def for_each(self, words: Sequence[str]) -> Probe:
-        """The question with one class a picture."""
+        """The question with one class, or joint, a picture."""
         from dataclasses import replace
 
         from torchloupe.targets.classes import Each
+        from torchloupe.targets.pose import Peaks
 
+        if self.subject.kind == "pose":
+            return replace(self.probe, target=Peaks(tuple(words), each=True, names=self.subject.classes))
         return replace(self.probe, target=Each(tuple(words), self.subject.classes))
 
     def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from torchloupe.diagnosis import Study
+    from torchloupe.methods.indices import Interval
     from torchloupe.runner import Summary
 
 Flag = Parameter(negative="")
@@ -27,7 +29,8 @@ class Subjects:
         weights: Its checkpoint, read without running code. Default: TEST.MODEL_FILE of the config.
         model: Any model instead of a config: torch:package.module:factory, transformers:FOLDER, mmpose:CONFIG.py or the name
             of one that mmpose is installed with, hrnet:CONFIG.yaml ...
-        data: Root of the data set, or its annotation file. Default: DATASET.ROOT of the config.
+        data: Root of the data set, or its annotation file; or your own package.module:function, (crop) -> PoseData, whose
+            import runs it. Default: DATASET.ROOT of the config.
         annotations: The annotation file, where it does not lie in its usual place.
         detections: A JSON of detected boxes to crop by instead of the annotated ones.
         kind: coco, mpii or rhd. Default: DATASET.DATASET of the config, or coco.
@@ -76,7 +79,7 @@ class Subjects:
         found = study(
             config=None if self.cfg is None or python else experiment(self.cfg, overrides),
             model=model,
-            data=self.data,
+            data=_given(self.data),
             options=Options(
                 weights=self.weights, device=self.device, unsafe_load=self.unsafe_load, cfg_options=changes
             ),
@@ -112,7 +115,10 @@ class Choice:
     def of(self, study: Study) -> list[str]:
         """The sample numbers."""
         from torchloupe.diagnosis import chosen
+        from torchloupe.errors import BadInput
 
+        if self.batch is not None and self.batch < 1:
+            raise BadInput(f"--batch is 1 or more, found {self.batch}")
         return chosen(study, self.ids or (), self.max_samples, self.every)
 
 
@@ -121,17 +127,18 @@ class How:
     """How maps are made.
 
     Attributes:
-        method: poseig, or any method of `loupe cam` with the same joint scores: gradcam, layercam, smoothgrad ...
+        method: poseig, or any method of `loupe cam` with the same joint scores: gradcam, layercam, smoothgrad ... Options
+            of the path have no place beside those.
         layers: Layers for methods that look at layers. Default: the last before the heatmaps.
         path: blur, or straight from a baseline.
         baseline: Where the straight path starts: black, white, mean (of each colour) or blur.
         places: Where on the path gradients are taken: scouted (dense where the scores change); even (sigma falls
             quadratically, so that more lie where it is small); midpoint or gauss-legendre (sigma falls evenly, as in the
             template).
-        steps: Gradients a joint.
+        steps: Gradients a joint; with integrated_gradients its own 32 where none are given.
         tolerance: Double the steps until every completeness residual is at most this.
         most: Steps to stop at.
-        noise: Normal noise on the path, as a share of the input's range; the template's is 0.01.
+        noise: Normal noise on the path, as a share of the input's range; the template's is 0.01. Of smoothgrad its own.
         power: Power of the attribution of each colour, before colours are summed.
         seed: Of the noise.
         joints: Only these joints, by number or name.
@@ -154,16 +161,26 @@ class How:
     score: str | None = None
     reference: Annotated[bool, Flag] = False
 
+    def kept(self, precision: str | None = None) -> str:
+        """How maps are stored."""
+        return precision or ("float32" if self.reference else "float16")
+
     def attribution(self) -> Any:
         """The same, checked."""
         from torchloupe.diagnosis import Attribution
 
         given = {**vars(self), "layers": tuple(self.layers or ()), "joints": tuple(self.joints or ())}
-        given["score"] = None if self.score is None else _function(self.score)
+        given["score"] = None if self.score is None else _function(self.score, "--score")
         return Attribution(**{**given, "most": max(self.most, self.steps)})
 
 
-def _function(path: str) -> Any:
+def _given(data: Path | None) -> Any:
+    """The path of a data set, or the function that makes one."""
+    own = data is not None and not data.exists() and re.fullmatch(r"[\w.]+:\w+", str(data))
+    return _function(str(data), "--data") if own else data
+
+
+def _function(path: str, option: str) -> Any:
     """package.module:function, the current directory among the places to look."""
     import os
     import sys
@@ -173,13 +190,16 @@ def _function(path: str) -> Any:
 
     home, mark, name = path.partition(":")
     if not mark or not home or not name:
-        raise BadInput(f"--score {path!r}: expected package.module:function")
+        raise BadInput(f"{option} {path!r}: expected package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return getattr(import_module(home), name)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"--score {path!r}: {error}") from None
+        found = getattr(import_module(home), name)
+    except Exception as error:  # a stranger's module may fail in any way
+        raise BadInput(f"{option} {path!r}: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise BadInput(f"{option} {path!r}: is a {type(found).__name__}; expected a function")
+    return found
 
 
 SUBJECTS, CHOICE, HOW = Subjects(), Choice(), How()
@@ -204,18 +224,19 @@ def ig(
         output: Folder of the run.
         save_ig: Keep the maps on disk; --no-save-ig keeps the indices only.
         precision: How maps are kept. Default: float16; float32 with --reference, whose maps are exact to 1e-4.
-        load_ig: Take maps that were stored before and compute the indices again, without the model.
+        load_ig: Take maps that were stored before and compute the indices again, without running the model.
         subjects: Model and data.
         choice: Samples.
         how: Method.
     """
     if load_ig:
-        return index(*overrides, output=output, load_ig=True)
+        return index(*overrides, output=output, load_ig=True, subjects=subjects, choice=choice, how=how)
     from torchloupe import diagnosis
+    from torchloupe.runner import Stream
 
     study = subjects.study(overrides)
     ids, asked = choice.of(study), how.attribution()
-    kept = (precision or ("float32" if how.reference else "float16")) if save_ig else "none"
+    kept = how.kept(precision) if save_ig else "none"
     if save_ig:
         size = diagnosis.expected_bytes(study, ids, asked.reference, kept) / 1e6
         print(f"maps of {len(ids)} samples as {kept}: at most {size:.1f} MB in {output / 'ig'}")
@@ -223,6 +244,14 @@ def ig(
         study, ids, asked, output, maps=kept, batch=1 if choice.batch is None else choice.batch, strict=choice.strict
     )
     _say(done, output)
+    scales = [
+        value for id in ids if id not in done.failed for value in Stream(output, "ig").read(id, ["scale"])["scale"]
+    ]
+    if 0 in scales:
+        print(
+            f"{scales.count(0)} of {len(scales)} maps are empty: their scores do not change along the path, as exp(-0.3 d) is 0 "
+            "where a prediction is hundreds of units off; see loupe pose epe, or give your own --score"
+        )
     _print_columns(output, ("DI", "FI", "LI", "residual"))
     return None
 
@@ -235,31 +264,56 @@ def index(
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
     how: Annotated[How, Parameter(name="*")] = HOW,
 ) -> None:
-    """DI, FI, LI and RI of every joint and sample, into index.json: from stored maps, or computed where none are.
+    """DI, FI, LI and RI of every joint and sample, into index.json: computed first, where a model is given.
 
     Args:
         overrides: KEY VALUE pairs laid over the config.
         output: Folder of the run.
-        load_ig: Read stored maps only; an error where they were never computed.
+        load_ig: Compute them again from stored maps, without running the model; an error where maps were never computed.
         subjects: Model and data, where maps are to be computed.
         choice: Samples.
         how: Method.
     """
     import json
 
-    from torchloupe import diagnosis
-    from torchloupe.runner import whole
+    import numpy as np
 
-    if not load_ig and (subjects.cfg is not None or subjects.model is not None):
+    from torchloupe import diagnosis
+    from torchloupe.render.pose_report import Run, by_joint_rows, text_table
+    from torchloupe.runner import Stream, whole
+
+    ids = list(dict.fromkeys(str(number) for number in choice.ids or ()))
+    if load_ig:
+        _agree(output, subjects, overrides, how)
+    elif subjects.cfg is not None or subjects.model is not None:
         study = subjects.study(overrides)
-        asked = how.attribution()
-        batch = 1 if choice.batch is None else choice.batch
-        _say(diagnosis.attribute(study, choice.of(study), asked, output, batch=batch, strict=choice.strict), output)
-    found = diagnosis.stored_indices(output)
+        asked, batch = how.attribution(), 1 if choice.batch is None else choice.batch
+        ids, begun = choice.of(study), (output / "ig.json").exists()
+        kept = Stream(output, "ig").settings()["maps"] if begun else how.kept()
+        done = diagnosis.attribute(study, ids, asked, output, maps=kept, batch=batch, strict=choice.strict)
+        _say(done, output)
+        ids = [id for id in ids if id not in done.failed]
+    found = diagnosis.stored_indices(output, ids, again=load_ig)
+    found = {id: found[id] for id in diagnosis.thinned(list(found), choice.max_samples, 1 if ids else choice.every)}
     content = {id: {name: _plain(values) for name, values in parts.items()} for id, parts in found.items()}
     whole(output / "index.json", json.dumps(content).encode())
     print(f"{output / 'index.json'}: {len(found)} samples")
-    _print_columns(output, ("DI", "FI", "LI"))
+    by_joint, overall = {}, {}
+    for name in ("DI", "FI", "LI"):
+        by_joint[name], overall[name] = diagnosis.means(np.stack([one[name] for one in found.values()]))
+    print(text_table(["joint", *by_joint], by_joint_rows(Run(output).names(), by_joint, overall)))
+
+
+def _agree(output: Path, subjects: Subjects, overrides: Sequence[str], how: How) -> None:
+    """Errors: BadInput where stored maps are of another model, other data or other options than those given."""
+    from torchloupe.runner import Stream
+
+    stream = Stream(output, "ig")
+    if subjects.cfg is not None or subjects.model is not None:
+        stream.agrees(subjects.study(overrides).record())
+    plain = HOW.attribution().record()
+    changed = {name: value for name, value in how.attribution().record().items() if value != plain.get(name)}
+    stream.agrees({"attribution": {**stream.settings()["attribution"], **changed}})
 
 
 def epe(
@@ -301,7 +355,7 @@ def epe(
         "all": {key: _plain(overall[key]) for key in ("EPE", "PCK")},
     }
     _print_columns(output, ("EPE", "PCK"))
-    if study.data.skeleton.sigmas and study.coordinates != "camera":
+    if study.data.skeleton.sigmas and study.coordinates != "camera" and Path(study.data.source).is_file():
         try:
             content["coco"] = diagnosis.average_precision(study, output)
             print("  ".join(f"{name} {value:.3f}" for name, value in content["coco"].items()))
@@ -430,11 +484,15 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
     for one in found:
         rows.append([one.name, str(runs[0]), number(one.means[0]), ""])
         for name, mean, change in zip(one.runs[1:], one.means[1:], one.differences, strict=True):
-            rows.append(["", name, number(mean), f"{change.mean:+.4g} [{change.low:+.4g}, {change.high:+.4g}]"])
+            rows.append(["", name, number(mean), _change(change)])
     print(f"{count} samples in common")
     print(text_table(["figure", "run", "mean", "difference"], rows))
     if save is not None:
         whole(save, json.dumps([asdict(one) for one in found], indent=1).encode())
+
+
+def _change(change: Interval) -> str:
+    return f"{change.mean:+.4g} [{change.low:+.4g}, {change.high:+.4g}]" if change.count else "-"
 
 
 def depend(

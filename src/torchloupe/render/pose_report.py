@@ -79,12 +79,10 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
     picture, maps, joints = kept["picture"], kept["maps"].astype(np.float64), kept["joints"].tolist()
     made: dict[str, Array | Any] = {}
     if joint is None:
-        notes = [
-            f"FI {kept['FI'][j]:.1f}  LI {kept['LI'][j]:.1f}"
-            if np.isfinite(kept["FI"][j])
-            else f"LI {kept['LI'][j]:.1f}"
-            for j in joints
-        ]
+        figures = (
+            [f"{name} {kept[name][j]:.1f}" for name in ("FI", "LI") if np.isfinite(kept[name][j])] for j in joints
+        )
+        notes = ["  ".join(shown) if shown else "empty map" for shown in figures]
         title = f"sample {sample}: what each joint's score rests on"
         made["grid"] = pose.all_joints(picture, maps, [names[j] for j in joints], kept["true"][joints], notes, title)
     else:
@@ -96,7 +94,7 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
         made[f"{joint}_kde"] = pose.enlarged(pose.over_density(picture, values))
         made[f"{joint}_over"] = pose.enlarged(pose.marked(pose.over(picture, values), at))
         made[f"{joint}_img"] = pose.enlarged(pose.marked(picture, at))
-    if points and sample in run.epe.done():
+    if points and sample in run.epe.done() and run.epe.read(sample, ["predicted"])["predicted"].shape[-1] == 2:
         made["skeleton"] = _skeleton(run, sample)
     return [_saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
 
@@ -159,7 +157,7 @@ def _skeleton(run: Run, sample: str) -> Array:
 
 
 def _saved(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _made_folder(path.parent)
     whole(path, content)
     return path
 
@@ -197,7 +195,7 @@ def residuals(stream: Stream, count: int) -> Array:
     """|completeness residual| by sample and joint; NaN where there is none, as of methods other than PoseIG."""
     made = []
     for id in stream.done():
-        kept = stream.read(id)
+        kept = stream.read(id, ["completeness_residual", "joints"])
         row = np.full(count, np.nan)
         if "completeness_residual" in kept:
             row[kept["joints"]] = np.abs(kept["completeness_residual"])
@@ -308,7 +306,9 @@ def _facts(run: Run) -> str:
             f"<li>{what} of {len(stream.done())} samples{lost}; {settings['model']}, weights "
             f"{settings['weights_sha256'][:12]}, {settings['data']}{about}</li>"
         )
-    broken = sum(float(run.ig.read(id).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done())
+    broken = sum(
+        float(run.ig.read(id, ["nan_gradients"]).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done()
+    )
     if broken:
         lines.append(f"<li><b>{broken:.0f} gradient values were not finite and counted as 0</b></li>")
     return "<ul>" + "".join(lines) + "</ul>"
@@ -391,40 +391,54 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
     """The run as PoseIG's template stores it: IG_DB/ig/<n>_ig.pickle, idx.json, epe.json, RI.json, j2j.json.
 
     Pickles hold a float32 array (joints, h, w), absolute and over its maximum, zero for joints without a map. EPE is in
-    heatmap pixels there. -> (the folder, how many samples). Errors: BadInput for another format, or nothing to export.
+    the unit of the model's own coordinates there: heatmap pixels. -> (the folder, how many samples).
+    Errors: BadInput for another format, or nothing to export.
     """
     if to != "ig-db":
         raise BadInput(f"--to {to}: the only format is ig-db")
     run, folder = Run(root), (save or root) / "IG_DB"
-    settings, names = run.settings(), run.names()
-    (folder / "ig").mkdir(parents=True, exist_ok=True)
-    idx, relation = {}, {}
+    run.settings()
+    files: dict[str, dict[str, Any]] = {}
+    if run.has("ig"):
+        files |= {"idx.json": {}, "RI.json": {}}
+    if run.has("epe"):
+        files |= {"epe.json": {}}
+    if not files:
+        raise BadInput(f"{root}: its runs hold no finished sample to export")
+    _made_folder(folder / "ig")
     for id in run.ig.done():
         kept = run.ig.read(id)
         weight = kept["weight"]
         if "maps" in kept:
-            full = np.zeros((len(names), *kept["maps"].shape[1:]), np.float32)
+            full = np.zeros((len(weight), *kept["maps"].shape[1:]), np.float32)
             full[kept["joints"]] = np.abs(kept["maps"])
             whole(folder / "ig" / f"{id}_ig.pickle", pickle.dumps(full, protocol=4))
-        rounded = {name: (np.nan_to_num(kept[name]) * weight).round(3).tolist() for name in FIGURES}
-        idx[id] = {**rounded, "weight": weight.tolist()}
-        relation[id] = np.nan_to_num(kept["RI"]).round(3).tolist()
-    files: dict[str, Any] = {"idx.json": idx, "RI.json": relation} if idx else {}
-    if run.has("epe"):
-        crop = diagnosis.crop_of(settings)
-        stride = crop.size[0] / crop.heatmap[0] if settings["coordinates"] == "input" else 1.0
-        files["epe.json"] = {}
-        for id in run.epe.done():
-            kept = run.epe.read(id)
-            error = (np.nan_to_num(kept["EPE"]) / stride).round(3).tolist()
-            files["epe.json"][id] = {"EPE": error, "weight": kept["weight"].tolist()}
-        if kept["predicted"].shape[-1] == 2:
-            count = len(names)
-            pairs = diagnosis.confusion(root).pairs
-            keyed = {str(int(n) * count**2 + a * count + b): [int(n), a, b] for n, a, b in pairs}
-            files["j2j.json"] = {"J2J": keyed}
-    if not files:
-        raise BadInput(f"{root}: its runs hold no finished sample to export")
+        files["idx.json"][id] = {name: _rounded(kept[name] * weight) for name in FIGURES} | {"weight": weight.tolist()}
+        files["RI.json"][id] = {a: dict(enumerate(row)) for a, row in enumerate(np.nan_to_num(kept["RI"]).tolist())}
+    for id in run.epe.done():
+        kept = run.epe.read(id)
+        if "unit" not in kept:
+            raise BadInput(
+                f"{root}: its predictions were stored by an earlier version; run `loupe pose epe` into a new folder"
+            )
+        error = np.linalg.norm((kept["predicted"] - kept["true"]) / kept["unit"], axis=-1)
+        files["epe.json"][id] = {"EPE": _rounded(error * kept["weight"]), "weight": kept["weight"].tolist()}
+    if run.has("epe") and kept["predicted"].shape[-1] == 2:
+        count = len(kept["weight"])
+        found = ((int(n), a, b) for n, a, b in diagnosis.confusion(root).pairs)
+        files["j2j.json"] = {"J2J": {str(n * count**2 + a * count + b): [n, a, b] for n, a, b in found}}
     for name, content in files.items():
         whole(folder / name, json.dumps(content).encode())
-    return folder, max(len(part) for part in (idx, files.get("epe.json", {})))
+    return folder, max(len(files.get(name, ())) for name in ("idx.json", "epe.json"))
+
+
+def _made_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be made a folder: {error.strerror}") from None
+
+
+def _rounded(values: Array) -> list[float]:
+    """To three places, as the template keeps them; 0 for what is not known."""
+    return np.nan_to_num(values).round(3).tolist()

@@ -71,6 +71,7 @@ class CropFeed:
     def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
         """Raises BadSample for a picture that cannot be read and for a step that fails."""
         person = self.people[index]
+        assert isinstance(person.picture, Path)  # annotation files name files
         name, place = f"{person.picture.name}#{person.id}", "load"
         try:
             with Image.open(person.picture) as opened:

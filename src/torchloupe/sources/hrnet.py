@@ -18,6 +18,7 @@ from torchloupe.networks.pose.blocks import BLOCKS
 from torchloupe.networks.pose.resnet import DEPTHS, DOUBLING
 from torchloupe.probe import Subject
 from torchloupe.sources.assemble import Loaded, Options, finish
+from torchloupe.sources.poses import COCO_BODY, MPII_BODY
 from torchloupe.sources.preparation import resize_crop
 from torchloupe.sources.safe import read_checkpoint, sha256, weights_in
 
@@ -358,8 +359,15 @@ def described(config: Experiment, options: Options) -> Subject:
         )
         note = {"path": str(path), "sha256": sha256(path)}
     width, height = config.image_size
+    known = (COCO_BODY, MPII_BODY)
+    names = next((body.joints for body in known if body.name == config["DATASET.DATASET"]), ())
     made = finish(
-        net, options, resize_crop((3, height, width), options.mean, options.std), kind="pose", loaded=Loaded(note, {})
+        net,
+        options,
+        resize_crop((3, height, width), options.mean, options.std),
+        classes=names if len(names) == config["MODEL.NUM_JOINTS"] else (),
+        kind="pose",
+        loaded=Loaded(note, {}),
     )
     layer = "deconv_layers" if isinstance(net, PoseResNet) else "stage4"
     return replace(made, layers=tuple(options.layers) if options.layers else (layer,))

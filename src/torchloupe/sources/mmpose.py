@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -84,6 +85,7 @@ def estimator(rest: str, options: Options) -> Estimator:
         with scope("mmpose"), told(options):
             built = framework("mmpose.registry", EXTRA).MODELS.build(config.model)
             module = framework("mmengine.model", EXTRA).revert_sync_batchnorm(built)
+            joints = _joints(dataset)
     head = next((part for part in module.modules() if getattr(part, "decoder", None) is not None), None)
     if head is None:
         raise BadInput(f"{options.spec}: {type(module).__name__} has no head with a decoder of joints")
@@ -94,6 +96,7 @@ def estimator(rest: str, options: Options) -> Estimator:
         module,
         replace(options, layers=options.layers if options.layers is not None else _layers(module, crop)),
         _preparation(crop),
+        classes=joints,
         kind="pose",
         loaded=loaded,
         notes={"cfg_options": dict(options.cfg_options)},
@@ -196,6 +199,22 @@ def _step(dataset: Any, name: str, spec: str) -> Any:
             "picture at once, and those that lift joints to 3D, are not read"
         )
     return found
+
+
+def _joints(dataset: Any) -> tuple[str, ...]:
+    """Names of the joints, from the meta information of the config's data set; () where it has none."""
+    kind = framework("mmpose.registry", EXTRA).DATASETS.get(str(dataset.get("type")))
+    about = dataset.get("metainfo") or getattr(kind, "METAINFO", None)
+    if not about:
+        return ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it takes its own copy of a file that is not where the config says
+        try:
+            found = framework("mmpose.datasets.datasets.utils", EXTRA).parse_pose_metainfo(dict(about))
+        except OSError:
+            return ()
+    names = found["keypoint_id2name"]
+    return tuple(names[joint] for joint in sorted(names))
 
 
 def _crop(preprocessor: Any, codec: Any, pad: Any, warp: Any) -> Crop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from torchloupe.errors import BadInput
+from torchloupe.sources.safe import sha256
 
 Array = NDArray[Any]
 
@@ -66,11 +68,15 @@ HAND = Skeleton(
 
 @dataclass(frozen=True)
 class Person:
-    """One body in one picture. Joints in pixels of the picture; weight 0 says that a joint is not annotated."""
+    """One body in one picture. Joints in pixels of the picture; weight 0 says that a joint is not annotated.
+
+    picture: its file, or its pixels (h, w, 3) uint8. centre, extent: of the crop, from `frame` of a box. segmentation: polygons,
+    a run-length code or a mask (h, w). camera: joints (j, 3) in units of their own, for models in 3D.
+    """
 
     id: str
     image_id: int | str
-    picture: Path
+    picture: Path | Array
     centre: tuple[float, float]
     extent: tuple[float, float]
     joints: Array
@@ -84,15 +90,39 @@ class Person:
 
 @dataclass(frozen=True)
 class PoseData:
-    """Bodies in a fixed order, the skeleton that they share, and how many annotations were left out and why."""
+    """Bodies in a fixed order, the skeleton that they share, and how many annotations were left out and why.
+
+    source: the annotation file, or any name of a data set made otherwise.
+    Errors: BadInput for a person whose joints do not fit the skeleton.
+    """
 
     people: tuple[Person, ...]
     skeleton: Skeleton
     source: str
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        count = len(self.skeleton.joints)
+        for i, person in enumerate(self.people):
+            found = np.shape(person.joints), np.shape(person.weight)
+            if found != ((count, 2), (count,)):
+                raise BadInput(
+                    f"person {i}: joints and weight are expected to be {(count, 2)} and {(count,)}, as the skeleton has "
+                    f"{count} joints; found {found[0]} and {found[1]}"
+                )
+
     def __len__(self) -> int:
         return len(self.people)
+
+    def sha256(self) -> str:
+        """A hash of the annotation file; of the people themselves, where they came from none."""
+        if Path(self.source).is_file():
+            return sha256(self.source)
+        digest = hashlib.sha256()
+        for person in self.people:
+            for value in vars(person).values():
+                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -223,16 +253,25 @@ def gaussians(joints: Array, weight: Array, crop: Crop) -> tuple[Array, Array]:
 
 
 def outline(segmentation: Any, height: int, width: int) -> Array:
-    """Polygons, or a run-length code (plain or packed), as a uint8 mask (height, width) of 0 and 1.
+    """Polygons, or a run-length code (plain or packed), as a uint8 mask (height, width) of 0 and 1; a mask as it is.
 
-    Errors: BadInput for a code of another size or of no known form.
+    Errors: BadInput for a code or mask of another size or of no known form.
     """
+    if isinstance(segmentation, np.ndarray):
+        if segmentation.shape != (height, width):
+            raise BadInput(f"a mask of {list(segmentation.shape)} does not fit a picture of {[height, width]}")
+        return (segmentation > 0).astype(np.uint8)
     if isinstance(segmentation, Mapping):
         return _run_lengths(segmentation, height, width)
     picture = Image.new("L", (width, height))
     draw = ImageDraw.Draw(picture)
     for polygon in segmentation:
-        if not isinstance(polygon, Sequence) or len(polygon) < 6 or len(polygon) % 2:
+        if (
+            not isinstance(polygon, Sequence)
+            or len(polygon) < 6
+            or len(polygon) % 2
+            or not all(isinstance(value, int | float) and np.isfinite(value) for value in polygon)
+        ):
             raise BadInput(f"a polygon is expected to be x y x y x y ..., found {str(polygon)[:60]}")
         draw.polygon([(x, y) for x, y in zip(polygon[::2], polygon[1::2], strict=True)], fill=1)
     return np.asarray(picture)
@@ -242,7 +281,9 @@ def _run_lengths(code: Mapping[str, Any], height: int, width: int) -> Array:
     if "counts" not in code or list(code.get("size", ())) != [height, width]:
         raise BadInput(f"a run-length mask of size {code.get('size')} does not fit a picture of {[height, width]}")
     counts = code["counts"]
-    runs = _unpacked(counts) if isinstance(counts, str | bytes) else list(counts)
+    runs = _unpacked(counts) if isinstance(counts, str | bytes) else counts
+    if not isinstance(runs, Sequence) or not all(isinstance(run, int) and run >= 0 for run in runs):
+        raise BadInput(f"run lengths are expected to be whole numbers from 0, found {str(counts)[:60]}")
     flat = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
     if flat.size != height * width:
         raise BadInput(f"a run-length mask covers {flat.size} pixels, the picture has {height * width}")
@@ -271,7 +312,7 @@ def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
     Errors: BadInput for a picture that is missing or cannot be read.
     """
     if picture is None:
-        picture = _opened(person.picture)
+        picture = person.picture if isinstance(person.picture, np.ndarray) else _opened(person.picture)
     matrix = affine(person.centre, person.extent, crop.size, crop.udp)
     cut = np.rint(warp(picture, matrix, crop.size)).astype(np.uint8)
     if person.segmentation is None:
@@ -298,6 +339,10 @@ def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
 def _opened(path: Path) -> Array:
     try:
         with Image.open(path) as opened:
+            if opened.mode.startswith("I;16"):
+                # Pillow would cut 16 bits off at 255, where the picture is in their upper half
+                grey = (np.asarray(opened) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, -1)
             return np.asarray(opened.convert("RGB"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such picture") from None
@@ -322,6 +367,17 @@ def _needed(entry: Any, names: Iterable[str], where: str) -> None:
         raise BadInput(f"{where}: lacks {', '.join(lacking)}")
 
 
+_KINDS: dict[Any, str] = {list: "a list", str: "text", int | str: "a number or text"}
+
+
+def _is(value: Any, kind: Any, where: str, name: str) -> None:
+    """Errors: BadInput for a field of another type."""
+    if not isinstance(value, kind):
+        raise BadInput(
+            f"{where}: {name} is expected to be {_KINDS[kind]}, found {type(value).__name__}: {str(value)[:60]}"
+        )
+
+
 def _numbers(values: Any, count: int, where: str, name: str) -> Array:
     """So many finite numbers. Errors: BadInput that names the entry and the field."""
     try:
@@ -330,7 +386,7 @@ def _numbers(values: Any, count: int, where: str, name: str) -> Array:
         found = np.empty(0)
     if found.size != count or not np.isfinite(found).all():
         raise BadInput(
-            f"{where}: {name} is expected to be {count} numbers, found {np.size(values)}: {str(values)[:60]}"
+            f"{where}: {name} is expected to be {count} finite number{'s' * (count > 1)}, found {np.size(values)}: {str(values)[:60]}"
         )
     return found
 
@@ -379,13 +435,20 @@ def coco(
 def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
     content = _json(path)
     _needed(content, ("images", "annotations"), str(path))
+    for name in ("images", "annotations", "categories"):
+        _is(content.get(name, []), list, str(path), name)
     for i, image in enumerate(content["images"]):
         _needed(image, ("id", "file_name", "width", "height"), f"{path}: images[{i}]")
+        _is(image["id"], int | str, f"{path}: images[{i}]", "id")
+        _is(image["file_name"], str, f"{path}: images[{i}]", "file_name")
         _numbers([image["width"], image["height"]], 2, f"{path}: images[{i}]", "width, height")
     images = {image["id"]: image for image in content["images"]}
     for i, entry in enumerate(content["annotations"]):
         _needed(entry, ("id", "image_id", "bbox"), f"{path}: annotations[{i}]")
+        _is(entry["image_id"], int | str, f"{path}: annotations[{i}]", "image_id")
+        _is(entry.get("keypoints") or [], list, f"{path}: annotations[{i}]", "keypoints")
         _numbers(entry["bbox"], 4, f"{path}: annotations[{i}]", "bbox")
+        _numbers(entry.get("area", 1), 1, f"{path}: annotations[{i}]", "area")
         if entry["image_id"] not in images:
             raise BadInput(f"{path}: annotations[{i}] is of picture {entry['image_id']}, which images does not list")
     categories = [c for c in content.get("categories", ()) if isinstance(c, Mapping) and c.get("keypoints")]
@@ -480,6 +543,7 @@ def _detected(
     chosen: dict[int, Person] = {}
     for i, entry in enumerate(content):
         _needed(entry, ("image_id", "bbox", "score"), f"{path}: detection {i}")
+        _is(entry["image_id"], int | str, f"{path}: detection {i}", "image_id")
         _numbers(entry["bbox"], 4, f"{path}: detection {i}", "bbox")
         _numbers(entry["score"], 1, f"{path}: detection {i}", "score")
     for i in sorted(range(len(content)), key=lambda i: -content[i]["score"]):
@@ -521,9 +585,21 @@ def _detected(
     return tuple(chosen[i] for i in sorted(chosen)), dict(left_out)
 
 
-def rhd(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
-    """Hands of a rendered-hands file in COCO's form: 21 joints in pixels, and in camera millimetres as `camera`."""
-    return coco(annotations, pictures, crop)
+def rhd(
+    annotations: str | Path,
+    pictures: str | Path,
+    crop: Crop,
+    *,
+    detections: str | Path | None = None,
+    threshold: float = 0.0,
+) -> PoseData:
+    """Hands of a rendered-hands file in COCO's form: 21 joints in pixels, and in camera millimetres as `camera`.
+
+    There joint 1 of a finger is its tip and joint 4 is next to the wrist.
+    """
+    found = coco(annotations, pictures, crop, detections=detections, threshold=threshold)
+    bones = tuple((0 if i % 4 == 0 else i + 1, i) for i in range(1, 21))
+    return replace(found, skeleton=replace(found.skeleton, bones=bones)) if found.skeleton is HAND else found
 
 
 def mpii(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:

@@ -182,7 +182,8 @@ def joint_index(wanted: int | str, names: Sequence[str], count: int) -> int:
             raise BadInput(f"joint {wanted}: there are {count} joints, 0 to {count - 1}")
         return int(wanted)
     if wanted not in names:
-        raise BadInput(f"no joint {wanted!r}.{nearest(wanted, names)}")
+        known = nearest(wanted, names) if names else f" Joints have no names here: give a number from 0 to {count - 1}"
+        raise BadInput(f"no joint {wanted!r}.{known}")
     return list(names).index(wanted)
 
 
@@ -190,19 +191,30 @@ def joint_index(wanted: int | str, names: Sequence[str], count: int) -> int:
 class Peaks:
     """How sure the model is of a joint:  s_j = max over pixels of H_j, for pictures in which no joint is known
 
-    only: joints, by number or name; () = the `top` joints with the highest peaks, picture by picture.
-    Errors: BadInput for a model that gives coordinates, which tells no certainty.
+    only: joints, by number or name; () = the `top` joints with the highest peaks, picture by picture. each: one joint a
+    picture, in order, "predicted" for its surest.
+    Errors: BadInput for a model that gives coordinates, which tells no certainty; each with another number of pictures.
     """
 
     only: tuple[int | str, ...] = ()
     top: int = 1
+    each: bool = False
     names: tuple[str, ...] = field(default=(), repr=False)
 
     def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """{"joints": (n, k)}, joint numbers."""
         heights = self._heights(output)
+        surest = heights.topk(min(self.top, heights.shape[1]), 1).indices.cpu()
         if not self.only:
-            return {"joints": heights.topk(min(self.top, heights.shape[1]), 1).indices.cpu()}
+            return {"joints": surest}
+        if self.each:
+            if len(self.only) != batch.n:
+                raise BadInput(f"{len(self.only)} joints for {batch.n} pictures; give one a picture")
+            rows = zip(self.only, surest.tolist(), strict=True)
+            numbers = [
+                top if one == "predicted" else joint_index(one, self.names, heights.shape[1]) for one, (top,) in rows
+            ]
+            return {"joints": torch.tensor(numbers)[:, None]}
         numbers = [joint_index(one, self.names, heights.shape[1]) for one in self.only]
         return {"joints": torch.tensor([numbers] * batch.n)}
 
@@ -232,4 +244,4 @@ def surest(words: Sequence[str], names: tuple[str, ...] = ()) -> Peaks:
     )
     if joints and tops:
         raise BadInput(f"joints {', '.join(joints)} and top{tops[0]} at once: give either")
-    return Peaks(joints, max([1, *tops]), names)
+    return Peaks(joints, max([1, *tops]), names=names)
