@@ -297,26 +297,23 @@ def compare(painter: Painter) -> np.ndarray:
     font = _font(4 * painter.style.font)
     line = round(font.size) + 3
     gap = MARGIN
-    titles = [("input", "")]
-    for layer in made.layers:
-        words = (made.words.get(layer, ""), _step_word(painter, layer))
-        titles.append((layer, ", ".join(word for word in words if word)))
-    wrapped = [_wrapped(f"{name}", columns, font) + _wrapped(word, columns, font) for name, word in titles]
+    titles = [("input", ""), *((layer, _words(painter, layer)) for layer in made.layers)]
+    wrapped = [_labels(painter, *title) for title in titles]
     head = [f"{made.name}   {made.model}, {made.method}"]
     if made.questions:
         head.append(f"asked: {made.questions[painter.question]}   score {made.scores[painter.question]:.4g}")
     left = _width(font, str(made.frames)) + 2 * gap
     width = left + len(titles) * (columns + gap) + gap
     lines = [part for text in head for part in _wrapped(text, width - 2 * gap, font)]
-    top = len(lines) * line + max(len(text) for text in wrapped) * line + 2 * gap
+    top = len(lines) * line + max(map(len, wrapped)) * line + 2 * gap
     sheet = _sheet(width, top + made.frames * (rows + gap) + gap)
     pen = ImageDraw.Draw(sheet)
     for i, text in enumerate(lines):
         pen.text((gap, gap + i * line), text, INK, font)
     for column, texts in enumerate(wrapped):
-        for i, text in enumerate(texts):
+        for i, (text, tint) in enumerate(texts):
             x, y = left + column * (columns + gap), top - gap - (len(texts) - i) * line
-            pen.text((x, y), text, INK if i < len(_wrapped(titles[column][0], columns, font)) else GREY, font)
+            pen.text((x, y), text, tint, font)
     for frame in range(made.frames):
         y = top + frame * (rows + gap)
         pen.text((left - gap, y + rows // 2), str(frame), GREY, font, anchor="rm")
@@ -333,25 +330,40 @@ def strip(painter: Painter, layers: Sequence[str], frame: int) -> np.ndarray:
     """One frame of a video: the input, its maps, and the gallery sequence that answered (in its own time)."""
     made, (rows, columns) = painter.made, painter.size
     font = _font(4 * painter.style.font)
-    cells = [("input", painter.frame(frame))]
+    # as many digits in every frame, so that all pictures of a video have one size
+    titles, cells = [("input", str(frame).zfill(len(str(made.frames))))], [painter.frame(frame)]
     for layer in layers:
         step = painter.step_of(layer, frame)
-        cells.append((layer, _unseen(painter.size) if step is None else painter.step(layer, step)))
+        titles.append((layer, _words(painter, layer)))
+        cells.append(_unseen(painter.size) if step is None else painter.step(layer, step))
     if len(made.answer_imgs):
         other = Image.fromarray(made.answer_imgs[frame % len(made.answer_imgs)])
         grown = np.asarray(other.resize((columns, rows), Image.Resampling.BILINEAR))
-        cells.append((made.answers[0], grown[..., None].repeat(3, -1)))
-    wrapped = [_wrapped(name, columns, font) for name, _ in cells]
+        titles.append((made.answers[0], "the answer"))
+        cells.append(grown[..., None].repeat(3, -1))
+    wrapped = [_labels(painter, *title) for title in titles]
     line = round(font.size) + 3
-    top = max(len(text) for text in wrapped) * line + 2 * MARGIN
+    top = max(map(len, wrapped)) * line + 2 * MARGIN
     sheet = _sheet(len(cells) * (columns + MARGIN) + MARGIN, top + rows + MARGIN)
     pen = ImageDraw.Draw(sheet)
-    for i, (_, cell) in enumerate(cells):
+    for i, cell in enumerate(cells):
         x = MARGIN + i * (columns + MARGIN)
-        for j, text in enumerate(wrapped[i]):
-            pen.text((x, MARGIN + j * line), text, INK, font)
+        for j, (text, tint) in enumerate(wrapped[i]):
+            pen.text((x, MARGIN + j * line), text, tint, font)
         sheet.paste(Image.fromarray(cell), (x, top))
     return np.asarray(sheet)
+
+
+def _labels(painter: Painter, title: str, words: str) -> list[tuple[str, tuple[int, int, int]]]:
+    """Lines over a column, and their colours."""
+    font, columns = _font(4 * painter.style.font), painter.size[1]
+    return [(line, tint) for text, tint in ((title, INK), (words, GREY)) for line in _wrapped(text, columns, font)]
+
+
+def _words(painter: Painter, layer: str) -> str:
+    """What to know of a layer's map."""
+    dark = "" if painter.maps(layer).any() else "0 everywhere"
+    return ", ".join(word for word in (painter.made.words.get(layer, ""), _step_word(painter, layer), dark) if word)
 
 
 def _step_word(painter: Painter, layer: str) -> str:

@@ -705,12 +705,13 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
     numbered, known = leaves(module), {name: part for name, part in module.named_modules() if name}
     picked: list[str] = []
     for one in (part for given in wanted for part in given.replace(",", " ").split()):
-        if one.isdigit():
-            if int(one) not in numbered:
+        word, call = split_call(one)
+        if word.isdigit():
+            if int(word) not in numbered:
                 raise BadInput(
-                    f"layer {one}: this model's layers are numbered 1 to {len(numbered)}; see loupe gait layers"
+                    f"layer {word}: this model's layers are numbered 1 to {len(numbered)}; see loupe gait layers"
                 )
-            found = [numbered[int(one)]]
+            found = [numbered[int(word)] + ("" if call is None else f"#{call}")]
         elif any(mark in one for mark in "*?"):
             found = [name for name in known if fnmatchcase(name, one) and _drawable(subject, name)]
             if not found:
