@@ -209,7 +209,7 @@ def explain_walk(
         gallery=tuple(gallery.names[i] for i in order),
         distances=tuple(float(ranked[i]) for i in order),
         signed=found.signed,
-        answer_imgs=_pictures(subject, others.get(answers[0])),
+        **_answered(subject, others.get(answers[0])),
         **_laid_out(subject, found, batch),
         **_shown(subject, batch),
     )
@@ -288,12 +288,11 @@ def _shown(subject: Subject, batch: Batch) -> dict[str, Any]:
     return {} if batch.pictures is None else {"imgs": batch.pictures[0, ..., 0].numpy()}
 
 
-def _pictures(subject: Subject, walk: Walk | None) -> np.ndarray:
-    none = np.zeros((0, 0, 0), np.uint8)
+def _answered(subject: Subject, walk: Walk | None) -> dict[str, Any]:
     if walk is None or subject.prepare is None:
-        return none
-    batch = subject.prepare(walk)
-    return none if batch.pictures is None else batch.pictures[0, ..., 0].numpy()
+        return {}
+    shown = _shown(subject, subject.prepare(walk))
+    return {f"answer_{key}": shown[key] for key in ("imgs", "poses") if key in shown}
 
 
 def question_key(

@@ -176,6 +176,14 @@ class Painter:
         """One frame of the input, (h, w, 3) uint8."""
         return self._input(slice(number, number + 1))
 
+    def answer(self, number: int) -> np.ndarray:
+        """One frame of the gallery sequence that answered, which begins again where it is the shorter one."""
+        if len(self.made.answer_poses):
+            return self._skeleton(number % len(self.made.answer_poses), None, self.made.answer_poses)
+        picture = Image.fromarray(self.made.answer_imgs[number % len(self.made.answer_imgs)])
+        grown = np.asarray(picture.resize(self.size[::-1], Image.Resampling.BILINEAR))
+        return grown[..., None].repeat(3, -1)
+
     def window(self, layer: str, step: int) -> np.ndarray:
         """What is drawn under a time step: the mean of its frames; the frame itself for a map of all frames."""
         windows = self.made.windows[layer]
@@ -211,10 +219,12 @@ class Painter:
         row = max(cell * 2, round(font.size) + 4)
         picture = across.repeat(row, 0)
         left = max(_width(font, name) for name in self.made.joints) + 2 * MARGIN
-        sheet = _sheet(left + picture.shape[1] + MARGIN, row + picture.shape[0] + row)
+        title = f"{layer}  {_words(self, layer)}".rstrip()
+        right = max(picture.shape[1] + _width(font, "000"), _width(font, title))
+        sheet = _sheet(left + right + MARGIN, row + picture.shape[0] + row)
         sheet.paste(Image.fromarray(picture), (left, row))
         pen = ImageDraw.Draw(sheet)
-        pen.text((left, 2), f"{layer}  {self.made.words.get(layer, '')}".rstrip(), INK, font)
+        pen.text((left, 2), title, INK, font)
         for i, name in enumerate(self.made.joints):
             pen.text((left - MARGIN, row + i * row + row // 2), name, INK, font, anchor="rm")
         for t in range(0, self.made.frames, max(1, -(-_width(font, "000 ") // cell))):
@@ -264,9 +274,10 @@ class Painter:
         cell.paste(grey.resize(size[::-1], way), ((self.size[1] - size[1]) // 2, (self.size[0] - size[0]) // 2))
         return np.array(cell)
 
-    def _skeleton(self, frame: int, values: np.ndarray | None) -> np.ndarray:
-        poses = self.made.poses[..., :2]
-        known = poses[self.made.poses[..., 2] > 0] if (self.made.poses[..., 2] > 0).any() else poses.reshape(-1, 2)
+    def _skeleton(self, frame: int, values: np.ndarray | None, people: np.ndarray | None = None) -> np.ndarray:
+        people = self.made.poses if people is None else people
+        poses = people[..., :2]
+        known = poses[people[..., 2] > 0] if (people[..., 2] > 0).any() else poses.reshape(-1, 2)
         # people walk through the picture: each frame is centred, all at one scale
         tall = max(float(np.ptp(frame_[:, 1])) for frame_ in poses) or float(np.ptp(known)) or 1.0
         over = 4
@@ -336,11 +347,9 @@ def strip(painter: Painter, layers: Sequence[str], frame: int) -> np.ndarray:
         step = painter.step_of(layer, frame)
         titles.append((layer, _words(painter, layer)))
         cells.append(_unseen(painter.size) if step is None else painter.step(layer, step))
-    if len(made.answer_imgs):
-        other = Image.fromarray(made.answer_imgs[frame % len(made.answer_imgs)])
-        grown = np.asarray(other.resize((columns, rows), Image.Resampling.BILINEAR))
+    if len(made.answer_imgs) or len(made.answer_poses):
         titles.append((made.answers[0], "the answer"))
-        cells.append(grown[..., None].repeat(3, -1))
+        cells.append(painter.answer(frame))
     wrapped = [_labels(painter, *title) for title in titles]
     line = round(font.size) + 3
     top = max(map(len, wrapped)) * line + 2 * MARGIN

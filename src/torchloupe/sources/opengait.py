@@ -528,7 +528,13 @@ def _poses(made: np.ndarray, raw: np.ndarray, walk: Walk, config: Config) -> Bat
         raise BadInput(
             f"{walk.files[0]}: {raw.shape[1]} joints; {config.model} with joint_format {config.joints} has {count}"
         )
-    return Batch(_tensor(made), Layout(POSES[config.model]), (walk.name,), truth={"pose": _tensor(pose[..., :3])})
+    axes = POSES[config.model]
+    if made.ndim + 1 != len(axes.split()):
+        raise BadInput(
+            f"{walk.files[0]}: shape {made.shape} after the transforms; {config.model} takes {len(axes.split()) - 1} axes; "
+            f"see evaluator_cfg.transform of {config.path}"
+        )
+    return Batch(_tensor(made), Layout(axes), (walk.name,), truth={"pose": _tensor(pose[..., :3])})
 
 
 def _maps_and_silhouettes(arrays: Sequence[np.ndarray], walk: Walk) -> np.ndarray:
