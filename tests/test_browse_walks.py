@@ -338,12 +338,33 @@ def test_command_line_and_a_broken_walk(tree, tmp_path, capsys):
             "trainer_cfg: {sampler: {sample_type: fixed_ordered, frames_num_fixed: 0}}",
             "step sampler: the sampler asks for 0 frames",
         ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE}\ntrainer_cfg: {transform: [3]}",
+            "bad.yaml: transform 3: expected a mapping with a type",
+        ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE, dataset_partition: LIST}",
+            "expected a JSON mapping with a list TRAIN_SET",
+        ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE}\n"
+            "trainer_cfg: {transform: [{type: NoOperation}, {type: NoOperation}]}",
+            "1 modalities, but the config names 2 transforms",
+        ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE}\n"
+            "trainer_cfg: {transform: [{type: BaseSilTransform, divsor: many}]}",
+            "step BaseSilTransform: ",
+        ),
     ],
 )
 def test_bad_configs(tree, tmp_path, text, message, capsys):
     (tmp_path / "nobody.json").write_text('{"TRAIN_SET": ["999"]}')
+    (tmp_path / "list.json").write_text("[1]")
     path = tmp_path / "bad.yaml"
-    path.write_text(text.replace("TREE", str(tree / "tree")).replace("NOBODY", str(tmp_path / "nobody.json")))
+    for word, file in (("TREE", tree / "tree"), ("NOBODY", tmp_path / "nobody.json"), ("LIST", tmp_path / "list.json")):
+        text = text.replace(word, str(file))
+    path.write_text(text)
     assert main(["browse", str(path), "--output-dir", str(tmp_path / "out")]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("loupe: error: ")

@@ -283,3 +283,45 @@ def test_a_dark_map_is_told(configs, trees):
     # towards an item at 0 every activation of the last layer that counts makes them unlike
     with pytest.warns(LoupeWarning, match="nothing speaks for it at Head, the map is 0 everywhere; try --signed"):
         explain_walk(made, sequences(trees[1])[0], Nearest(far), ("Head",), method="hirescam")
+
+
+def test_one_call_of_a_strip_convolution_lies_on_its_strip(configs, trees):
+    """The fourth of the eight strips of GaitPart's last layers, and the same rows of all of them together."""
+    made = subject_of(configs, "gaitpart")
+    layers = tuple(f"{pick_layers(made, ['11'])[0]}{call}" for call in ("", "#3"))
+    gallery = embed_gallery(made, sequences(trees[0]))
+    found = explain_walk(made, sequences(trees[1])[0], Nearest(gallery), layers, method="layercam")
+    whole, band = (found.maps[layer] for layer in layers)
+    count = 8
+    rows = whole.shape[2] // count
+    assert band.shape == whole.shape
+    assert found.words[layers[1]] == f"strip 4 of {count}"
+    np.testing.assert_allclose(band[:, :, 3 * rows : 4 * rows], whole[:, :, 3 * rows : 4 * rows], rtol=1e-5)
+    assert not np.delete(band, range(3 * rows, 4 * rows), 2).any()
+    assert band.max() > 0
+
+
+def test_a_kept_gallery_tells_again_whom_it_lacks_and_is_made_anew_where_damaged(configs, tmp_path):
+    write_tree(tmp_path / "tree", [0, 1], ("nm-01",), ("090",), frames=4)
+    (tmp_path / "tree/000/nm-01/090/090.pkl").write_bytes(b"no pickle")
+    made, walks = subject_of(configs, "gaitset"), sequences(tmp_path / "tree")
+    with pytest.warns(LoupeWarning, match="000/nm-01/090/090.pkl"):
+        embed_gallery(made, walks, cache=tmp_path / "kept")
+    with pytest.warns(LoupeWarning, match=r"1 of 2 sequences, bad when it was embedded \(000-nm-01-090\)"):
+        assert embed_gallery(made, walks, cache=tmp_path / "kept").names == ("001-nm-01-090",)
+    with pytest.raises(BadInput, match="broken or truncated pickle"):
+        embed_gallery(made, walks, cache=tmp_path / "kept", strict=True)
+    next((tmp_path / "kept").glob("*.npz")).write_bytes(b"damaged")
+    with pytest.warns(LoupeWarning, match="000/nm-01/090/090.pkl"):
+        assert embed_gallery(made, walks, cache=tmp_path / "kept").names == ("001-nm-01-090",)
+
+
+def test_weights_that_give_no_numbers_are_told_of_every_item(configs, tmp_path):
+    write_tree(tmp_path, [0], ("nm-01",), ("090",), frames=4)
+    made = subject_of(configs, "gaitset")
+    made.module.set_block1.forward_block[0].conv.weight.data.fill_(float("nan"))
+    with (
+        pytest.warns(LoupeWarning),
+        pytest.raises(BadInput, match=r"is not finite \(NaN or infinite\); check the weights"),
+    ):
+        embed_gallery(made, sequences(tmp_path))

@@ -70,7 +70,9 @@ def embed_gallery(
             with _left_out(lost, strict):
                 row = subject.output(prepare(walk, config, subject.module))[0].float().cpu()
                 if not torch.isfinite(row).all():
-                    raise BadInput(f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights")
+                    raise BadInput(
+                        f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights and the transforms"
+                    )
                 rows.append(row)
                 kept.append(walk)
             tell(done, len(readable))

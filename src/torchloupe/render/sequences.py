@@ -402,10 +402,15 @@ def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _save(picture: np.ndarray, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}")
-    Image.fromarray(picture).save(aside, format="png")
-    aside.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(aside, format="png")
+        aside.replace(file)
+    except OSError as error:
+        raise BadInput(
+            f"{file}: cannot be written ({error.strerror or error}); give another folder with --save"
+        ) from None
     return file
 
 

@@ -180,6 +180,10 @@ def _check(config: Config) -> None:
                 raise BadInput(f"{config.path}: {_unknown(str(step['type']))}")
     if config.metric not in METRICS:
         raise BadInput(f"{config.path}: evaluator_cfg.metric {config.metric!r}; expected one of {', '.join(METRICS)}")
+    if not isinstance(config.sampler, Mapping):
+        raise BadInput(
+            f"{config.path}: sampler {config.sampler!r}; expected a mapping, such as sample_type: all_ordered"
+        )
     for key in ("frames_num_fixed", "frames_all_limit"):
         count = config.sampler.get(key)
         if count is not None and (not isinstance(count, int) or count < 1):
