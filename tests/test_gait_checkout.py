@@ -14,7 +14,7 @@ from gait_fixtures import SMALL, write_walkers
 
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage
 from torchloupe.gait import embed_gallery, explain_walk
-from torchloupe.sources.opengait import gait
+from torchloupe.sources.opengait import gait, pick_layers
 from torchloupe.sources.sequences import sequences
 from torchloupe.targets.retrieval import Nearest
 
@@ -249,16 +249,28 @@ import torch.nn as nn
 from ..base_model import BaseModel
 
 
+class Block(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.gcn = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x):
+        return self.gcn(x).tanh()
+
+
 class MultiScaleGaitGraph(BaseModel):
     def build_network(self, model_cfg):
-        self.joints = nn.Conv2d(3, 4, 1)
-        self.parts = nn.Conv2d(4, 5, 1)
+        widths = (3, 4, 4, 4, 4, 4, 4, 4, 4)
+        self.st_gcn_networks_lowSemantic = nn.ModuleList([Block(*pair) for pair in zip(widths, widths[1:])])
+        self.st_gcn_networks_mediumSemantic = nn.ModuleList([Block(4, 5)])
 
     def forward(self, inputs):
         (pose,), labs, typs, vies, seqL = inputs
         assert pose.shape[2:] == (12, 3)
-        joints = self.joints(pose.permute(0, 3, 1, 2)).tanh()
-        parts = self.parts(joints.unflatten(3, (6, 2)).mean(-1))
+        joints = pose.permute(0, 3, 1, 2)
+        for block in self.st_gcn_networks_lowSemantic:
+            joints = block(joints)
+        parts = self.st_gcn_networks_mediumSemantic[0](joints.unflatten(3, (6, 2)).mean(-1))
         return {"inference_feat": {"embeddings": parts.amax(2)}}
 """
 
@@ -272,8 +284,14 @@ def test_a_graph_of_several_scales_is_drawn_where_it_sees_joints(checkout, tmp_p
         made = gait(config_of(tmp_path, model, **blocks), checkout=checkout, device="cpu")
     gallery = embed_gallery(made, sequences(shelf))
     assert gallery.embeddings.shape == (6, 5, 6)
-    found = explain_walk(made, sequences(probes)[0], Nearest(gallery), ("joints",), method="layercam")
-    assert found.maps["joints"].shape == (1, 5, 12, 1)
+    found = explain_walk(
+        made, sequences(probes)[0], Nearest(gallery), method="layercam", gallery_walks=sequences(shelf)
+    )
+    assert {layer: value.shape for layer, value in found.maps.items()} == {
+        f"st_gcn_networks_lowSemantic.{i}": (1, 5, 12, 1) for i in (1, 3, 5, 7)
+    }
+    with pytest.raises(BadInput, match="its nodes are pairs of joints"):
+        pick_layers(made, ["st_gcn_networks_mediumSemantic.0"])
     assert len(found.joints) == 12
     assert found.poses.shape == found.answer_poses.shape == (5, 12, 3)
 
