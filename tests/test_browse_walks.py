@@ -377,3 +377,21 @@ def test_a_change_reaches_the_config(tree):
     assert feed.sample(0, 0).steps[1].told == "fixed_ordered: 7 of 10 frames"
     with pytest.raises(BadInput, match="holds a value"):
         feeds(str(tree / "gait.yaml"), changes={"model_cfg.model.x": 1})
+
+
+def test_point_clouds_that_are_none_and_frames_without_points_are_said(tmp_path):
+    text = (
+        "model_cfg: {model: LidarGaitPlusPlus}\ndata_cfg: {dataset_root: ROOT}\ntrainer_cfg: {sampler: {points_in_use: "
+    )
+    text += "{pointcloud_index: 0, points_num: 4}}, transform: [{type: PointCloudsTransform}]}"
+    for name, value, message in (
+        ("flat", [np.zeros(3), np.zeros(4)], r"expected point clouds, one array \(n, 3 or more\) a frame"),
+        ("bare", [np.ones((5, 3)), np.ones((0, 3))], "a frame without points"),
+    ):
+        leaf = tmp_path / name / "001" / "nm-01" / "000"
+        leaf.mkdir(parents=True)
+        (leaf / "0.pkl").write_bytes(pickle.dumps(value))
+        (tmp_path / f"{name}.yaml").write_text(text.replace("ROOT", str(tmp_path / name)))
+        (feed,) = feeds(str(tmp_path / f"{name}.yaml"))
+        with pytest.raises(BadSample, match=message):
+            feed.sample(0, 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from gait_models import MODELS, gaitgraph, gaittr
 from test_gait_networks import SEED_TABLE
 
 from torchloupe import store
-from torchloupe.errors import BadInput, LoupeWarning, NoGradient
+from torchloupe.errors import BadInput, BadSample, LoupeWarning, NoGradient
 from torchloupe.examples.walkers import write_tree
 from torchloupe.gait import embed_gallery, explain_walk, question_key, record
+from torchloupe.networks.gait.layers import Seen
 from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import example, gait, pick_layers
-from torchloupe.sources.sequences import sequences
+from torchloupe.sources.sequences import Walk, sequences
 from torchloupe.targets.retrieval import Gallery, Margin, Nearest, Pair
 
 
@@ -325,3 +327,23 @@ def test_weights_that_give_no_numbers_are_told_of_every_item(configs, tmp_path):
         pytest.raises(BadInput, match=r"is not finite \(NaN or infinite\); check the weights"),
     ):
         embed_gallery(made, sequences(tmp_path))
+
+
+def test_layers_and_subjects_that_no_map_can_be_made_of_are_said(configs, trees):
+    made, walk = subject_of(configs, "gaitgl"), sequences(trees[1])[0]
+    gallery = embed_gallery(made, sequences(trees[0]))
+    with pytest.raises(BadInput, match="cannot read walks"):
+        explain_walk(replace(made, prepare=None), walk, Nearest(gallery))
+    with pytest.raises(BadInput, match="layer 'joints' cannot be drawn: its nodes are pairs"):
+        undrawn = torch.nn.Module()
+        undrawn.joints = torch.nn.Identity()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torchloupe.sources.opengait.place_of", lambda *_: Seen(None, word="its nodes are pairs"))
+            pick_layers(replace(made, module=undrawn), ["joints"])
+    with pytest.raises(BadSample, match="frames of 9 x 9"):
+        explain_walk(made, NoisyWalk("0", "nm", "000", walk.files), Nearest(gallery))
+
+
+class NoisyWalk(Walk):
+    def read(self, size: int = 64) -> tuple[np.ndarray, ...]:
+        return (np.full((4, 9, 9), 255, np.uint8),)
