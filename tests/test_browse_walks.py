@@ -338,12 +338,33 @@ def test_command_line_and_a_broken_walk(tree, tmp_path, capsys):
             "trainer_cfg: {sampler: {sample_type: fixed_ordered, frames_num_fixed: 0}}",
             "step sampler: the sampler asks for 0 frames",
         ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE}\ntrainer_cfg: {transform: [3]}",
+            "bad.yaml: transform 3: expected a mapping with a type",
+        ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE, dataset_partition: LIST}",
+            "expected a JSON mapping with a list TRAIN_SET",
+        ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE}\n"
+            "trainer_cfg: {transform: [{type: NoOperation}, {type: NoOperation}]}",
+            "1 modalities, but the config names 2 transforms",
+        ),
+        (
+            "model_cfg: {model: Baseline}\ndata_cfg: {dataset_root: TREE}\n"
+            "trainer_cfg: {transform: [{type: BaseSilTransform, divsor: many}]}",
+            "step BaseSilTransform: ",
+        ),
     ],
 )
 def test_bad_configs(tree, tmp_path, text, message, capsys):
     (tmp_path / "nobody.json").write_text('{"TRAIN_SET": ["999"]}')
+    (tmp_path / "list.json").write_text("[1]")
     path = tmp_path / "bad.yaml"
-    path.write_text(text.replace("TREE", str(tree / "tree")).replace("NOBODY", str(tmp_path / "nobody.json")))
+    for word, file in (("TREE", tree / "tree"), ("NOBODY", tmp_path / "nobody.json"), ("LIST", tmp_path / "list.json")):
+        text = text.replace(word, str(file))
+    path.write_text(text)
     assert main(["browse", str(path), "--output-dir", str(tmp_path / "out")]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("loupe: error: ")
@@ -356,3 +377,21 @@ def test_a_change_reaches_the_config(tree):
     assert feed.sample(0, 0).steps[1].told == "fixed_ordered: 7 of 10 frames"
     with pytest.raises(BadInput, match="holds a value"):
         feeds(str(tree / "gait.yaml"), changes={"model_cfg.model.x": 1})
+
+
+def test_point_clouds_that_are_none_and_frames_without_points_are_said(tmp_path):
+    text = (
+        "model_cfg: {model: LidarGaitPlusPlus}\ndata_cfg: {dataset_root: ROOT}\ntrainer_cfg: {sampler: {points_in_use: "
+    )
+    text += "{pointcloud_index: 0, points_num: 4}}, transform: [{type: PointCloudsTransform}]}"
+    for name, value, message in (
+        ("flat", [np.zeros(3), np.zeros(4)], r"expected point clouds, one array \(n, 3 or more\) a frame"),
+        ("bare", [np.ones((5, 3)), np.ones((0, 3))], "a frame without points"),
+    ):
+        leaf = tmp_path / name / "001" / "nm-01" / "000"
+        leaf.mkdir(parents=True)
+        (leaf / "0.pkl").write_bytes(pickle.dumps(value))
+        (tmp_path / f"{name}.yaml").write_text(text.replace("ROOT", str(tmp_path / name)))
+        (feed,) = feeds(str(tmp_path / f"{name}.yaml"))
+        with pytest.raises(BadSample, match=message):
+            feed.sample(0, 0)

@@ -14,7 +14,7 @@ from gait_fixtures import SMALL, write_walkers
 
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage
 from torchloupe.gait import embed_gallery, explain_walk
-from torchloupe.sources.opengait import gait
+from torchloupe.sources.opengait import gait, pick_layers
 from torchloupe.sources.sequences import sequences
 from torchloupe.targets.retrieval import Nearest
 
@@ -192,3 +192,129 @@ def test_a_model_that_sets_a_constant_on_a_gpu_only_runs_on_the_cpu(checkout, tm
         made = gait(config_of(tmp_path, {"model": "ParsingGait"}), checkout=checkout, device="cpu")
     assert made.output(made.prepare(sequences(probes)[0])).shape == (1, 16, 64)
     assert torch.zeros(1).is_cuda is False
+
+
+CROPPING = """
+import torch
+import torch.nn as nn
+from ..base_model import BaseModel
+
+
+class Cropping(BaseModel):
+    def build_network(self, model_cfg):
+        self.whole = nn.Conv2d(1, 2, 3, padding=1)
+        self.cropped = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, inputs):
+        (sils,), labs, typs, vies, seqL = inputs
+        frames = sils[0][:, None]
+        crop = (frames + self.whole(frames).mean(1, keepdim=True))[..., 11:33]
+        with torch.no_grad():
+            frozen = self.cropped(crop)
+        pooled = frozen.amax(0, keepdim=True).mean(-1)
+        shown = {"image/crop": crop, "image/other": frames[:1]}
+        return {"visual_summary": shown, "inference_feat": {"embeddings": pooled}}
+"""
+
+
+def test_maps_of_a_crop_that_the_model_makes_lie_on_it_and_frozen_layers_are_asked(checkout, tmp_path):
+    """The crop is from the model's own visual_summary; what it runs under no_grad has gradients all the same."""
+    (checkout / "opengait" / "modeling" / "models" / "cropping.py").write_text(CROPPING)
+    shelf, probes = write_walkers(tmp_path, frames=5)
+    with pytest.warns(LoupeWarning, match="imported and run"):
+        made = gait(config_of(tmp_path, {"model": "Cropping"}), checkout=checkout, device="cpu")
+    gallery = embed_gallery(made, sequences(shelf))
+    found = explain_walk(made, sequences(probes)[0], Nearest(gallery), ("whole", "cropped"), method="opengait")
+    assert {name: value.shape for name, value in found.maps.items()} == {
+        "whole": (1, 5, 64, 44),
+        "cropped": (1, 5, 64, 22),
+    }
+    assert found.maps["whole"].max() > 0
+    assert list(found.under) == ["cropped"]
+    batch = made.prepare(sequences(probes)[0])
+    with torch.no_grad():
+        inside = made.module.whole(batch.x[0][:, None]).mean(1)
+    crop = (batch.x[0] + inside)[..., 11:33]
+    low, high = crop.min(), crop.max()
+    want = crop if low >= 0 and high <= 1 else (crop - low) / (high - low)
+    np.testing.assert_allclose(found.under["cropped"], (want * 255).round().numpy(), atol=1)
+    assert found.words["cropped"] == "on the 64 x 22 picture that the model makes"
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        assert not torch.is_grad_enabled()
+
+
+MULTISCALE = """
+import torch.nn as nn
+from ..base_model import BaseModel
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.gcn = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x):
+        return self.gcn(x).tanh()
+
+
+class MultiScaleGaitGraph(BaseModel):
+    def build_network(self, model_cfg):
+        widths = (3, 4, 4, 4, 4, 4, 4, 4, 4)
+        self.st_gcn_networks_lowSemantic = nn.ModuleList([Block(*pair) for pair in zip(widths, widths[1:])])
+        self.st_gcn_networks_mediumSemantic = nn.ModuleList([Block(4, 5)])
+
+    def forward(self, inputs):
+        (pose,), labs, typs, vies, seqL = inputs
+        assert pose.shape[2:] == (12, 3)
+        joints = pose.permute(0, 3, 1, 2)
+        for block in self.st_gcn_networks_lowSemantic:
+            joints = block(joints)
+        parts = self.st_gcn_networks_mediumSemantic[0](joints.unflatten(3, (6, 2)).mean(-1))
+        return {"inference_feat": {"embeddings": parts.amax(2)}}
+"""
+
+
+def test_a_graph_of_several_scales_is_drawn_where_it_sees_joints(checkout, tmp_path):
+    (checkout / "opengait" / "modeling" / "models" / "multiscale.py").write_text(MULTISCALE)
+    shelf, probes = write_walkers(tmp_path, frames=5, poses=True)
+    model = {"model": "MultiScaleGaitGraph", "graph_cfg": {"layout": "body_12"}}
+    blocks = {"evaluator_cfg": {"transform": [{"type": "MSGGTransform", "joint_format": "coco"}]}}
+    with pytest.warns(LoupeWarning, match="imported and run"):
+        made = gait(config_of(tmp_path, model, **blocks), checkout=checkout, device="cpu")
+    gallery = embed_gallery(made, sequences(shelf))
+    assert gallery.embeddings.shape == (6, 5, 6)
+    found = explain_walk(
+        made, sequences(probes)[0], Nearest(gallery), method="layercam", gallery_walks=sequences(shelf)
+    )
+    assert {layer: value.shape for layer, value in found.maps.items()} == {
+        f"st_gcn_networks_lowSemantic.{i}": (1, 5, 12, 1) for i in (1, 3, 5, 7)
+    }
+    with pytest.raises(BadInput, match="its nodes are pairs of joints"):
+        pick_layers(made, ["st_gcn_networks_mediumSemantic.0"])
+    assert len(found.joints) == 12
+    assert found.poses.shape == found.answer_poses.shape == (5, 12, 3)
+
+
+def test_code_that_fails_or_gives_no_embeddings_is_said(checkout, tmp_path):
+    models = checkout / "opengait" / "modeling" / "models"
+    (models / "failing.py").write_text("x = 1 / 0\nclass Failing: pass\n")
+    (models / "unbuilt.py").write_text(
+        HEADED.replace("class ScoNet", "class Unbuilt").replace("nn.Conv3d(1", "nn.Conv3d(-1")
+    )
+    (models / "labels.py").write_text(
+        HEADED.replace("class ScoNet", "class Labels")
+        .replace('"embeddings"', '"labels"')
+        .replace('"neutral": 1', '"nm-01": 1')
+    )
+    for name, message in (
+        ("Failing", r"importing Failing failed \(ZeroDivisionError: division by zero\)"),
+        ("Unbuilt", r"x\.yaml: OpenGait's code could not build Unbuilt \(\w+"),
+    ):
+        with pytest.warns(LoupeWarning), pytest.raises(BadInput, match=message):
+            gait(config_of(tmp_path, {"model": name}), checkout=checkout, device="cpu")
+    with pytest.warns(LoupeWarning):
+        made = gait(config_of(tmp_path, {"model": "Labels"}), checkout=checkout, device="cpu")
+    shelf, _ = write_walkers(tmp_path, frames=5)
+    with pytest.raises(BadInput, match="this model gives labels and no embeddings: no gallery can be asked"):
+        embed_gallery(made, sequences(shelf), strict=True)

@@ -209,3 +209,51 @@ def test_the_demo_learns_something_and_draws(place, capsys, monkeypatch):
     assert means[0] > 50
     assert "of the maps lie on it" in out
     assert list((place / "demo").glob("*/walk.gif"))
+
+
+def test_an_error_of_the_question_stops_at_once(place, capsys, monkeypatch):
+    """Not a warning for every probe; a probe that has no match is left out alone."""
+    for more, message in (
+        (["-l", "set_pooling#9"], "layer 'set_pooling#9' did not run"),
+        (["-l", "1#9"], "layer 'set_block1.forward_block.0.conv#9' did not run"),
+        (["--parts", "62"], "part 62: this model has 62 parts"),
+    ):
+        assert cam("-s", "out", *more) == 2
+        err = capsys.readouterr().err
+        assert err.count(message) == 1
+        assert "left out" not in err
+    assert not (place / "out").exists()
+    (place / "Gallery" / "000").rename(place / "Gallery" / "010")
+    assert cam("-s", "out", "--target", "match") == 0
+    assert "left out: 000-bg-01-090: no gallery item of the same identity; try --target nearest" in (
+        capsys.readouterr().err
+    )
+    assert [file.name for file in (place / "out").glob("*.npz")] == ["001-bg-01-090.npz"]
+    # an unknown target is told before the gallery is embedded
+    monkeypatch.setattr("torchloupe.gait.embed_gallery", None)
+    assert cam("-s", "out", "--target", "nearset") == 2
+
+
+def test_the_prompt_asks_again_and_is_left_by_the_end_of_input(place, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    words = iter(["99", "no_such_layer", "1#0 gl_*k2", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(words))
+    assert cam("-s", "asked") == 0
+    with np.load(place / "asked" / "000-bg-01-090.npz") as held:
+        assert held["layers"].tolist() == ["set_block1.forward_block.0.conv#0", "gl_block2"]
+    out = capsys.readouterr().out
+    assert "layer 99: this model's layers are numbered 1 to 25" in out
+    assert "no layer 'no_such_layer' in this model" in out
+    assert cam("-s", "default") == 0
+    with np.load(place / "default" / "000-bg-01-090.npz") as held:
+        assert held["layers"].tolist() == ["set_block1", "set_block2", "set_block3", "gl_block2", "gl_block3"]
+
+    def ended(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ended)
+    with pytest.raises(SystemExit) as left:
+        cam("-s", "left")
+    assert left.value.code == 130
+    assert not (place / "left").exists()

@@ -230,3 +230,20 @@ def test_other_bad_options_are_said(tmp_path):
 def test_layer_names_become_folder_names():
     assert safe("set_block1.forward_block.0.conv") == "set_block1-forward_block-0-conv"
     assert safe("relu#1") == "relu-1"
+
+
+def test_a_skeleton_video_has_the_answer_too_and_a_dark_map_says_so():
+    rng = np.random.default_rng(0)
+    poses = np.concatenate([100 * rng.random((12, 17, 2)), np.ones((12, 17, 1))], -1).astype(np.float32)
+    known = {"imgs": np.zeros((0, 0, 0), np.uint8), "answer_imgs": np.zeros((0, 0, 0), np.uint8)}
+    known |= {"poses": poses, "joints": COCO.joints, "limbs": np.array(COCO.edges)}
+    known |= {"maps": {"a": np.zeros((2, 12, 17, 1))}, "windows": {"a": np.array([(i, i + 1) for i in range(12)])}}
+    alone, paired = (Painter(made(12, **known, **more), Style()) for more in ({}, {"answer_poses": poses[3:7]}))
+    assert strip(paired, ["a"], 0).shape[1] - strip(alone, ["a"], 0).shape[1] == 72 + 4
+    np.testing.assert_array_equal(strip(paired, ["a"], 6)[-76:-4, -76:-4], strip(paired, ["a"], 10)[-76:-4, -76:-4])
+    # of the same size in every frame, and long names are not cut off in the plane
+    assert len({strip(paired, ["a"], t).shape for t in range(12)}) == 1
+    named = made(12, **{**known, "maps": {"a" * 60: known["maps"]["a"]}, "windows": {"a" * 60: known["windows"]["a"]}})
+    plane = Painter(named, Style()).plane("a" * 60)
+    assert (plane[:, -4:] == 255).all()
+    assert plane.shape[1] > Painter(made(12, **known), Style()).plane("a").shape[1]

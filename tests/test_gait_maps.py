@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from gait_models import MODELS, gaitgraph, gaittr
 from test_gait_networks import SEED_TABLE
 
 from torchloupe import store
-from torchloupe.errors import BadInput, LoupeWarning, NoGradient
+from torchloupe.errors import BadInput, BadSample, LoupeWarning, NoGradient
 from torchloupe.examples.walkers import write_tree
 from torchloupe.gait import embed_gallery, explain_walk, question_key, record
+from torchloupe.networks.gait.layers import Seen
 from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import example, gait, pick_layers
-from torchloupe.sources.sequences import sequences
+from torchloupe.sources.sequences import Walk, sequences
 from torchloupe.targets.retrieval import Gallery, Margin, Nearest, Pair
 
 
@@ -283,3 +285,65 @@ def test_a_dark_map_is_told(configs, trees):
     # towards an item at 0 every activation of the last layer that counts makes them unlike
     with pytest.warns(LoupeWarning, match="nothing speaks for it at Head, the map is 0 everywhere; try --signed"):
         explain_walk(made, sequences(trees[1])[0], Nearest(far), ("Head",), method="hirescam")
+
+
+def test_one_call_of_a_strip_convolution_lies_on_its_strip(configs, trees):
+    """The fourth of the eight strips of GaitPart's last layers, and the same rows of all of them together."""
+    made = subject_of(configs, "gaitpart")
+    layers = tuple(f"{pick_layers(made, ['11'])[0]}{call}" for call in ("", "#3"))
+    gallery = embed_gallery(made, sequences(trees[0]))
+    found = explain_walk(made, sequences(trees[1])[0], Nearest(gallery), layers, method="layercam")
+    whole, band = (found.maps[layer] for layer in layers)
+    count = 8
+    rows = whole.shape[2] // count
+    assert band.shape == whole.shape
+    assert found.words[layers[1]] == f"strip 4 of {count}"
+    np.testing.assert_allclose(band[:, :, 3 * rows : 4 * rows], whole[:, :, 3 * rows : 4 * rows], rtol=1e-5)
+    assert not np.delete(band, range(3 * rows, 4 * rows), 2).any()
+    assert band.max() > 0
+
+
+def test_a_kept_gallery_tells_again_whom_it_lacks_and_is_made_anew_where_damaged(configs, tmp_path):
+    write_tree(tmp_path / "tree", [0, 1], ("nm-01",), ("090",), frames=4)
+    (tmp_path / "tree/000/nm-01/090/090.pkl").write_bytes(b"no pickle")
+    made, walks = subject_of(configs, "gaitset"), sequences(tmp_path / "tree")
+    with pytest.warns(LoupeWarning, match="000/nm-01/090/090.pkl"):
+        embed_gallery(made, walks, cache=tmp_path / "kept")
+    with pytest.warns(LoupeWarning, match=r"1 of 2 sequences, bad when it was embedded \(000-nm-01-090\)"):
+        assert embed_gallery(made, walks, cache=tmp_path / "kept").names == ("001-nm-01-090",)
+    with pytest.raises(BadInput, match="broken or truncated pickle"):
+        embed_gallery(made, walks, cache=tmp_path / "kept", strict=True)
+    next((tmp_path / "kept").glob("*.npz")).write_bytes(b"damaged")
+    with pytest.warns(LoupeWarning, match="000/nm-01/090/090.pkl"):
+        assert embed_gallery(made, walks, cache=tmp_path / "kept").names == ("001-nm-01-090",)
+
+
+def test_weights_that_give_no_numbers_are_told_of_every_item(configs, tmp_path):
+    write_tree(tmp_path, [0], ("nm-01",), ("090",), frames=4)
+    made = subject_of(configs, "gaitset")
+    made.module.set_block1.forward_block[0].conv.weight.data.fill_(float("nan"))
+    with (
+        pytest.warns(LoupeWarning),
+        pytest.raises(BadInput, match=r"is not finite \(NaN or infinite\); check the weights"),
+    ):
+        embed_gallery(made, sequences(tmp_path))
+
+
+def test_layers_and_subjects_that_no_map_can_be_made_of_are_said(configs, trees):
+    made, walk = subject_of(configs, "gaitgl"), sequences(trees[1])[0]
+    gallery = embed_gallery(made, sequences(trees[0]))
+    with pytest.raises(BadInput, match="cannot read walks"):
+        explain_walk(replace(made, prepare=None), walk, Nearest(gallery))
+    with pytest.raises(BadInput, match="layer 'joints' cannot be drawn: its nodes are pairs"):
+        undrawn = torch.nn.Module()
+        undrawn.joints = torch.nn.Identity()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torchloupe.sources.opengait.place_of", lambda *_: Seen(None, word="its nodes are pairs"))
+            pick_layers(replace(made, module=undrawn), ["joints"])
+    with pytest.raises(BadSample, match="frames of 9 x 9"):
+        explain_walk(made, NoisyWalk("0", "nm", "000", walk.files), Nearest(gallery))
+
+
+class NoisyWalk(Walk):
+    def read(self, size: int = 64) -> tuple[np.ndarray, ...]:
+        return (np.full((4, 9, 9), 255, np.uint8),)

@@ -328,3 +328,92 @@ def test_windows_are_exactly_what_a_strided_convolution_saw():
     assert windows(1, 2, 3) == [(0, 2)]
     assert windows(30, 60, None)[-1] == (58, 60)
     assert windows(31, 61, None)[-1] == (60, 61)
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks", "want"),
+    [
+        (SMALL["gaitset"], {}, ((64, 44), (64, 64), (128, 88), (128, 128))),
+        (SMALL["gaitgl"], {}, ((64, 44), (64, 64), (128, 88), (128, 128))),
+        (MODELS["gln_p1_casiab"][0], {}, ((128, 88), (128, 128), (64, 44), (64, 64))),
+        (
+            SMALL["gaitset"],
+            {"evaluator_cfg": {"transform": [{"type": "BaseSilCuttingTransform", "img_w": 128}]}},
+            ((128, 88), (128, 128)),
+        ),
+    ],
+)
+def test_the_sizes_that_a_config_is_about_come_first(tmp_path, model, blocks, want):
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump({"model_cfg": model, **blocks}))
+    assert read_config(file).sizes == want
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ({"evaluator_cfg": {"metric": "l3"}}, "evaluator_cfg.metric 'l3'; expected one of euc, cos"),
+        ({"evaluator_cfg": {"sampler": 3}}, "sampler 3; expected a mapping"),
+        (
+            {"evaluator_cfg": {"sampler": {"frames_num_fixed": "x"}}},
+            "frames_num_fixed 'x'; expected a number of frames",
+        ),
+        ({"evaluator_cfg": {"transform": ["x"]}}, "transform 'x'; expected mappings with a type"),
+        ({"evaluator_cfg": {"transform": [{"type": "NoOperatoin"}]}}, "Did you mean NoOperation"),
+        ({"evaluator_cfg": 3}, "evaluator_cfg holds int; expected a mapping"),
+        ({"data_cfg": {"data_in_use": 1}}, "data_in_use 1; expected a list of true and false, or of file numbers"),
+        ({"data_cfg": {"data_in_use": [False]}}, r"data_in_use \[False\] uses no file at all"),
+    ],
+)
+def test_what_every_sequence_would_stumble_over_is_told_of_the_config(tmp_path, blocks, message):
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump({"model_cfg": SMALL["gaitset"], **blocks}))
+    with pytest.raises(BadInput, match=message) as caught:
+        gait(file, device="cpu")
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_poses_that_a_transform_leaves_short_of_an_axis_are_said(tmp_path):
+    file = tmp_path / "x.yaml"
+    blocks = {"evaluator_cfg": {"transform": [{"type": "GaitTRMultiInput"}]}}
+    file.write_text(yaml.safe_dump({"model_cfg": gaittr("coco", 8), **blocks}))
+    walk = walk_of(tmp_path / "w", a=np.random.default_rng(0).random((4, 17, 3)) + 1)
+    with pytest.raises(BadInput, match=r"shape \(4, 17, 10\) after the transforms; GaitTR takes 4 axes"):
+        prepare(walk, read_config(file))
+
+
+def test_data_in_use_that_asks_for_more_files_than_there_are(tmp_path):
+    walk = walk_of(tmp_path / "w", a=grey(3, 64, 64))
+    for use, message in (([True, False], "1 modalities .*is about 2"), ([0, 1], r"asks for \[0, 1\]")):
+        file = tmp_path / "x.yaml"
+        file.write_text(yaml.safe_dump({"model_cfg": SMALL["gaitset"], "data_cfg": {"data_in_use": use}}))
+        with pytest.raises(BadInput, match=message):
+            prepare(walk, read_config(file))
+    with pytest.raises(BadInput, match=r"NaN or infinite|1 of 3 frames hold NaN"):
+        file.write_text(yaml.safe_dump({"model_cfg": SMALL["gaitset"]}))
+        prepare(
+            walk_of(tmp_path / "v", a=np.where(np.arange(3)[:, None, None] == 1, np.nan, 9.0) + np.zeros((64, 64))),
+            read_config(file),
+        )
+    with pytest.raises(BadInput, match="dtype int64 with values -1 to 254; expected grey values 0 to 255"):
+        prepare(walk_of(tmp_path / "u", a=np.clip(grey(3, 64, 64).astype(int) - 1, -1, 254)), read_config(file))
+
+
+def test_maps_and_silhouettes_that_are_not_two_and_arrays_that_hold_nothing_are_said(tmp_path):
+    file = tmp_path / "x.yaml"
+    plus = {"model_cfg": MODELS["skeletongaitpp_gait3d"][0], "data_cfg": {"dataset_name": "Gait3D"}}
+    file.write_text(yaml.safe_dump({**plus, "evaluator_cfg": {"transform": [{"type": "BaseSilTransform"}]}}))
+    with pytest.raises(BadInput, match=r"\(3, 64, 64\); SkeletonGaitPP takes maps \(t, 2, h, w\), then silhouettes"):
+        prepare(walk_of(tmp_path / "one", a=grey(3, 64, 64)), read_config(file))
+    file.write_text(yaml.safe_dump({"model_cfg": SMALL["gaitset"]}))
+    with pytest.raises(BadInput, match=r"shape \(3, 0, 64\) holds nothing"):
+        prepare(walk_of(tmp_path / "none", a=grey(3, 0, 64)), read_config(file))
+    blocks = {"evaluator_cfg": {"transform": [{"type": "BaseSilCuttingTransform", "divsor": "many"}]}}
+    file.write_text(yaml.safe_dump({"model_cfg": SMALL["gaitset"], **blocks}))
+    with pytest.raises(BadInput, match=r"a\.pkl: transform BaseSilCuttingTransform with \{'divsor': 'many'\} failed"):
+        prepare(walk_of(tmp_path / "w", a=grey(3, 64, 64)), read_config(file))
+    file.write_text(
+        yaml.safe_dump({"model_cfg": SMALL["gaitset"], "evaluator_cfg": {"transform": [{"type": "NoOperation"}]}})
+    )
+    with pytest.raises(BadInput, match=r"shape \(9, 9\); GaitSet takes silhouettes \(t, h, w\) or maps"):
+        prepare(walk_of(tmp_path / "flat", a=grey(9, 9)), read_config(file))

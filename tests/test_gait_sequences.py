@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile
+from torchloupe.errors import BadInput, BadSample, LoupeWarning, MissingPackage, UnsafeFile
 from torchloupe.sources.sequences import centred, digest, read_pickle, sequences
 
 
@@ -151,3 +152,38 @@ def test_videos_are_read_as_silhouettes(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(BadInput, match="cannot be read as a video"):
         sequences(tmp_path / "bad.mp4")[0].read()
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path):
+    for number, left in ((1, 30), (2, 60), (10, 90)):
+        Image.fromarray(person(left=left)).save(tmp_path / f"frame-{number}.png")
+    (walk,) = sequences(tmp_path)
+    assert [file.name for file in walk.files] == ["frame-1.png", "frame-2.png", "frame-10.png"]
+
+
+def test_a_picture_that_is_none_and_frames_that_differ_are_said(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    (walk,) = sequences(tmp_path)
+    with pytest.raises(BadInput, match=r"0\.png: cannot be read as a picture"):
+        walk.read()
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(BadSample, match=r"0\.png: cannot be read \(No such file or directory\)"):
+        walk.digest()
+    for i, width in enumerate((64, 44)):
+        Image.fromarray(np.full((64, width), 255, np.uint8)).save(tmp_path / f"{i}.png")
+    with pytest.raises(BadInput, match="frames of different widths; expected 64 x 64"):
+        sequences(tmp_path)[0].read()
+    (tmp_path / "1.png").unlink()
+    Image.fromarray((person() > 0).astype(np.uint8)).save(tmp_path / "0.png")
+    with pytest.raises(BadInput, match=r"values 0 to 1; expected grey values 0 to 255 \(multiply by 255\)"):
+        sequences(tmp_path)[0].read()
+    (tmp_path / "bad.gif").write_bytes(b"GIF89a")
+    with pytest.raises(BadInput, match=r"bad\.gif: cannot be read as a GIF"):
+        sequences(tmp_path / "bad.gif")[0].read()
+
+
+def test_a_video_without_its_package_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "walk.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(MissingPackage, match=r"imageio-ffmpeg is not installed.*torchloupe\[video\]"):
+        sequences(tmp_path / "walk.mp4")[0].read()

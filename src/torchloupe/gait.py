@@ -6,7 +6,8 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torchloupe import store
-from torchloupe.errors import BadInput, LoupeError, LoupeWarning
+from torchloupe.errors import BadInput, BadSample, LoupeError, LoupeWarning
 from torchloupe.methods.registry import named
 from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
@@ -47,29 +48,36 @@ def embed_gallery(
     Errors: BadInput where nothing is left, or walks differ in the shape of their embedding.
     """
     config: Config = subject.notes["config"]
-    digests = {walk.name: walk.digest() for walk in walks}
+    digests: dict[str, str] = {}
+    rows, kept = [], []
+    lost: list[str] = []
+    for walk in walks:
+        with _left_out(lost, strict):
+            digests[walk.name] = walk.digest()
+    readable = [walk for walk in walks if walk.name in digests]
     key = _key(model_digest(subject), digests)
     file = Path(cache) / f"gallery-{key[:16]}.npz" if cache is not None else None
-    if file is not None and file.exists():
-        return replace(_cached(file), metric=metric or config.metric)
-    rows, kept = [], []
-    last = ""
+    held = _cached(file) if file is not None and file.exists() else None
+    if held is not None:
+        absent = [walk.name for walk in readable if walk.name not in held.names]
+        if not (absent and strict):
+            if absent:
+                text = f"left out of the gallery: {len(absent)} of {len(walks)} sequences, bad when it was embedded"
+                warnings.warn(f"{text} ({', '.join(absent[:5])})", LoupeWarning, stacklevel=2)
+            return replace(held, metric=metric or config.metric)
     with restored(subject.module), torch.no_grad():
-        for done, walk in enumerate(walks, 1):
-            try:
+        for done, walk in enumerate(readable, 1):
+            with _left_out(lost, strict):
                 row = subject.output(prepare(walk, config, subject.module))[0].float().cpu()
                 if not torch.isfinite(row).all():
-                    raise BadInput(f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights")
+                    raise BadInput(
+                        f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights and the transforms"
+                    )
                 rows.append(row)
                 kept.append(walk)
-            except LoupeError as error:
-                if strict:
-                    raise
-                last = str(error)
-                warnings.warn(f"left out of the gallery: {error}", LoupeWarning, stacklevel=2)
-            tell(done, len(walks))
+            tell(done, len(readable))
     if not rows:
-        raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded; the last: {last}")
+        raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded; the last: {lost[-1]}")
     made = Gallery(
         torch.stack(rows),
         tuple(walk.name for walk in kept),
@@ -83,13 +91,30 @@ def embed_gallery(
     return made
 
 
+@contextmanager
+def _left_out(lost: list[str], strict: bool) -> Iterator[None]:
+    """What goes wrong inside with one walk is told and noted; strict: raised."""
+    try:
+        yield
+    except LoupeError as error:
+        if strict:
+            raise
+        lost.append(str(error))
+        # of embed_gallery's caller, past this and the two of contextlib
+        warnings.warn(f"left out of the gallery: {error}", LoupeWarning, stacklevel=4)
+
+
 def _key(model: str, digests: Mapping[str, str]) -> str:
     text = model + "".join(f"{name} {value}\n" for name, value in digests.items())
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _cached(file: Path) -> Gallery:
-    held = store.load_arrays(file)
+def _cached(file: Path) -> Gallery | None:
+    """The gallery as it was kept; None where the file is damaged, so that it is made anew."""
+    try:
+        held = store.load_arrays(file)
+    except LoupeError:
+        return None
     names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "digests"))
     return Gallery(
         torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"].reshape(-1)[0]), digests
@@ -142,12 +167,15 @@ def explain_walk(
 
     layers: dotted names; by default the model's own. method: a published name; options go to it.
     gallery_walks: where the pictures of the answer are found.
-    Errors: BadInput for a walk or a layer that does not fit; LoupeWarning where the probe is itself in the gallery.
+    Errors: BadSample for a walk that does not fit, BadInput for a layer that does not; LoupeWarning where the probe is itself in the gallery.
     """
     gallery = target.gallery
-    batch = subject.prepare(walk) if subject.prepare is not None else None
-    if batch is None:
+    if subject.prepare is None:
         raise BadInput(f"{subject.spec}: cannot read walks")
+    try:
+        batch = subject.prepare(walk)
+    except BadInput as error:
+        raise BadSample(str(error)) from error
     own = walk.digest()
     same = [name == walk.name or other == own for name, other in zip(gallery.names, gallery.digests, strict=True)]
     if any(same):
@@ -183,7 +211,7 @@ def explain_walk(
         gallery=tuple(gallery.names[i] for i in order),
         distances=tuple(float(ranked[i]) for i in order),
         signed=found.signed,
-        answer_imgs=_pictures(subject, others.get(answers[0])),
+        **_answered(subject, others.get(answers[0])),
         **_laid_out(subject, found, batch),
         **_shown(subject, batch),
     )
@@ -262,12 +290,11 @@ def _shown(subject: Subject, batch: Batch) -> dict[str, Any]:
     return {} if batch.pictures is None else {"imgs": batch.pictures[0, ..., 0].numpy()}
 
 
-def _pictures(subject: Subject, walk: Walk | None) -> np.ndarray:
-    none = np.zeros((0, 0, 0), np.uint8)
+def _answered(subject: Subject, walk: Walk | None) -> dict[str, Any]:
     if walk is None or subject.prepare is None:
-        return none
-    batch = subject.prepare(walk)
-    return none if batch.pictures is None else batch.pictures[0, ..., 0].numpy()
+        return {}
+    shown = _shown(subject, subject.prepare(walk))
+    return {f"answer_{key}": shown[key] for key in ("imgs", "poses") if key in shown}
 
 
 def question_key(

@@ -26,7 +26,7 @@ class SequenceMaps:
         time step stands for. words: layer -> what to know about it. under: layer -> (t, h, w) uint8, for the layers that
         lie on another picture than imgs, such as a crop that the model itself makes.
     questions, scores: k each. gallery, distances: items by distance, the nearest first, without the probe itself.
-    answers: gallery items that the questions are about; answer_imgs: what the first of them looks like.
+    answers: gallery items that the questions are about; answer_imgs, answer_poses: what the first of them looks like.
     """
 
     name: str
@@ -52,6 +52,7 @@ class SequenceMaps:
     joints: tuple[str, ...] = ()
     limbs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     answer_imgs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+    answer_poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -103,7 +104,7 @@ class SequenceMaps:
         held: dict[str, Any] = {
             **{key: str(arrays[key].reshape(-1)[0]) for key in _TEXTS},
             **{key: tuple(arrays[key].tolist()) for key in _LISTS},
-            **{key: arrays[key] for key in _ARRAYS},
+            **{key: arrays[key] for key in _ARRAYS if key in arrays},
         }
         return cls(
             **held,
@@ -117,4 +118,4 @@ class SequenceMaps:
 
 _TEXTS = ("name", "identity", "condition", "view", "model", "method", "options", "target")
 _LISTS = ("questions", "scores", "answers", "gallery", "distances", "joints")
-_ARRAYS = ("imgs", "poses", "limbs", "answer_imgs")
+_ARRAYS = ("imgs", "poses", "limbs", "answer_imgs", "answer_poses")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -81,7 +81,8 @@ def cam(
     """
     import warnings
 
-    from torchloupe.errors import BadInput, LoupeError, LoupeWarning
+    from torchloupe.cli.options import progress
+    from torchloupe.errors import BadInput, BadSample, LoupeWarning, UnsafeFile
     from torchloupe.gait import embed_gallery, explain_walk, question_key, record
     from torchloupe.sources.opengait import pick_layers
     from torchloupe.sources.sequences import sequences
@@ -89,31 +90,35 @@ def cam(
     options = _options(method, signed)
     subject = _subject(config, weights, device, opengait, unsafe_load)
     probes, items = sequences(probe), sequences(gallery)
-    chosen = pick_layers(subject, layers or _asked(subject))
-    held = embed_gallery(subject, items, metric=metric, cache=cache or _cache(), strict=strict, tell=_teller("gallery"))
+    _check_target(target, [walk.name for walk in items])
+    chosen = pick_layers(subject, layers) if layers else _asked(subject)
+    with progress("gallery", len(items)) as bar:
+        held = embed_gallery(
+            subject, items, metric=metric, cache=cache or _cache(), strict=strict, tell=lambda *_: bar.advance()
+        )
     asked = _target(target, held, parts)
     failed: list[str] = []
-    tell = _teller("probes")
-    for number, walk in enumerate(probes, 1):
-        file = save / f"{walk.name}.npz"
-        try:
-            key = question_key(subject, walk, asked, chosen, method, options)
-            if _made(file, key):
-                print(f"{file} is there already")
+    with progress("probes", len(probes)) as bar:
+        for walk in probes:
+            file = save / f"{walk.name}.npz"
+            try:
+                key = question_key(subject, walk, asked, chosen, method, options)
+                if _made(file, key):
+                    print(f"{file} is there already")
+                    continue
+                made = explain_walk(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
+                made.save(file, {**record(subject, made, held), "question": key})
+            except (BadSample, UnsafeFile) as error:
+                if strict or len(probes) == 1:
+                    raise
+                failed.append(walk.name)
+                warnings.warn(f"left out: {error}", LoupeWarning, stacklevel=1)
                 continue
-            made = explain_walk(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
-            made.save(file, {**record(subject, made, held), "question": key})
-        except LoupeError as error:
-            if strict or len(probes) == 1:
-                raise
-            failed.append(walk.name)
-            warnings.warn(f"left out: {error}", LoupeWarning, stacklevel=1)
-            continue
-        finally:
-            tell(number, len(probes))
-        answer = made.answers[0] if target != "margin" else made.questions[0]
-        right = "" if target != "nearest" else _verdict(made.identity, answer, held)
-        print(f"{file}  {target}: {answer}  score {made.scores[0]:.4g}{right}")
+            finally:
+                bar.advance()
+            answer = made.answers[0] if target != "margin" else made.questions[0]
+            right = "" if target != "nearest" else _verdict(made.identity, answer, held)
+            print(f"{file}  {target}: {answer}  score {made.scores[0]:.4g}{right}")
     if failed:
         told = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
         if len(failed) == len(probes):
@@ -256,30 +261,47 @@ def _options(method: str, signed: bool) -> dict[str, object]:
 
 
 def _asked(subject: Subject) -> tuple[str, ...]:
-    """Layers picked at a prompt, on a terminal; else none, that is, the default ones."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return ()
+    """Layers picked at a prompt, on a terminal; else the default ones. A word that fits none is asked again."""
+    from torchloupe.errors import BadInput
     from torchloupe.networks.gait import leaves
+    from torchloupe.sources.opengait import pick_layers
 
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return subject.layers
     for number, name in leaves(subject.module).items():
         if "Conv" in type(subject.module.get_submodule(name)).__name__:
             print(f"{number:>4}  {name}")
-    print(f"default: {' '.join(subject.layers)}")
-    return tuple(input("layers (numbers, names or globs; Enter for the default ones): ").replace(",", " ").split())
+    print(f"default: {' '.join(subject.layers) or 'the last layer with frames and picture axes'}")
+    while True:
+        try:
+            words = input("layers (numbers, names or globs; Enter for the default ones): ")
+        except EOFError:
+            print()
+            raise KeyboardInterrupt from None
+        try:
+            return pick_layers(subject, (words,))
+        except BadInput as error:
+            print(error)
+
+
+def _check_target(name: str, names: Iterable[str]) -> None:
+    """Errors: BadInput for what is neither a question nor a sequence of the gallery."""
+    from torchloupe.errors import BadInput, nearest
+    from torchloupe.targets.retrieval import TARGETS
+
+    known = (*TARGETS, *names)
+    if name not in known:
+        expected = f"expected {', '.join(TARGETS)} or the name of a gallery sequence"
+        raise BadInput(f"--target {name!r}: {expected}.{nearest(name, known)}")
 
 
 def _target(name: str, gallery: Gallery, parts: tuple[int, ...]) -> Retrieval:
-    from torchloupe.errors import BadInput, nearest
     from torchloupe.targets.retrieval import TARGETS, Pair
 
     if name in TARGETS:
         return TARGETS[name](gallery, parts)
-    if name in gallery.names:
-        return Pair(gallery, parts, name)
-    known = [*TARGETS, *gallery.names]
-    raise BadInput(
-        f"--target {name!r}: expected {', '.join(TARGETS)} or the name of a gallery sequence.{nearest(name, known)}"
-    )
+    _check_target(name, gallery.names)
+    return Pair(gallery, parts, name)
 
 
 def _verdict(identity: str, answer: str, gallery: Gallery) -> str:
@@ -303,22 +325,6 @@ def _cache() -> Path:
 
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "torchloupe" / "galleries"
-
-
-def _teller(what: str) -> Callable[[int, int], None]:
-    """Progress on a terminal: how many, how fast, how long still."""
-    import time
-
-    start = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            spent = max(time.monotonic() - start, 1e-9)
-            left = spent / done * (total - done)
-            end = "\n" if done == total else ""
-            print(f"\r{what} {done}/{total}  {done / spent:.1f}/s  {left:.0f} s left ", end=end, file=sys.stderr)
-
-    return tell
 
 
 def demo(

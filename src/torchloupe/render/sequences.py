@@ -176,6 +176,14 @@ class Painter:
         """One frame of the input, (h, w, 3) uint8."""
         return self._input(slice(number, number + 1))
 
+    def answer(self, number: int) -> np.ndarray:
+        """One frame of the gallery sequence that answered, which begins again where it is the shorter one."""
+        if len(self.made.answer_poses):
+            return self._skeleton(number % len(self.made.answer_poses), None, self.made.answer_poses)
+        picture = Image.fromarray(self.made.answer_imgs[number % len(self.made.answer_imgs)])
+        grown = np.asarray(picture.resize(self.size[::-1], Image.Resampling.BILINEAR))
+        return grown[..., None].repeat(3, -1)
+
     def window(self, layer: str, step: int) -> np.ndarray:
         """What is drawn under a time step: the mean of its frames; the frame itself for a map of all frames."""
         windows = self.made.windows[layer]
@@ -211,10 +219,12 @@ class Painter:
         row = max(cell * 2, round(font.size) + 4)
         picture = across.repeat(row, 0)
         left = max(_width(font, name) for name in self.made.joints) + 2 * MARGIN
-        sheet = _sheet(left + picture.shape[1] + MARGIN, row + picture.shape[0] + row)
+        title = f"{layer}  {_words(self, layer)}".rstrip()
+        right = max(picture.shape[1] + _width(font, "000"), _width(font, title))
+        sheet = _sheet(left + right + MARGIN, row + picture.shape[0] + row)
         sheet.paste(Image.fromarray(picture), (left, row))
         pen = ImageDraw.Draw(sheet)
-        pen.text((left, 2), f"{layer}  {self.made.words.get(layer, '')}".rstrip(), INK, font)
+        pen.text((left, 2), title, INK, font)
         for i, name in enumerate(self.made.joints):
             pen.text((left - MARGIN, row + i * row + row // 2), name, INK, font, anchor="rm")
         for t in range(0, self.made.frames, max(1, -(-_width(font, "000 ") // cell))):
@@ -264,9 +274,10 @@ class Painter:
         cell.paste(grey.resize(size[::-1], way), ((self.size[1] - size[1]) // 2, (self.size[0] - size[0]) // 2))
         return np.array(cell)
 
-    def _skeleton(self, frame: int, values: np.ndarray | None) -> np.ndarray:
-        poses = self.made.poses[..., :2]
-        known = poses[self.made.poses[..., 2] > 0] if (self.made.poses[..., 2] > 0).any() else poses.reshape(-1, 2)
+    def _skeleton(self, frame: int, values: np.ndarray | None, people: np.ndarray | None = None) -> np.ndarray:
+        people = self.made.poses if people is None else people
+        poses = people[..., :2]
+        known = poses[people[..., 2] > 0] if (people[..., 2] > 0).any() else poses.reshape(-1, 2)
         # people walk through the picture: each frame is centred, all at one scale
         tall = max(float(np.ptp(frame_[:, 1])) for frame_ in poses) or float(np.ptp(known)) or 1.0
         over = 4
@@ -297,26 +308,23 @@ def compare(painter: Painter) -> np.ndarray:
     font = _font(4 * painter.style.font)
     line = round(font.size) + 3
     gap = MARGIN
-    titles = [("input", "")]
-    for layer in made.layers:
-        words = (made.words.get(layer, ""), _step_word(painter, layer))
-        titles.append((layer, ", ".join(word for word in words if word)))
-    wrapped = [_wrapped(f"{name}", columns, font) + _wrapped(word, columns, font) for name, word in titles]
+    titles = [("input", ""), *((layer, _words(painter, layer)) for layer in made.layers)]
+    wrapped = [_labels(painter, *title) for title in titles]
     head = [f"{made.name}   {made.model}, {made.method}"]
     if made.questions:
         head.append(f"asked: {made.questions[painter.question]}   score {made.scores[painter.question]:.4g}")
     left = _width(font, str(made.frames)) + 2 * gap
     width = left + len(titles) * (columns + gap) + gap
     lines = [part for text in head for part in _wrapped(text, width - 2 * gap, font)]
-    top = len(lines) * line + max(len(text) for text in wrapped) * line + 2 * gap
+    top = len(lines) * line + max(map(len, wrapped)) * line + 2 * gap
     sheet = _sheet(width, top + made.frames * (rows + gap) + gap)
     pen = ImageDraw.Draw(sheet)
     for i, text in enumerate(lines):
         pen.text((gap, gap + i * line), text, INK, font)
     for column, texts in enumerate(wrapped):
-        for i, text in enumerate(texts):
+        for i, (text, tint) in enumerate(texts):
             x, y = left + column * (columns + gap), top - gap - (len(texts) - i) * line
-            pen.text((x, y), text, INK if i < len(_wrapped(titles[column][0], columns, font)) else GREY, font)
+            pen.text((x, y), text, tint, font)
     for frame in range(made.frames):
         y = top + frame * (rows + gap)
         pen.text((left - gap, y + rows // 2), str(frame), GREY, font, anchor="rm")
@@ -333,25 +341,38 @@ def strip(painter: Painter, layers: Sequence[str], frame: int) -> np.ndarray:
     """One frame of a video: the input, its maps, and the gallery sequence that answered (in its own time)."""
     made, (rows, columns) = painter.made, painter.size
     font = _font(4 * painter.style.font)
-    cells = [("input", painter.frame(frame))]
+    # as many digits in every frame, so that all pictures of a video have one size
+    titles, cells = [("input", str(frame).zfill(len(str(made.frames))))], [painter.frame(frame)]
     for layer in layers:
         step = painter.step_of(layer, frame)
-        cells.append((layer, _unseen(painter.size) if step is None else painter.step(layer, step)))
-    if len(made.answer_imgs):
-        other = Image.fromarray(made.answer_imgs[frame % len(made.answer_imgs)])
-        grown = np.asarray(other.resize((columns, rows), Image.Resampling.BILINEAR))
-        cells.append((made.answers[0], grown[..., None].repeat(3, -1)))
-    wrapped = [_wrapped(name, columns, font) for name, _ in cells]
+        titles.append((layer, _words(painter, layer)))
+        cells.append(_unseen(painter.size) if step is None else painter.step(layer, step))
+    if len(made.answer_imgs) or len(made.answer_poses):
+        titles.append((made.answers[0], "the answer"))
+        cells.append(painter.answer(frame))
+    wrapped = [_labels(painter, *title) for title in titles]
     line = round(font.size) + 3
-    top = max(len(text) for text in wrapped) * line + 2 * MARGIN
+    top = max(map(len, wrapped)) * line + 2 * MARGIN
     sheet = _sheet(len(cells) * (columns + MARGIN) + MARGIN, top + rows + MARGIN)
     pen = ImageDraw.Draw(sheet)
-    for i, (_, cell) in enumerate(cells):
+    for i, cell in enumerate(cells):
         x = MARGIN + i * (columns + MARGIN)
-        for j, text in enumerate(wrapped[i]):
-            pen.text((x, MARGIN + j * line), text, INK, font)
+        for j, (text, tint) in enumerate(wrapped[i]):
+            pen.text((x, MARGIN + j * line), text, tint, font)
         sheet.paste(Image.fromarray(cell), (x, top))
     return np.asarray(sheet)
+
+
+def _labels(painter: Painter, title: str, words: str) -> list[tuple[str, tuple[int, int, int]]]:
+    """Lines over a column, and their colours."""
+    font, columns = _font(4 * painter.style.font), painter.size[1]
+    return [(line, tint) for text, tint in ((title, INK), (words, GREY)) for line in _wrapped(text, columns, font)]
+
+
+def _words(painter: Painter, layer: str) -> str:
+    """What to know of a layer's map."""
+    dark = "" if painter.maps(layer).any() else "0 everywhere"
+    return ", ".join(word for word in (painter.made.words.get(layer, ""), _step_word(painter, layer), dark) if word)
 
 
 def _step_word(painter: Painter, layer: str) -> str:
@@ -381,10 +402,15 @@ def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _save(picture: np.ndarray, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}")
-    Image.fromarray(picture).save(aside, format="png")
-    aside.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(aside, format="png")
+        aside.replace(file)
+    except OSError as error:
+        raise BadInput(
+            f"{file}: cannot be written ({error.strerror or error}); give another folder with --save"
+        ) from None
     return file
 
 

@@ -180,6 +180,10 @@ def _check(config: Config) -> None:
                 raise BadInput(f"{config.path}: {_unknown(str(step['type']))}")
     if config.metric not in METRICS:
         raise BadInput(f"{config.path}: evaluator_cfg.metric {config.metric!r}; expected one of {', '.join(METRICS)}")
+    if not isinstance(config.sampler, Mapping):
+        raise BadInput(
+            f"{config.path}: sampler {config.sampler!r}; expected a mapping, such as sample_type: all_ordered"
+        )
     for key in ("frames_num_fixed", "frames_all_limit"):
         count = config.sampler.get(key)
         if count is not None and (not isinstance(count, int) or count < 1):
@@ -528,7 +532,13 @@ def _poses(made: np.ndarray, raw: np.ndarray, walk: Walk, config: Config) -> Bat
         raise BadInput(
             f"{walk.files[0]}: {raw.shape[1]} joints; {config.model} with joint_format {config.joints} has {count}"
         )
-    return Batch(_tensor(made), Layout(POSES[config.model]), (walk.name,), truth={"pose": _tensor(pose[..., :3])})
+    axes = POSES[config.model]
+    if made.ndim + 1 != len(axes.split()):
+        raise BadInput(
+            f"{walk.files[0]}: shape {made.shape} after the transforms; {config.model} takes {len(axes.split()) - 1} axes; "
+            f"see evaluator_cfg.transform of {config.path}"
+        )
+    return Batch(_tensor(made), Layout(axes), (walk.name,), truth={"pose": _tensor(pose[..., :3])})
 
 
 def _maps_and_silhouettes(arrays: Sequence[np.ndarray], walk: Walk) -> np.ndarray:
@@ -705,12 +715,13 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
     numbered, known = leaves(module), {name: part for name, part in module.named_modules() if name}
     picked: list[str] = []
     for one in (part for given in wanted for part in given.replace(",", " ").split()):
-        if one.isdigit():
-            if int(one) not in numbered:
+        word, call = split_call(one)
+        if word.isdigit():
+            if int(word) not in numbered:
                 raise BadInput(
-                    f"layer {one}: this model's layers are numbered 1 to {len(numbered)}; see loupe gait layers"
+                    f"layer {word}: this model's layers are numbered 1 to {len(numbered)}; see loupe gait layers"
                 )
-            found = [numbered[int(one)]]
+            found = [numbered[int(word)] + ("" if call is None else f"#{call}")]
         elif any(mark in one for mark in "*?"):
             found = [name for name in known if fnmatchcase(name, one) and _drawable(subject, name)]
             if not found:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest
+from torchloupe.errors import BadInput, BadSample, LoupeError, LoupeWarning, MissingPackage, nearest
 from torchloupe.probe import Batch
 from torchloupe.sources.operators import roi_align_here
 
@@ -176,7 +176,7 @@ def _call(module: nn.Module, batch: Batch) -> Any:
             raise
         except Exception as error:
             shapes = ", ".join(str(tuple(one.shape)) for one in inputs)
-            raise BadInput(
+            raise BadSample(
                 f"OpenGait's {name} failed on inputs of shapes {shapes} ({_said(error)}); "
                 f"see data_in_use and the transforms of its config"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence
 
-from torchloupe.errors import BadInput, LoupeWarning, need
+from torchloupe.errors import BadInput, BadSample, LoupeWarning, need
 from torchloupe.sources.safe import load_pickle_arrays
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -43,10 +44,14 @@ class Walk:
         return (_silhouettes(frames, size, self.files[0]),)
 
     def digest(self) -> str:
-        """sha256 over the names and bytes of the files."""
+        """sha256 over the names and bytes of the files. Errors: BadSample for a file that cannot be read."""
         state = hashlib.sha256()
         for file in self.files:
-            state.update(file.name.encode() + b"\0" + file.read_bytes())
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise BadSample(f"{file}: cannot be read ({error.strerror})") from None
+            state.update(os.fsencode(file.name) + b"\0" + content)
         return state.hexdigest()
 
 

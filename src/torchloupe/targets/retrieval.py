@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from torchloupe.errors import BadInput, nearest
+from torchloupe.errors import BadInput, BadSample, nearest
 from torchloupe.probe import Batch
 from torchloupe.results import Scores
 
@@ -120,7 +120,7 @@ class Retrieval:
     def _nearest(self, distances: Tensor, allowed: Tensor, batch: Batch) -> Tensor:
         for name, row in zip(batch.ids, allowed, strict=True):
             if not row.any():
-                raise BadInput(f"{name}: no gallery item {self._missing()}")
+                raise BadSample(f"{name}: no gallery item {self._missing()}")
         return distances.cpu().masked_fill(~allowed, float("inf")).argmin(1)
 
     def _missing(self) -> str:
@@ -148,7 +148,7 @@ class Nearest(Retrieval):
 
 @dataclass(frozen=True)
 class Match(Retrieval):
-    """The nearest item of the same identity. Errors: BadInput where the gallery does not show the person."""
+    """The nearest item of the same identity. Errors: BadSample where the gallery does not show the person."""
 
     def _candidates(self, batch: Batch) -> Tensor:
         return self._same_person(batch) & ~self._itself(batch)
