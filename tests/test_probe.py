@@ -10,7 +10,7 @@ from zoo import ZOO, Concatenated, Plain, Residual, Tokens
 
 import torchloupe as loupe
 from torchloupe.errors import BadInput, NoGradient
-from torchloupe.probe import INPUT, Batch, Probe, Subject, resolve
+from torchloupe.probe import INPUT, Batch, Probe, Subject, resolve, same_memory, tapped
 from torchloupe.targets.classes import Classes, Each, Top, Truth, class_index
 from torchloupe.testing import state
 
@@ -67,6 +67,38 @@ def test_a_sum_in_place_is_seen_by_a_second_forward(batch: Batch) -> None:
     assert len(forwards) == 3
     assert torch.equal(seen.act["bn2"], alone.act["bn2"])
     assert torch.equal(seen.grad["bn2"], alone.grad["bn2"])
+
+
+def test_what_a_leaky_relu_changes_is_undone_without_memory(batch: Batch) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.1, inplace=True), nn.LeakyReLU(0.5, inplace=True), nn.Conv2d(4, 4, 3)
+    )
+    net = nn.Sequential(net, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 8 * 4, 5)).to(D)
+    given: list[Tensor] = []
+    net[0][1].register_forward_pre_hook(lambda _part, inputs: given.append(inputs[0].clone()))
+    memory: list[Tensor] = []
+    net[0][0].register_forward_hook(lambda _part, _inputs, out: memory.append(out))
+    with tapped(net, ("0.0", "0.3"), False) as taps:
+        net(batch.x)
+    assert not taps.spoiled()
+    assert torch.allclose(taps.outputs("0.0")[0], given[0], rtol=1e-14)
+    assert (given[0] < 0).any()
+    assert same_memory(taps.calls["0.0"][0].tensor, memory[0])
+    assert (taps.outputs("0.3")[0] < 0).any()
+
+
+def test_a_model_that_runs_in_inference_mode_has_activations(batch: Batch) -> None:
+    class Inferring(Residual):
+        @torch.inference_mode()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    net, plain = Inferring().to(D), Residual().to(D)
+    plain.load_state_dict(net.state_dict())
+    for layers in (("bn2",), ("stem", "bn1", "conv2")):
+        seen, want = (probe(one, *layers)(batch, grad=False).act for one in (net, plain))
+        assert all(torch.equal(seen[layer], want[layer]) for layer in layers)
 
 
 def test_gradients_are_let_go_as_they_are_taken(batch: Batch) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, BadSample, NoGradient, nearest
@@ -250,9 +252,9 @@ class Probe:
                 found = canonical(name, grads)[None]
                 if take is None:
                     return found
-                act = canonical(name, taps.calls[name])
+                act = canonical(name, taps.outputs(name))
                 if last:
-                    taps.let_go(name)
+                    taps.calls[name] = []
                 return take(name, act, found)
 
             taken = self._gradients(value, taps, layouts, use) if grad else {}
@@ -260,7 +262,7 @@ class Probe:
             if take is not None:
                 return Capture(scores, {}, {}, layouts, trace, batch, taken)
             grads = {name: joined(taken.pop(name)) for name in list(taken)}
-            act = {name: canonical(name, taps.calls[name]) for name in self.layers}
+            act = {name: canonical(name, taps.outputs(name)) for name in self.layers}
         return Capture(scores, act, grads, layouts, trace, batch)
 
     def layout(self, name: str, trace: Trace, batch: Batch, calls: int) -> Layout:
@@ -304,7 +306,7 @@ class Probe:
             grads, calls = arrived.pop(name), taps.calls[name]
             if layouts[name].skip:
                 self._check_tokens(name, grads.get(0), layouts[name])
-            filled = [grads[i] if i in grads else torch.zeros_like(call) for i, call in enumerate(calls)]
+            filled = [grads[i] if i in grads else torch.zeros_like(call.tensor) for i, call in enumerate(calls)]
             found[name].append(use(name, filled, len(found[name]) + 1 == len(value)))
 
         def arrive(name: str, call: int, grad: Tensor) -> None:
@@ -470,17 +472,45 @@ def restored(module: nn.Module) -> Iterator[None]:
 
 
 @dataclass
+class Tap:
+    """The output of one call of a layer, detached: the network's own tensor, as of a version of it, or a copy (None).
+
+    slope: by which a LeakyReLU has multiplied its negative values in place.
+    """
+
+    tensor: Tensor
+    version: int | None
+    slope: float = 1.0
+
+    def output(self) -> Tensor:
+        """As the layer gave it."""
+        return self.tensor if self.slope == 1 else functional.leaky_relu(self.tensor, 1 / self.slope)
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing has changed it unforeseen."""
+        return self.version is None or self.version == self.tensor._version
+
+    def rescue(self, part: nn.Module) -> None:
+        """Before a module changes it in place: a copy, or how to undo the change, which takes no memory."""
+        slope = part.negative_slope if isinstance(part, nn.LeakyReLU) else 0.0
+        if slope > 0 and self.version is not None and torch.finfo(self.tensor.dtype).bits >= 32:
+            self.slope, self.version = self.slope * slope, self.version + 1
+        else:
+            self.tensor, self.version = self.tensor.clone(), None
+
+
+@dataclass
 class Taps:
     """What was tapped in one forward.
 
-    calls: layer -> the output of each of its calls, in order, detached. begun: where the graph of gradients begins.
+    calls: layer -> its calls, in order. begun: where the graph of gradients begins.
     arrive: takes (layer, number of the call, gradient) while a backward runs.
     """
 
-    calls: dict[str, list[Tensor]]
+    calls: dict[str, list[Tap]]
     begun: list[Tensor] = field(default_factory=list)
     arrive: Callable[[str, int, Tensor], None] = field(default=lambda name, call, grad: None)
-    _shared: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
 
     def keep(self, name: str, output: Tensor, copied: bool) -> None:
         """One more call of a layer: the network's own tensor, or a copy of it."""
@@ -490,27 +520,24 @@ class Taps:
             output.register_hook(lambda grad: self.arrive(name, call, grad))
         tensor = output.detach()
         if copied or tensor.is_inference() or tensor.layout != torch.strided:
-            tensor = tensor.clone()
+            calls.append(Tap(tensor.clone(), None))
         else:
-            self._shared.append((name, len(calls), tensor, tensor._version))
-        calls.append(tensor)
+            calls.append(Tap(tensor, tensor._version))
 
-    def rescue(self, changing: Tensor) -> None:
-        """A copy of what lies in the memory of a tensor that is about to be changed in place."""
-        for entry in list(self._shared):
-            name, call, tensor, version = entry
-            if tensor._version == version and same_memory(tensor, changing):
-                self.calls[name][call] = tensor.clone()
-                self._shared.remove(entry)
+    def outputs(self, name: str) -> list[Tensor]:
+        """What the calls of a layer gave, in order."""
+        return [call.output() for call in self.calls[name]]
 
-    def let_go(self, name: str) -> None:
-        """Forgets a layer that is done with."""
-        self.calls[name] = []
-        self._shared = [entry for entry in self._shared if entry[0] != name]
+    def changing(self, part: nn.Module, given: Iterable[Tensor]) -> None:
+        """A module is about to change in place what it is given."""
+        for tensor in given:
+            for call in chain.from_iterable(self.calls.values()):
+                if call.version is not None and call.intact and same_memory(call.tensor, tensor):
+                    call.rescue(part)
 
     def spoiled(self) -> set[str]:
-        """Layers whose output something has changed in place since."""
-        return {name for name, _, tensor, version in self._shared if tensor._version != version}
+        """Layers whose output something else has changed in place."""
+        return {name for name, calls in self.calls.items() if not all(call.intact for call in calls)}
 
 
 class _Begin(torch.autograd.Function):
@@ -560,9 +587,8 @@ def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str
 
         return hook
 
-    def before(_module: nn.Module, inputs: Any) -> None:
-        for tensor in tensors(inputs):
-            taps.rescue(tensor)
+    def before(part: nn.Module, inputs: Any) -> None:
+        taps.changing(part, tensors(inputs))
 
     handles = [part.register_forward_pre_hook(before) for part in in_place(module)]
     handles += [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]

@@ -86,7 +86,7 @@ class Embedder:
         module = self.subject.module
         with restored(module), torch.no_grad(), tapped(module, (self.layer,), False, {self.layer}) as taps:
             self.subject.output(batch)
-        return self._layout.canonical(taps.calls[self.layer], batch.n, batch.size)
+        return self._layout.canonical(taps.outputs(self.layer), batch.n, batch.size)
 
 
 def embed(subject: Subject, batches: Iterable[Batch], layer: str | None = None, pool: str = "mean") -> Points:
