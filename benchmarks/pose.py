@@ -81,16 +81,15 @@ def one_pass(probe: Probe, batch: Batch) -> None:
         torch.autograd.grad(scores[j], x, retain_graph=j + 1 < VISIBLE)
 
 
-def step_ratio(probe: Probe, batch: Batch, steps: int, rounds: int = 5) -> float:
-    """Median CPU time of one more step over that of one bare pass, measured in turn."""
+def step_ratio(probe: Probe, batch: Batch, steps: int, rounds: int) -> float:
+    """CPU time of one more step over that of one bare pass, measured in turn and summed over the rounds."""
     one_pass(probe, batch)
-    ratios = []
+    more = bare = less = 0.0
     for _ in range(rounds):
-        more = timed(lambda: poseig(probe, batch, path=blur(), steps=2 * steps))[0]
-        bare = timed(lambda: [one_pass(probe, batch) for _ in range(steps)])[0]
-        less = timed(lambda: poseig(probe, batch, path=blur(), steps=steps))[0]
-        ratios.append((more - less) / bare)
-    return float(np.median(ratios))
+        more += timed(lambda: poseig(probe, batch, path=blur(), steps=2 * steps))[0]
+        bare += timed(lambda: [one_pass(probe, batch) for _ in range(steps)])[0]
+        less += timed(lambda: poseig(probe, batch, path=blur(), steps=steps))[0]
+    return (more - less) / bare
 
 
 def by_places(probe: Probe, batches: list[Batch], crop: Crop) -> None:
@@ -152,12 +151,12 @@ def main() -> None:
         equal = "  <- residual at most the template's" if gap <= wanted else ""
         print(f"{f'poseig, {steps} steps':24}{seconds:15.2f}{gap:15.4f}{base / seconds:14.1f}{equal}")
     by_places(probe, batches, study.crop)
-    print(f"\na step against one forward and {VISIBLE} backwards: {step_ratio(probe, batch, 16):.3f} (this network)")
+    print(f"\na step against one forward and {VISIBLE} backwards: {step_ratio(probe, batch, 4, 40):.3f} (this network)")
     large = PoseResNet(50).eval().requires_grad_(False)
     truth = {"heatmaps": torch.rand(1, 17, 64, 48) ** 8, "weight": weight}
     picture = Batch(torch.randn(1, 3, 256, 192), truth=truth)
     one = Probe(Subject(large, kind="pose", read=lambda output: output), (INPUT,), Joints())
-    print(f"a step against one forward and {VISIBLE} backwards: {step_ratio(one, picture, 2):.3f} (Pose ResNet 50)")
+    print(f"a step against one forward and {VISIBLE} backwards: {step_ratio(one, picture, 2, 6):.3f} (Pose ResNet 50)")
     for steps in (2, 6):
         poseig(one, picture, path=blur(), steps=steps)
         print(f"peak memory after {steps} steps: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
