@@ -101,6 +101,18 @@ def test_videos_and_one_scale_over_the_run(place):
         assert picture.n_frames == 7
 
 
+def test_several_results_are_drawn_at_once(place, capsys):
+    assert cam("-s", "out", "-l", "gl_block2") == 0
+    files = sorted(map(str, Path("out").glob("*.npz")))
+    assert main(["gait", "draw", *files, "-d", "compare", "-s", "drawn"]) == 0
+    assert sorted(path.parent.name for path in Path("drawn").glob("*/compare.png")) == [Path(one).stem for one in files]
+    assert main(["gait", "draw", "out", files[0], "-s", "twice"]) == 2
+    assert f"{Path(files[0]).name} is named more than once" in capsys.readouterr().err
+    assert not Path("twice").exists()
+    assert main(["gait", "draw"]) == 2
+    assert "no result was named" in capsys.readouterr().err
+
+
 def test_loupe_draw_knows_these_results_too(place, capsys):
     assert cam("-s", "out", "--parts", "0", "1", "-l", "Head", "gl_block2", "--method", "layercam") == 0
     given = ["draw", "out/000-bg-01-090.npz", "--compare", "--resize", "2", "--layers", "gl*", "--save", "pictures"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -127,9 +128,7 @@ def cam(
 
 
 def draw(
-    npz: Path,
-    /,
-    *,
+    *npz: Path,
     save: Annotated[Path | None, Parameter(name=["--save", "-s", "--save-dir", "--save_dir"])] = None,
     heatmap_opacity: Annotated[float, Parameter(name=["--heatmap-opacity", "-h", "--heatmap_opacity"])] = 0.6,
     draw_mode: Annotated[str, Parameter(name=["--draw-mode", "-d", "--draw_mode"])] = "merge",
@@ -146,7 +145,7 @@ def draw(
     Parameters
     ----------
     npz
-        One result, or a folder of them.
+        Results, or folders of them.
     save
         Folder of the pictures; by default one beside each result, with its name.
     heatmap_opacity
@@ -175,11 +174,20 @@ def draw(
     from torchloupe.render.video import write_video
     from torchloupe.sequence_maps import SequenceMaps
 
-    if not npz.exists():
-        raise BadInput(f"{npz}: no such file; expected a result of loupe gait cam (.npz) or a folder of them")
-    files = sorted(npz.glob("*.npz")) if npz.is_dir() else [npz]
-    if not files:
-        raise BadInput(f"{npz}: no .npz in this folder; expected results of loupe gait cam")
+    if not npz:
+        raise BadInput("no result was named; expected those of loupe gait cam (.npz), or a folder of them")
+    files: list[Path] = []
+    for one in npz:
+        if not one.exists():
+            raise BadInput(f"{one}: no such file; expected a result of loupe gait cam (.npz) or a folder of them")
+        found = sorted(one.glob("*.npz")) if one.is_dir() else [one]
+        if not found:
+            raise BadInput(f"{one}: no .npz in this folder; expected results of loupe gait cam")
+        files += found
+    if save and (twice := [name for name, times in Counter(file.stem for file in files).items() if times > 1]):
+        raise BadInput(
+            f"{twice[0]}.npz is named more than once, and --save takes one folder a name; draw them by themselves"
+        )
     run = limits_of(SequenceMaps.load(file) for file in files) if scale == "run" else None
     for file in files:
         made = SequenceMaps.load(file).at(layers)
