@@ -371,7 +371,7 @@ def _labels(painter: Painter, title: str, words: str) -> list[tuple[str, tuple[i
 
 def _words(painter: Painter, layer: str) -> str:
     """What to know of a layer's map."""
-    dark = "" if painter.maps(layer).any() else "0 everywhere"
+    dark = "" if painter.maps(layer).any() else "all zero"
     return ", ".join(word for word in (painter.made.words.get(layer, ""), _step_word(painter, layer), dark) if word)
 
 
