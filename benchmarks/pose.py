@@ -21,6 +21,7 @@ from torchloupe import diagnosis
 from torchloupe.methods.blur import blur, blurred
 from torchloupe.methods.poseig import poseig
 from torchloupe.networks.pose import PoseResNet
+from torchloupe.networks.pose.hrnet import PoseHRNet, Stage
 from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment
@@ -152,11 +153,13 @@ def main() -> None:
         print(f"{f'poseig, {steps} steps':24}{seconds:15.2f}{gap:15.4f}{base / seconds:14.1f}{equal}")
     by_places(probe, batches, study.crop)
     print(f"\na step against one forward and {VISIBLE} backwards: {step_ratio(probe, batch, 4, 40):.3f} (this network)")
-    large = PoseResNet(50).eval().requires_grad_(False)
     truth = {"heatmaps": torch.rand(1, 17, 64, 48) ** 8, "weight": weight}
     picture = Batch(torch.randn(1, 3, 256, 192), truth=truth)
-    one = Probe(Subject(large, kind="pose", read=lambda output: output), (INPUT,), Joints())
-    print(f"a step against one forward and {VISIBLE} backwards: {step_ratio(one, picture, 2, 6):.3f} (Pose ResNet 50)")
+    w32 = (Stage(1, (4,) * 2, (32, 64)), Stage(4, (4,) * 3, (32, 64, 128)), Stage(3, (4,) * 4, (32, 64, 128, 256)))
+    for name, large in (("HRNet-W32", PoseHRNet(w32)), ("Pose ResNet 50", PoseResNet(50))):
+        large.eval().requires_grad_(False)
+        one = Probe(Subject(large, kind="pose", read=lambda output: output), (INPUT,), Joints())
+        print(f"a step against one forward and {VISIBLE} backwards: {step_ratio(one, picture, 1, 10):.3f} ({name})")
     for steps in (2, 6):
         poseig(one, picture, path=blur(), steps=steps)
         print(f"peak memory after {steps} steps: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
