@@ -101,6 +101,22 @@ def test_a_model_that_runs_in_inference_mode_has_activations(batch: Batch) -> No
         assert all(torch.equal(seen[layer], want[layer]) for layer in layers)
 
 
+def test_tensors_that_a_network_keeps_carry_no_hook(batch: Batch) -> None:
+    class Keeping(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept = self.one(x)
+            return self.head(self.two(self.kept).mean((2, 3)))
+
+    net = Keeping().to(D)
+    for layers in (("one",), ("one", "two")):
+        probe(net, *layers)(batch)
+        assert net.kept.grad_fn is not None
+        assert not net.kept._backward_hooks
+    with pytest.raises(BadInput):
+        probe(net, "one", "two").at("one", "two#7")(batch)
+    assert not net.kept._backward_hooks
+
+
 def test_gradients_are_let_go_as_they_are_taken(batch: Batch) -> None:
     net = Plain().to(D)
     held: list[StorageWeakRef] = []

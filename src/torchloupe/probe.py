@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, BadSample, NoGradient, nearest
@@ -229,12 +230,13 @@ class Probe:
         """
         module = self.subject.module
         needs_input = INPUT in self.layers
-        with restored(module), torch.set_grad_enabled(grad):
+        with restored(module), torch.set_grad_enabled(grad), ExitStack() as behind:
             x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
             # a copy of one layer is cheaper than the risk of a second forward, copies of many are not
             copied = set(self.layers) if len(self.layers) == 1 else set()
             while True:
                 with tracing(module) as trace, tapped(module, self.layers, grad, copied) as taps:
+                    behind.callback(taps.release)
                     if needs_input:
                         taps.begun.append(x)
                         taps.keep(INPUT, x, False)
@@ -242,6 +244,7 @@ class Probe:
                 (value, labels), batch = self.score(output, batch)
                 if not (spoiled := taps.spoiled()):
                     break
+                taps.release()
                 copied |= spoiled
             layouts = {name: self.layout(name, trace, batch, len(taps.calls[name])) for name in self.layers}
 
@@ -505,19 +508,20 @@ class Taps:
     """What was tapped in one forward.
 
     calls: layer -> its calls, in order. begun: where the graph of gradients begins.
-    arrive: takes (layer, number of the call, gradient) while a backward runs.
+    arrive: takes (layer, number of the call, gradient) while a backward runs. hooks: what brings them, until `release`.
     """
 
     calls: dict[str, list[Tap]]
     begun: list[Tensor] = field(default_factory=list)
     arrive: Callable[[str, int, Tensor], None] = field(default=lambda name, call, grad: None)
+    hooks: list[RemovableHandle] = field(default_factory=list)
 
     def keep(self, name: str, output: Tensor, copied: bool) -> None:
         """One more call of a layer: the network's own tensor, or a copy of it."""
         calls = self.calls[name]
         if output.requires_grad:
             call = len(calls)
-            output.register_hook(lambda grad: self.arrive(name, call, grad))
+            self.hooks.append(output.register_hook(lambda grad: self.arrive(name, call, grad)))
         tensor = output.detach()
         if copied or tensor.is_inference() or tensor.layout != torch.strided:
             calls.append(Tap(tensor.clone(), None))
@@ -534,6 +538,12 @@ class Taps:
             for call in chain.from_iterable(self.calls.values()):
                 if call.version is not None and call.intact and same_memory(call.tensor, tensor):
                     call.rescue(part)
+
+    def release(self) -> None:
+        """Lets go of everything, and leaves no hook on tensors that a network may have kept."""
+        self.calls.clear()
+        for hook in self.hooks:
+            hook.remove()
 
     def spoiled(self) -> set[str]:
         """Layers whose output something else has changed in place."""
