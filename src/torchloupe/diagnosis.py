@@ -671,7 +671,7 @@ def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Te
     if how.flip:
         merged = merge_mirrored(plain, outputs(study.subject, batch.at(batch.x.flip(-1))), pairs, how.shift)
     at, height = peaks(merged, how.quarter)
-    return at * (torch.tensor(study.crop.size) / torch.tensor(study.crop.heatmap)), height
+    return in_input_pixels(at, study, True), height
 
 
 def table(stream: Stream, names: Sequence[str], ids: Sequence[str] | None = None) -> dict[str, Array]:

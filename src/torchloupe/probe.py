@@ -221,7 +221,7 @@ class Probe:
         return Scores(value, labels), batch
 
     def __call__(self, batch: Batch, *, grad: bool = True, take: Take | None = None) -> Capture:
-        """Run once and look.
+        """Run and look: one forward, and one backward a question.
 
         take: is given each layer's gradient as soon as the backward has it, which is then let go: where a map is all that
             is wanted, the gradients of only one layer are held at a time.
@@ -476,7 +476,7 @@ def restored(module: nn.Module) -> Iterator[None]:
 
 @dataclass
 class Tap:
-    """The output of one call of a layer, detached: the network's own tensor, as of a version of it, or a copy (None).
+    """What a layer gave in one call, detached: the network's own tensor, as of a version of it, or a copy (None).
 
     slope: by which a LeakyReLU has multiplied its negative values in place.
     """
@@ -485,14 +485,30 @@ class Tap:
     version: int | None
     slope: float = 1.0
 
-    def output(self) -> Tensor:
-        """As the layer gave it."""
-        return self.tensor if self.slope == 1 else functional.leaky_relu(self.tensor, 1 / self.slope)
+    @classmethod
+    def of(cls, output: Tensor, copied: bool) -> Tap:
+        """The tensor itself where changes of it can be told, else a copy."""
+        tensor = output.detach()
+        if copied or tensor.is_inference() or tensor.layout != torch.strided:
+            return cls(tensor.clone(), None)
+        return cls(tensor, tensor._version)
 
     @property
     def intact(self) -> bool:
         """Whether nothing has changed it unforeseen."""
         return self.version is None or self.version == self.tensor._version
+
+    def output(self) -> Tensor:
+        """As the layer gave it."""
+        return self.tensor if self.slope == 1 else functional.leaky_relu(self.tensor, 1 / self.slope)
+
+    def shares(self, given: Iterable[Tensor]) -> bool:
+        """Whether it is the network's own, and would change with what is given."""
+        return self.version is not None and self.intact and any(same_memory(self.tensor, one) for one in given)
+
+    def copy(self) -> None:
+        """Makes it a copy, before the network changes its own."""
+        self.tensor, self.version = self.tensor.clone(), None
 
     def rescue(self, part: nn.Module) -> None:
         """Before a module changes it in place: a copy, or how to undo the change, which takes no memory."""
@@ -500,7 +516,7 @@ class Tap:
         if slope > 0 and self.version is not None and torch.finfo(self.tensor.dtype).bits >= 32:
             self.slope, self.version = self.slope * slope, self.version + 1
         else:
-            self.tensor, self.version = self.tensor.clone(), None
+            self.copy()
 
 
 @dataclass
@@ -517,27 +533,22 @@ class Taps:
     hooks: list[RemovableHandle] = field(default_factory=list)
 
     def keep(self, name: str, output: Tensor, copied: bool) -> None:
-        """One more call of a layer: the network's own tensor, or a copy of it."""
+        """One more call of a layer."""
         calls = self.calls[name]
         if output.requires_grad:
             call = len(calls)
             self.hooks.append(output.register_hook(lambda grad: self.arrive(name, call, grad)))
-        tensor = output.detach()
-        if copied or tensor.is_inference() or tensor.layout != torch.strided:
-            calls.append(Tap(tensor.clone(), None))
-        else:
-            calls.append(Tap(tensor, tensor._version))
+        calls.append(Tap.of(output, copied))
 
     def outputs(self, name: str) -> list[Tensor]:
         """What the calls of a layer gave, in order."""
         return [call.output() for call in self.calls[name]]
 
-    def changing(self, part: nn.Module, given: Iterable[Tensor]) -> None:
+    def changing(self, part: nn.Module, given: Sequence[Tensor]) -> None:
         """A module is about to change in place what it is given."""
-        for tensor in given:
-            for call in chain.from_iterable(self.calls.values()):
-                if call.version is not None and call.intact and same_memory(call.tensor, tensor):
-                    call.rescue(part)
+        for call in chain.from_iterable(self.calls.values()):
+            if call.shares(given):
+                call.rescue(part)
 
     def release(self) -> None:
         """Lets go of everything, and leaves no hook on tensors that a network may have kept."""
@@ -598,7 +609,7 @@ def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str
         return hook
 
     def before(part: nn.Module, inputs: Any) -> None:
-        taps.changing(part, tensors(inputs))
+        taps.changing(part, list(tensors(inputs)))
 
     handles = [part.register_forward_pre_hook(before) for part in in_place(module)]
     handles += [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]

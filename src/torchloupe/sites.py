@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import wraps
 from importlib import import_module
 from inspect import getattr_static, signature
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, nearest
-from torchloupe.probe import INPUT, Batch, Subject, full, in_place, reject_wrapped, restored, same_memory
+from torchloupe.probe import INPUT, Batch, Subject, Tap, full, in_place, reject_wrapped, restored
 from torchloupe.probe import expand as expand_layer
 from torchloupe.results import Features
 from torchloupe.trace import Trace, Visit, find_layout, tensors, tracing
@@ -193,33 +194,26 @@ class Record:
     """The tensors of one call, by their keys; at: how many module calls had ended before it."""
 
     call: int
-    tensors: Mapping[tuple[str, ...], Tensor]
+    tensors: Mapping[tuple[str, ...], Tap]
     at: int
     module: nn.Module = field(default_factory=nn.Identity)
-    versions: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "versions", self._versions())
-
-    def _versions(self) -> tuple[int, ...]:
-        return tuple(0 if tensor.is_inference() else tensor._version for tensor in self.tensors.values())
 
     @property
     def spoiled(self) -> bool:
-        """Whether something has changed a tensor in place since."""
-        return self._versions() != self.versions
+        """Whether something has changed a tensor in place unforeseen."""
+        return not all(tap.intact for tap in self.tensors.values())
 
 
 def _of_another(tensor: Tensor, weights: Collection[int]) -> bool:
-    """Whether a tensor is a part of something larger, one of the weights, or cannot tell whether it was changed."""
-    if tensor.is_inference() or tensor.layout != torch.strided:
-        return True
+    """Whether a tensor is a part of something larger, or one of the weights."""
+    if tensor.layout != torch.strided:
+        return False
     memory = tensor.untyped_storage()
     return memory.nbytes() > tensor.numel() * tensor.element_size() or memory.data_ptr() in weights
 
 
 def _of_input(batch: Batch) -> Record:
-    return Record(0, {(): batch.x.detach()}, 0)
+    return Record(0, {(): Tap(batch.x.detach(), None)}, 0)
 
 
 @contextmanager
@@ -229,8 +223,8 @@ def recording(
     """Point -> a record a call, of the forwards inside. Hooks and patched functions are gone afterwards, whatever happens.
 
     What is kept is the network's own tensor, copied when a module that works in place is about to change it. What else
-    changes it in place spoils its record; at the points in copied it is a copy. A function is patched where its path says, as a name in that module: code that
-    imported it under another module's name still calls the original.
+    changes it in place spoils its record; at the points in copied it is a copy. A function is patched where its path
+    says, as a name in that module: code that imported it under another module's name still calls the original.
     """
     weights = {tensor.untyped_storage().data_ptr() for tensor in _tensors(module).values()}
     visits = trace.visits if trace is not None else []
@@ -249,23 +243,20 @@ def recording(
         busy = True
         try:
             picked = pick(value, point)
-            found = {keys: tensor.detach() for keys, tensor in leaves(picked)}
             found = {
-                keys: tensor.clone() if point in copied or _of_another(tensor, weights) else tensor
-                for keys, tensor in found.items()
+                keys: Tap.of(tensor, point in copied or _of_another(tensor, weights)) for keys, tensor in leaves(picked)
             }
             found = {(): next(iter(found.values()))} if len(found) == 1 else found
             records[point].append(Record(call, found, len(visits), part))
         finally:
             busy = False
 
-    def rescue(_part: nn.Module, inputs: Any) -> None:
+    def before(_part: nn.Module, inputs: Any) -> None:
         changing = list(tensors(inputs))
-        for held in records.values():
-            for i, record in enumerate(held):
-                own = record.tensors.values()
-                if not record.spoiled and any(same_memory(one, other) for one in own for other in changing):
-                    held[i] = replace(record, tensors={keys: one.clone() for keys, one in record.tensors.items()})
+        for record in chain.from_iterable(records.values()):
+            for tap in record.tensors.values():
+                if tap.shares(changing):
+                    tap.copy()
 
     with ExitStack() as stack:
         for point in points:
@@ -273,11 +264,11 @@ def recording(
                 stack.enter_context(_patched(point, keep))
             elif point.kind == "parameter":
                 tensor = _tensors(module)[point.name]
-                records[point].append(Record(0, {(): tensor.detach().clone()}, 0))
+                records[point].append(Record(0, {(): Tap.of(tensor, True)}, 0))
             elif point.name != INPUT:
                 stack.enter_context(_hooked(module.get_submodule(point.name), point, keep))
         for part in in_place(module):
-            stack.callback(part.register_forward_pre_hook(rescue).remove)
+            stack.callback(part.register_forward_pre_hook(before).remove)
         yield records
 
 
@@ -479,19 +470,19 @@ def _seen(
     if point.name == INPUT and point.kind == "module":
         declared = batch.layout
     if declared is not None and declared.join is not None and point.call is None:
-        raw = torch.cat([next(iter(one.tensors.values())) for one in records], declared.axis(declared.join))
+        raw = torch.cat([next(iter(one.tensors.values())).tensor for one in records], declared.axis(declared.join))
         yield Seen(label, raw, replace(declared, join=None), batch.n, batch.size)
         return
     for record in records:
         called = label if len(records) == 1 else f"{label}#{record.call}"
-        for keys, tensor in record.tensors.items():
+        for keys, tap in record.tensors.items():
             own = called + "".join(f"@{key}" for key in keys)
-            if declared is not None and tensor is next(iter(record.tensors.values())):
-                yield Seen(own, tensor, declared, batch.n, batch.size)
+            if declared is not None and tap is next(iter(record.tensors.values())):
+                yield Seen(own, tap.tensor, declared, batch.n, batch.size)
             elif point.kind == "parameter":
-                yield _weights(own, tensor, batch.size)
+                yield _weights(own, tap.tensor, batch.size)
             else:
-                yield _activation(own, point, record, tensor, batch, trace)
+                yield _activation(own, point, record, tap.tensor, batch, trace)
 
 
 def _activation(label: str, point: Point, record: Record, tensor: Tensor, batch: Batch, trace: Trace) -> Seen:
