@@ -40,17 +40,15 @@ def _together(probe: Probe, batch: Batch, asked: Mapping[str, tuple[Any, Mapping
     """Several rules on one question: name -> (rule, options) -> maps. Each gradient becomes maps as it comes, and is let go."""
     plain = {name: rule for name, rule in asked.items() if not rule[0].needs_grad}
     graded = {name: rule for name, rule in asked.items() if rule[0].needs_grad}
-    found: dict[str, dict[str, list[Tensor]]] = {name: {} for name in asked}
+    still: dict[str, dict[str, Tensor]] = {}
 
     def look(layer: str, act: Tensor) -> None:
-        for name, (rule, options) in plain.items():
-            if layer not in found[name]:
-                found[name][layer] = [rule.formula(act, **options)]
+        still[layer] = {name: rule.formula(act, **options) for name, (rule, options) in plain.items()}
 
-    def take(layer: str, act: Tensor, grad: Tensor) -> None:
-        look(layer, act)
-        for name, (rule, options) in graded.items():
-            found[name].setdefault(layer, []).append(rule.formula(act, grad, **options))
+    def take(layer: str, act: Tensor, grad: Tensor) -> dict[str, Tensor]:
+        if layer not in still:
+            look(layer, act)
+        return {name: rule.formula(act, grad, **options) for name, (rule, options) in graded.items()}
 
     if graded:
         seen = probe(batch, take=take)
@@ -59,18 +57,15 @@ def _together(probe: Probe, batch: Batch, asked: Mapping[str, tuple[Any, Mapping
         for layer in probe.layers:
             look(layer, seen.act[layer])
     k = len(seen.scores.value)
+
+    def maps(name: str, layer: str) -> Tensor:
+        found = still[layer][name] if name in plain else joined([one[name] for one in seen.taken[layer]])
+        return found.expand(k, *found.shape[1:])
+
     return {
-        name: Maps(
-            {layer: _widened(found[name][layer], k) for layer in probe.layers}, seen.scores, signed=rule.signed(options)
-        )
+        name: Maps({layer: maps(name, layer) for layer in probe.layers}, seen.scores, signed=rule.signed(options))
         for name, (rule, options) in asked.items()
     }
-
-
-def _widened(rows: Sequence[Tensor], k: int) -> Tensor:
-    """Maps of one question each, or one map for all k questions, as (k, n, t, h, w)."""
-    found = joined(rows)
-    return found.expand(k, *found.shape[1:])
 
 
 def rule(formula: Callable[..., Tensor]) -> Method:
