@@ -261,6 +261,36 @@ def test_opengait_yaml(tmp_path):
     np.testing.assert_allclose(found.values[:, 0], [0.3, 0.03])
 
 
+def test_the_schedule_and_the_maps_of_gait_find_the_same_default(tmp_path):
+    """Beside the config, in the folder above, in ./configs of either: the nearest one, for both."""
+    from torchloupe.sources.opengait import read_config
+
+    tree = tmp_path / "tree/configs/gaitset"
+    tree.mkdir(parents=True)
+    config = tree / "gaitset.yaml"
+    config.write_text("model_cfg: {model: GaitSet}\ntrainer_cfg: {sampler: {batch_size: [2, 4]}}\n")
+    assert (read_config(config).merged, curve(config).length) == (None, 80000)
+    places = [tmp_path / "tree/configs/default.yaml", tree.parent / "configs/default.yaml", tree / "default.yaml"]
+    for place, rate in zip(places, (0.5, 0.25, 1.0), strict=True):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(f"optimizer_cfg: {{lr: {rate}}}\ntrainer_cfg: {{total_iter: 10}}\n")
+        found = curve(config)
+        wanted = tree / "default.yaml" if place.parent == tree else tmp_path / "tree/configs/default.yaml"
+        assert read_config(config).merged == wanted
+        assert (found.length, found.values.tolist()) == (10, [[1.0 if place.parent == tree else 0.5]])
+
+
+def test_gpus_and_steps_that_are_written_as_text_are_read(tmp_path):
+    """YAML has no tuples: HRNet's files write (0,1,2,3), and its reader makes four GPUs of that."""
+    config = tmp_path / "w32.yaml"
+    config.write_text(
+        "GPUS: (0,1,2,3)\nMODEL: {NAME: pose_hrnet}\n"
+        "TRAIN: {LR: 0.001, LR_STEP: '(2, 3)', OPTIMIZER: adam, END_EPOCH: 4, BATCH_SIZE_PER_GPU: 8}\n"
+    )
+    found = curve(config, dataset_size=320)
+    assert (found.per_epoch, found.at.tolist()) == (10, [0, 20, 30])
+
+
 def test_hrnet_yaml(tmp_path):
     config = tmp_path / "w32.yaml"
     config.write_text(

@@ -20,6 +20,25 @@ from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage
 from torchloupe.sources import openmmlab
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+# OpenGait's configs/default.yaml, which every one of its configs is laid over.
+OPENGAIT_DEFAULTS: Mapping[str, Any] = {
+    "data_cfg": {"dataset_name": "CASIA-B", "data_in_use": None},
+    "evaluator_cfg": {
+        "restore_hint": 0,
+        "save_name": "tmp",
+        "metric": "euc",
+        "sampler": {"sample_type": "all_ordered"},
+        "transform": [{"type": "BaseSilCuttingTransform"}],
+    },
+    "trainer_cfg": {
+        "total_iter": 80000,
+        "sampler": {"batch_size": [8, 16]},
+        "transform": [{"type": "BaseSilCuttingTransform"}],
+    },
+    "optimizer_cfg": {"solver": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005},
+    "scheduler_cfg": {"scheduler": "MultiStepLR", "milestones": [20000, 40000, 60000], "gamma": 0.1},
+    "model_cfg": {},
+}
 
 
 def one_line(error: BaseException) -> str:
@@ -180,6 +199,15 @@ def changed(content: Mapping[str, Any], changes: Mapping[str, Any], path: str | 
                 raise BadInput(f"--cfg-options {key}: {parent} in {path} holds a value, not a block")
         place[last] = value
     return made
+
+
+def opengait_default(path: str | Path) -> Path | None:
+    """The `default.yaml` that an OpenGait config is laid over: the nearest of its own folder and the three above it, there
+    or in their `configs`, else that of ./configs; None without one."""
+    file = Path(path).resolve()
+    places = [folder / name for folder in list(file.parents)[:4] for name in ("default.yaml", "configs/default.yaml")]
+    places.append(Path("configs/default.yaml"))
+    return next((place for place in places if place.is_file() and place.resolve() != file), None)
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

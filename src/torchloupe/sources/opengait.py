@@ -24,23 +24,12 @@ from torchloupe.networks.gait.layers import Seen, default_layers, passes, seen, 
 from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_steps_bones, skeleton
 from torchloupe.probe import INPUT, Batch, Subject, resolve, restored, split_call
 from torchloupe.sources.assemble import Options, split_spec
+from torchloupe.sources.configs import OPENGAIT_DEFAULTS, merged, opengait_default
 from torchloupe.sources.devices import device as choose_device
 from torchloupe.sources.safe import load_state, sha256
 from torchloupe.sources.sequences import Walk
 from torchloupe.trace import Trace, find_layout, tracing
 
-DEFAULTS: Mapping[str, Any] = {
-    "data_cfg": {"dataset_name": "CASIA-B", "data_in_use": None},
-    "evaluator_cfg": {
-        "restore_hint": 0,
-        "save_name": "tmp",
-        "metric": "euc",
-        "sampler": {"sample_type": "all_ordered"},
-        "transform": [{"type": "BaseSilCuttingTransform"}],
-    },
-    "trainer_cfg": {"transform": [{"type": "BaseSilCuttingTransform"}]},
-    "model_cfg": {},
-}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 METRICS = ("euc", "cos")
 # rows of the silhouettes that a model was published for, where they are not 64
@@ -153,19 +142,17 @@ def read_config(path: str | Path) -> Config:
     """
     file = Path(path)
     own = _yaml(file)
-    places = [folder / name for folder in file.resolve().parents for name in ("default.yaml", "configs/default.yaml")]
-    places.append(Path("configs/default.yaml"))
-    merged = next((place for place in places[:8] + places[-1:] if place.is_file() and place != file.resolve()), None)
+    base = opengait_default(file)
     if isinstance(own.get("data_cfg"), list):
         raise BadInput(f"{file}: data_cfg is a list of data sets; give a config with one")
     if not isinstance(own.get("model_cfg"), Mapping) or "model" not in own["model_cfg"]:
         raise BadInput(f"{file}: model_cfg.model is missing; expected an OpenGait config")
-    blocks = _merge(DEFAULTS, _yaml(merged) if merged else {})
-    blocks = _merge(blocks, {name: block for name, block in own.items() if block is not None})
-    for name in DEFAULTS:
+    blocks = merged(OPENGAIT_DEFAULTS, _yaml(base) if base else {})
+    blocks = merged(blocks, {name: block for name, block in own.items() if block is not None})
+    for name in OPENGAIT_DEFAULTS:
         if not isinstance(blocks[name], Mapping):
             raise BadInput(f"{file}: {name} holds {type(blocks[name]).__name__}; expected a mapping")
-    return Config(file, blocks, merged)
+    return Config(file, blocks, base)
 
 
 def _check(config: Config) -> None:
@@ -207,15 +194,6 @@ def _yaml(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadInput(f"{file}: holds {type(found).__name__}; expected an OpenGait config (blocks such as model_cfg)")
     return found
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Dicts merge; lists and single values of `above` replace."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
-    return merged
 
 
 def build(config: Config) -> nn.Module:

@@ -19,16 +19,20 @@ import numpy as np
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
 from torchloupe.methods.schedule import Mark, Plan, Ticker, Unit
 from torchloupe.sources.configs import (
+    OPENGAIT_DEFAULTS,
     expand,
     imported,
+    literal,
     located,
     merged,
     one_line,
+    opengait_default,
     openmmlab_config,
     openmmlab_scope,
     spec,
     yaml_config,
 )
+from torchloupe.sources.hrnet import DEFAULTS
 
 MOST_MARKS = 24
 Rate = Callable[[int, float], float]
@@ -247,18 +251,6 @@ def _transformers(name: str, rest: str, query: dict[str, Any], training: Trainin
 
 # --- YAML ------------------------------------------------------------------------------------------------------------
 
-# OpenGait's configs/default.yaml, which every one of its configs is laid over.
-OPENGAIT_DEFAULTS: dict[str, Any] = {
-    "optimizer_cfg": {"solver": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005},
-    "scheduler_cfg": {"scheduler": "MultiStepLR", "milestones": [20000, 40000, 60000], "gamma": 0.1},
-    "trainer_cfg": {"total_iter": 80000, "sampler": {"batch_size": [8, 16]}},
-}
-# The TRAIN block of HRNet's lib/config/default.py.
-HRNET_DEFAULTS: dict[str, Any] = {
-    "LR": 0.001, "LR_FACTOR": 0.1, "LR_STEP": [90, 110], "OPTIMIZER": "adam", "MOMENTUM": 0.9, "WD": 0.0001,
-    "NESTEROV": False, "BEGIN_EPOCH": 0, "END_EPOCH": 140, "BATCH_SIZE_PER_GPU": 32,
-}  # fmt: skip
-
 
 def _yaml(path: str, training: Training) -> Plan:
     config = yaml_config(path, training.changes)
@@ -278,8 +270,7 @@ def _opengait(path: str, config: dict[str, Any], training: Training) -> Plan:
     """torch.optim and torch.optim.lr_scheduler by name, stepped every iteration, total_iter times."""
     import torch
 
-    base = next((place / "configs/default.yaml" for place in (*Path(path).resolve().parents, Path.cwd())
-                 if (place / "configs/default.yaml").is_file()), None)  # fmt: skip
+    base = opengait_default(path)
     under = merged(OPENGAIT_DEFAULTS, yaml_config(base, {}) if base else {})
     config = merged(under, config)
     blocks = {}
@@ -316,7 +307,9 @@ def _hrnet(path: str, config: dict[str, Any], training: Training) -> Plan:
     """
     import torch
 
-    train = merged(HRNET_DEFAULTS, config["TRAIN"])
+    # yacs reads text that spells a value, such as (0, 1) for a tuple.
+    written = {key: literal(value) if isinstance(value, str) else value for key, value in config["TRAIN"].items()}
+    train = merged(DEFAULTS["TRAIN"], written)
     kind = str(train["OPTIMIZER"]).lower()
     if kind == "sgd":
         optimizer: Any = torch.optim.SGD(
@@ -337,7 +330,9 @@ def _hrnet(path: str, config: dict[str, Any], training: Training) -> Plan:
         warnings.simplefilter("ignore")
         for _ in range(begin):
             scheduler.step()
-    gpus = training.ngpus or len(config.get("GPUS") or (0,))
+    said = config.get("GPUS") or (0,)
+    said = literal(said) if isinstance(said, str) else said
+    gpus = training.ngpus or (len(said) if isinstance(said, (list, tuple)) else 1)
     batch = int(train["BATCH_SIZE_PER_GPU"]) * gpus
     per_epoch = math.ceil(training.dataset_size / batch) if training.dataset_size else None
     scale = per_epoch or 1
