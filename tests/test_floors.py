@@ -14,7 +14,7 @@ import torchloupe
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
     {"axes", "results", "errors"},
-    {"trace", "probe", "replay", "points", "sites"},
+    {"trace", "subject", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
     {"methods", "targets", "networks"},
     {"sources"},
     {"store", "runner", "diagnosis", "gait", "sequence_maps", "arrange"},

@@ -10,7 +10,9 @@ from zoo import ZOO, Concatenated, Plain, Residual, Tokens
 
 import torchloupe as loupe
 from torchloupe.errors import BadInput, NoGradient
-from torchloupe.probe import INPUT, Batch, Probe, Subject, resolve, same_memory, tapped
+from torchloupe.names import resolve
+from torchloupe.probe import INPUT, Batch, Probe, Subject
+from torchloupe.taps import same_memory, tapped
 from torchloupe.targets.classes import Classes, Each, Top, Truth, class_index
 from torchloupe.testing import state
 

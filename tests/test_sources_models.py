@@ -20,11 +20,12 @@ from torch import nn
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage
 from torchloupe.methods.cam import gradcam
-from torchloupe.probe import Batch, Probe, Subject, restored
+from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.sources import subject
 from torchloupe.sources.devices import device
 from torchloupe.sources.images import pictures, read
 from torchloupe.sources.preparation import Preparation
+from torchloupe.taps import restored
 from torchloupe.targets.classes import Classes, Top
 from torchloupe.trace import find_layout, tracing
 

@@ -32,7 +32,7 @@ from torchloupe.methods.blur import (
 )
 from torchloupe.methods.poseig import poseig
 from torchloupe.methods.registry import named, options_of
-from torchloupe.probe import INPUT, Batch, Probe, Subject, restored
+from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.results import Maps
 from torchloupe.runner import Stream, Summary, run
 from torchloupe.sources.assemble import Options
@@ -54,6 +54,7 @@ from torchloupe.sources.poses import (
     rhd,
 )
 from torchloupe.sources.safe import sha256
+from torchloupe.taps import restored
 from torchloupe.targets.pose import Joints, exchanged, joint_index, merge_mirrored, peaks, predicted, true
 
 Array = NDArray[Any]

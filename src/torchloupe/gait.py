@@ -19,13 +19,15 @@ from torch import Tensor
 from torchloupe import store
 from torchloupe.errors import BadInput, BadSample, LoupeError, LoupeWarning
 from torchloupe.methods.registry import named
+from torchloupe.names import split_call
 from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
-from torchloupe.probe import Batch, Probe, Subject, restored, split_call
+from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Maps, Scores
 from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import Config, inner_pictures, model_digest, place_of, prepare
 from torchloupe.sources.sequences import Walk
+from torchloupe.taps import restored
 from torchloupe.targets.retrieval import Gallery, Retrieval
 from torchloupe.trace import find_layout, tracing
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
-from torchloupe.probe import Batch, Probe, full, restored, split_call, swapped
+from torchloupe.names import split_call
+from torchloupe.probe import Batch, Probe, full
 from torchloupe.results import Scores
+from torchloupe.taps import restored, swapped
 from torchloupe.trace import tensors, tracing
 
 Cache = dict[tuple[int, int], Any]

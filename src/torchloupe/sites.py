@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, nearest
-from torchloupe.probe import INPUT, Batch, Subject, Tap, full, in_place, reject_wrapped, restored
-from torchloupe.probe import expand as expand_layer
+from torchloupe.names import expand as expand_layer
+from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped
 from torchloupe.results import Features
+from torchloupe.taps import Tap, in_place, restored
 from torchloupe.trace import Trace, Visit, find_layout, tensors, tracing
 
 Kind = Literal["module", "function", "parameter"]

@@ -81,7 +81,8 @@ def cam(
         preview(model, loading=loading)
         return
     from torchloupe.methods.registry import named, options_of
-    from torchloupe.probe import Probe, expand
+    from torchloupe.names import expand
+    from torchloupe.probe import Probe
     from torchloupe.render.colour import palette
     from torchloupe.sources.images import find
     from torchloupe.sources.safe import state_sha256

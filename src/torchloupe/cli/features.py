@@ -474,7 +474,7 @@ def detections(subject: Subject, batch: Any) -> Any:
     """What a detector finds in one picture, as numbers (m, 6) that can be stored."""
     import torch
 
-    from torchloupe.probe import restored
+    from torchloupe.taps import restored
     from torchloupe.targets.boxes import check_detections, listed
 
     with restored(subject.module), torch.no_grad():

@@ -32,7 +32,7 @@ def layers(
 
     from torchloupe.axes import Layout
     from torchloupe.errors import BadInput
-    from torchloupe.probe import restored
+    from torchloupe.taps import restored
     from torchloupe.trace import find_layout, tracing
 
     subject = loading.load(model)

@@ -14,7 +14,8 @@ from torchloupe.axes import C, T, dims
 from torchloupe.errors import BadInput, nearest
 from torchloupe.methods.principal import principal
 from torchloupe.methods.registry import Method, method, options_of
-from torchloupe.probe import Batch, Capture, Probe, joined, split_call
+from torchloupe.names import split_call
+from torchloupe.probe import Batch, Capture, Probe, joined
 from torchloupe.results import Maps
 
 SMALL = 1e-6

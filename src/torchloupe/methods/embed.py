@@ -11,9 +11,11 @@ from torch import Tensor
 
 from torchloupe.axes import Layout, dims
 from torchloupe.errors import BadInput, nearest
+from torchloupe.names import resolve
 from torchloupe.points import Points
-from torchloupe.probe import Batch, Probe, Subject, resolve, restored, tapped
+from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Scores
+from torchloupe.taps import restored, tapped
 
 OUTPUT = "output"
 POOLS = {

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchloupe.errors import BadInput, NoGradient
 from torchloupe.methods.blur import blur_curve, scouted
 from torchloupe.methods.path import Path
-from torchloupe.probe import INPUT, Batch, Probe, restored
+from torchloupe.probe import INPUT, Batch, Probe
 from torchloupe.results import Maps
+from torchloupe.taps import restored
 
 
 def poseig(

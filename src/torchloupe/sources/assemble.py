@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, LoupeWarning, NoGradient, nearest, need
-from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped, restored
+from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped
 from torchloupe.results import Scores
 from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import Preparation
 from torchloupe.sources.safe import load_into, read_checkpoint, sha256, weights_in
+from torchloupe.taps import restored
 from torchloupe.trace import Trace, Visit, default_layers, tensors, tracing
 
 MOST_TRIALS = 8

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
-from torchloupe.probe import Batch, Subject, restored
+from torchloupe.probe import Batch, Subject
 from torchloupe.sources.assemble import Loaded, Options, check_torchvision, finish, framework, load_weights
 from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
+from torchloupe.taps import restored
 from torchloupe.targets.boxes import Detections
 from torchloupe.trace import Trace, default_layers, tracing
 

@@ -18,16 +18,18 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.names import resolve, split_call
 from torchloupe.networks.gait import NETWORKS, leaves
 from torchloupe.networks.gait.gln import GLN
 from torchloupe.networks.gait.layers import Seen, default_layers, passes, seen, windows
 from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_steps_bones, skeleton
-from torchloupe.probe import INPUT, Batch, Subject, resolve, restored, split_call
+from torchloupe.probe import INPUT, Batch, Subject
 from torchloupe.sources.assemble import Options, split_spec
 from torchloupe.sources.configs import OPENGAIT_DEFAULTS, merged, opengait_default
 from torchloupe.sources.devices import device as choose_device
 from torchloupe.sources.safe import load_state, sha256
 from torchloupe.sources.sequences import Walk
+from torchloupe.taps import restored
 from torchloupe.trace import Trace, find_layout, tracing
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

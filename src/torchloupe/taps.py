@@ -1,0 +1,212 @@
+"""What is tapped in a forward, and a network put back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from torchloupe.names import split_call
+from torchloupe.subject import INPUT
+from torchloupe.trace import tensors
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen parameters inside; every flag as it was afterwards, whatever happens."""
+    modes = [(part, part.training) for part in module.modules()]
+    flags = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        for p, flag in flags:
+            if flag:
+                p.requires_grad_(False)
+        with torch.inference_mode(False):
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for p, flag in flags:
+            if flag:
+                p.requires_grad_(True)
+
+
+@dataclass
+class Tap:
+    """What a layer gave in one call, detached: the network's own tensor, as of a version of it, or a copy (None).
+
+    slope: by which a LeakyReLU has multiplied its negative values in place.
+    """
+
+    tensor: Tensor
+    version: int | None
+    slope: float = 1.0
+
+    @classmethod
+    def of(cls, output: Tensor, copied: bool) -> Tap:
+        """The tensor itself where changes of it can be told, else a copy."""
+        tensor = output.detach()
+        if copied or tensor.is_inference() or tensor.layout != torch.strided:
+            return cls(tensor.clone(), None)
+        return cls(tensor, tensor._version)
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing has changed it unforeseen."""
+        return self.version is None or self.version == self.tensor._version
+
+    def output(self) -> Tensor:
+        """As the layer gave it."""
+        return self.tensor if self.slope == 1 else functional.leaky_relu(self.tensor, 1 / self.slope)
+
+    def shares(self, given: Iterable[Tensor]) -> bool:
+        """Whether it is the network's own, and would change with what is given."""
+        return self.version is not None and self.intact and any(same_memory(self.tensor, one) for one in given)
+
+    def copy(self) -> None:
+        """Makes it a copy, before the network changes its own."""
+        self.tensor, self.version = self.tensor.clone(), None
+
+    def rescue(self, part: nn.Module) -> None:
+        """Before a module changes it in place: a copy, or how to undo the change, which takes no memory."""
+        slope = part.negative_slope if isinstance(part, nn.LeakyReLU) else 0.0
+        if slope > 0 and self.version is not None and torch.finfo(self.tensor.dtype).bits >= 32:
+            self.slope, self.version = self.slope * slope, self.version + 1
+        else:
+            self.copy()
+
+
+@dataclass
+class Taps:
+    """What was tapped in one forward.
+
+    calls: layer -> its calls, in order. begun: where the graph of gradients begins.
+    arrive: takes (layer, number of the call, gradient) while a backward runs. hooks: what brings them, until `release`.
+    """
+
+    calls: dict[str, list[Tap]]
+    begun: list[Tensor] = field(default_factory=list)
+    arrive: Callable[[str, int, Tensor], None] = field(default=lambda name, call, grad: None)
+    hooks: list[RemovableHandle] = field(default_factory=list)
+
+    def keep(self, name: str, output: Tensor, copied: bool) -> None:
+        """One more call of a layer."""
+        calls = self.calls[name]
+        if output.requires_grad:
+            call = len(calls)
+            self.hooks.append(output.register_hook(lambda grad: self.arrive(name, call, grad)))
+        calls.append(Tap.of(output, copied))
+
+    def outputs(self, name: str) -> list[Tensor]:
+        """What the calls of a layer gave, in order."""
+        return [call.output() for call in self.calls[name]]
+
+    def changing(self, part: nn.Module, given: Sequence[Tensor]) -> None:
+        """A module is about to change in place what it is given."""
+        for call in chain.from_iterable(self.calls.values()):
+            if call.shares(given):
+                call.rescue(part)
+
+    def release(self) -> None:
+        """Lets go of everything, and leaves no hook on tensors that a network may have kept."""
+        self.calls.clear()
+        for hook in self.hooks:
+            hook.remove()
+
+    def spoiled(self) -> set[str]:
+        """Layers whose output something else has changed in place."""
+        return {name for name, calls in self.calls.items() if not all(call.intact for call in calls)}
+
+
+class _Begin(torch.autograd.Function):
+    """A copy of a tensor that needs no gradient; from here on there is a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, _start: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return None, grads[0].new_zeros(())
+
+
+@contextmanager
+def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str] = frozenset()) -> Iterator[Taps]:
+    """Every call of the named layers, in order.
+
+    At the first tapped tensor that needs no gradient the graph begins. What is kept is the network's own tensor, for the
+    layers in copied a copy. Modules that work in place are seen coming; of the other layers whose output was changed in
+    place `spoiled` tells.
+    """
+    taps = Taps({name: [] for name in layers})
+    wanted: dict[str, list[tuple[str, int | None]]] = {}
+    for name in layers:
+        bare, call = split_call(name)
+        wanted.setdefault(bare, []).append((name, call))
+
+    def tap(bare: str) -> Callable[..., Any]:
+        count = 0
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            nonlocal count
+            takers = [name for name, call in wanted[bare] if call in (None, count)]
+            count += 1
+            first = next(tensors(output), None)
+            if not takers or first is None:
+                return None
+            kept = first
+            if grad and not first.requires_grad and first.is_floating_point():
+                start = torch.zeros((), dtype=first.dtype, device=first.device, requires_grad=True)
+                taps.begun.append(start)
+                kept = _Begin.apply(first.detach(), start)
+            for name in takers:
+                taps.keep(name, kept, name in copied)
+            return swapped(output, first, kept)
+
+        return hook
+
+    def before(part: nn.Module, inputs: Any) -> None:
+        taps.changing(part, list(tensors(inputs)))
+
+    handles = [part.register_forward_pre_hook(before) for part in in_place(module)]
+    handles += [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def in_place(module: nn.Module) -> list[nn.Module]:
+    """The parts of a network that say of themselves that they change what they are given."""
+    return [part for part in module.modules() if getattr(part, "inplace", False)]
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    if one.layout != torch.strided or other.layout != torch.strided:
+        return False
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def swapped(output: Any, old: Tensor, new: Tensor) -> Any:
+    """The same output with one tensor replaced, in tuples, lists, dicts and model outputs."""
+    if output is old:
+        return new
+    if isinstance(output, Mapping):
+        changed = {key: swapped(value, old, new) for key, value in output.items()}
+        return changed if type(output) is dict else type(output)(**changed)
+    if isinstance(output, tuple):
+        parts = [swapped(value, old, new) for value in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
+    if isinstance(output, list):
+        return [swapped(value, old, new) for value in output]
+    return output
