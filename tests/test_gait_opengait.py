@@ -16,6 +16,7 @@ from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile
 from torchloupe.networks.gait import NETWORKS
 from torchloupe.networks.gait.layers import passes, seen, windows
 from torchloupe.networks.gait.skeletons import COCO, positions_steps_bones
+from torchloupe.sources.configs import opengait_default
 from torchloupe.sources.opengait import (
     MARKS,
     TRANSFORMS,
@@ -60,6 +61,28 @@ def test_a_config_is_merged_over_the_default_of_its_tree(tmp_path):
     alone = read_config(file)
     assert alone.merged is None
     assert (alone.metric, alone.transforms) == ("euc", [{"type": "BaseSilCuttingTransform"}])
+
+
+def test_the_default_yaml_is_the_nearest_that_is_opengaits(tmp_path, monkeypatch):
+    beside, tree = tmp_path / "deep" / "down" / "mine", tmp_path / "deep" / "configs"
+    for folder in (beside, tree, tmp_path / "cwd" / "configs"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "cwd")
+    file = beside / "a.yaml"
+    file.write_text("model_cfg: {model: GaitSet}")
+    assert opengait_default(file) is None
+    (tmp_path / "cwd" / "configs" / "default.yaml").write_text("trainer_cfg: {total_iter: 3}")
+    assert opengait_default(file) == Path("configs/default.yaml")
+    (tree / "default.yaml").write_text("trainer_cfg: {total_iter: 2}")
+    assert opengait_default(file) == tree / "default.yaml"
+    (beside / "default.yaml").write_text("colour: blue\n")  # of another tool
+    assert opengait_default(file) == tree / "default.yaml"
+    (beside / "default.yaml").write_text("trainer_cfg: {total_iter: 1}")
+    assert opengait_default(file) == beside / "default.yaml"
+    assert opengait_default(beside / "default.yaml") == tree / "default.yaml"
+    (beside / "default.yaml").write_text("trainer_cfg: {")
+    with pytest.raises(BadInput, match=r"default\.yaml: cannot be read as YAML"):
+        opengait_default(file)
 
 
 @pytest.mark.parametrize(

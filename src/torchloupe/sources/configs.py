@@ -203,11 +203,22 @@ def changed(content: Mapping[str, Any], changes: Mapping[str, Any], path: str | 
 
 def opengait_default(path: str | Path) -> Path | None:
     """The `default.yaml` that an OpenGait config is laid over: the nearest of its own folder and the three above it, there
-    or in their `configs`, else that of ./configs; None without one."""
-    file = Path(path).resolve()
-    places = [folder / name for folder in list(file.parents)[:4] for name in ("default.yaml", "configs/default.yaml")]
-    places.append(Path("configs/default.yaml"))
-    return next((place for place in places if place.is_file() and place.resolve() != file), None)
+    or in their `configs`, else that of ./configs; None without one. One of another tool (none of OpenGait's blocks in
+    it) is passed by. Errors: BadInput for one that is no YAML."""
+    import yaml
+
+    own = Path(path).resolve()
+    places = [folder / name for folder in list(own.parents)[:4] for name in ("default.yaml", "configs/default.yaml")]
+    for place in (*places, Path("configs/default.yaml")):
+        if not place.is_file() or place.resolve() == own:
+            continue
+        try:
+            content = yaml.safe_load(place.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BadInput(f"{place}: cannot be read as YAML: {one_line(error)}") from None
+        if isinstance(content, Mapping) and any(block in content for block in OPENGAIT_DEFAULTS):
+            return place
+    return None
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
