@@ -9,7 +9,7 @@ import yaml
 from gait_models import MODELS, gaitset, head
 
 from torchloupe.examples.walkers import write_tree
-from torchloupe.sources.opengait import build, read_config
+from torchloupe.sources.opengait_config import build, read_config
 
 SMALL: dict[str, dict] = {
     "gaitset": {**gaitset([2, 3, 4]), **head(4, 5, 62)},

@@ -12,6 +12,7 @@ from gait_fixtures import SMALL, write_config, write_walkers
 from gait_models import MODELS, gaitgraph, gaittr
 from test_gait_networks import SEED_TABLE
 
+import torchloupe as loupe
 from torchloupe import store
 from torchloupe.errors import BadInput, BadSample, LoupeWarning, NoGradient
 from torchloupe.examples.walkers import write_tree
@@ -153,14 +154,16 @@ def test_a_copy_under_another_name_is_the_probe_itself(configs, tmp_path):
     assert found.answers == ("001-nm-01-090",)
 
 
-def test_a_gallery_is_embedded_once_and_found_by_model_and_data(configs, trees, tmp_path, monkeypatch):
+def test_a_gallery_is_embedded_once_and_found_by_model_and_data(configs, trees, tmp_path):
     made, shelf = subject_of(configs, "gaitset"), sequences(trees[0])
     first = embed_gallery(made, shelf, cache=tmp_path)
-    monkeypatch.setattr("torchloupe.gait.prepare", None)
-    again = embed_gallery(made, shelf, cache=tmp_path, metric="cos")
+
+    def never(*_: object) -> None:
+        raise AssertionError("the gallery was embedded again")
+
+    again = embed_gallery(replace(made, prepare=never), shelf, cache=tmp_path, metric="cos")
     torch.testing.assert_close(again.embeddings, first.embeddings)
     assert (again.names, again.digest, again.metric) == (first.names, first.digest, "cos")
-    monkeypatch.undo()
     other = embed_gallery(made, shelf[:3], cache=tmp_path)
     assert other.digest != first.digest
     with torch.no_grad():
@@ -332,8 +335,12 @@ def test_weights_that_give_no_numbers_are_told_of_every_item(configs, tmp_path):
 def test_layers_and_subjects_that_no_map_can_be_made_of_are_said(configs, trees):
     made, walk = subject_of(configs, "gaitgl"), sequences(trees[1])[0]
     gallery = embed_gallery(made, sequences(trees[0]))
-    with pytest.raises(BadInput, match="cannot read walks"):
-        explain_walk(replace(made, prepare=None), walk, Nearest(gallery))
+    other = loupe.Subject(torch.nn.Linear(2, 2), spec="timm:resnet18", prepare=lambda *_: None, notes={"config": {}})
+    for ask in (embed_gallery, lambda subject, walks: explain_walk(subject, walks[0], Nearest(gallery))):
+        with pytest.raises(BadInput, match=r"timm:resnet18: does not read walks; expected a subject of OpenGait"):
+            ask(other, [walk])
+        with pytest.raises(BadInput, match=r"cannot read walks"):
+            ask(replace(made, prepare=None), [walk])
     with pytest.raises(BadInput, match="layer 'joints' cannot be drawn: its nodes are pairs"):
         undrawn = torch.nn.Module()
         undrawn.joints = torch.nn.Identity()

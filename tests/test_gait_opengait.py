@@ -19,18 +19,15 @@ from torchloupe.networks.gait.skeletons import COCO, positions_steps_bones
 from torchloupe.sources.configs import opengait_default
 from torchloupe.sources.opengait import (
     MARKS,
-    TRANSFORMS,
-    build,
     example,
     gait,
     layer_facts,
     load_weights,
     pick_layers,
-    prepare,
-    read_config,
-    transformed,
 )
+from torchloupe.sources.opengait_config import build, read_config
 from torchloupe.sources.sequences import Walk, sequences
+from torchloupe.sources.walk_inputs import TRANSFORMS, prepare, transformed
 
 
 def walk_of(folder: Path, **arrays: np.ndarray) -> Walk:

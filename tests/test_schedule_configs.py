@@ -263,7 +263,7 @@ def test_opengait_yaml(tmp_path):
 
 def test_the_schedule_and_the_maps_of_gait_find_the_same_default(tmp_path):
     """Beside the config, in the folder above, in ./configs of either: the nearest one, for both."""
-    from torchloupe.sources.opengait import read_config
+    from torchloupe.sources.opengait_config import read_config
 
     tree = tmp_path / "tree/configs/gaitset"
     tree.mkdir(parents=True)

@@ -25,7 +25,7 @@ from torchloupe.networks.gait.skeletons import skeleton
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Maps, Scores
 from torchloupe.sequence_maps import SequenceMaps
-from torchloupe.sources.opengait import Config, inner_pictures, model_digest, place_of, prepare
+from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, place_of
 from torchloupe.sources.sequences import Walk
 from torchloupe.taps import restored
 from torchloupe.targets.retrieval import Gallery, Retrieval
@@ -49,7 +49,7 @@ def embed_gallery(
     from the same data is read from there. strict: a bad walk stops; otherwise it is told and left out.
     Errors: BadInput where nothing is left, or walks differ in the shape of their embedding.
     """
-    config: Config = subject.notes["config"]
+    config, prepare = config_of(subject), _reader(subject)
     digests: dict[str, str] = {}
     rows, kept = [], []
     lost: list[str] = []
@@ -70,7 +70,7 @@ def embed_gallery(
     with restored(subject.module), torch.no_grad():
         for done, walk in enumerate(readable, 1):
             with _left_out(lost, strict):
-                row = subject.output(prepare(walk, config, subject.module))[0].float().cpu()
+                row = subject.output(prepare(walk))[0].float().cpu()
                 if not torch.isfinite(row).all():
                     raise BadInput(
                         f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights and the transforms"
@@ -91,6 +91,14 @@ def embed_gallery(
     if file is not None:
         _write(file, made)
     return made
+
+
+def _reader(subject: Subject) -> Callable[..., Batch]:
+    """How the subject takes a walk. Errors: BadInput for a subject that takes none."""
+    config = config_of(subject)
+    if subject.prepare is None:
+        raise BadInput(f"{subject.spec or config.model}: cannot read walks (its prepare is None)")
+    return subject.prepare
 
 
 @contextmanager
@@ -172,10 +180,9 @@ def explain_walk(
     Errors: BadSample for a walk that does not fit, BadInput for a layer that does not; LoupeWarning where the probe is itself in the gallery.
     """
     gallery = target.gallery
-    if subject.prepare is None:
-        raise BadInput(f"{subject.spec}: cannot read walks")
+    config, prepare = config_of(subject), _reader(subject)
     try:
-        batch = subject.prepare(walk)
+        batch = prepare(walk)
     except BadInput as error:
         raise BadSample(str(error)) from error
     own = walk.digest()
@@ -203,7 +210,7 @@ def explain_walk(
         identity=walk.identity,
         condition=walk.condition,
         view=walk.view,
-        model=subject.notes["config"].model,
+        model=config.model,
         method=method,
         options=json.dumps(dict(options or {}), sort_keys=True),
         target=repr(target),
@@ -287,15 +294,15 @@ def _shaped(cells: tuple[int, ...], picture: tuple[int, ...]) -> bool:
 def _shown(subject: Subject, batch: Batch) -> dict[str, Any]:
     pose = batch.truth.get("pose")
     if pose is not None:
-        shape = skeleton(subject.notes["config"].joints)
+        shape = skeleton(config_of(subject).joints)
         return {"poses": pose[0].numpy(), "joints": shape.joints, "limbs": np.array(shape.edges)}
     return {} if batch.pictures is None else {"imgs": batch.pictures[0, ..., 0].numpy()}
 
 
 def _answered(subject: Subject, walk: Walk | None) -> dict[str, Any]:
-    if walk is None or subject.prepare is None:
+    if walk is None:
         return {}
-    shown = _shown(subject, subject.prepare(walk))
+    shown = _shown(subject, _reader(subject)(walk))
     return {f"answer_{key}": shown[key] for key in ("imgs", "poses") if key in shown}
 
 
@@ -317,7 +324,7 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, 
     """How a result was made, for JSON."""
     from torchloupe import __version__
 
-    config: Config = subject.notes["config"]
+    config = config_of(subject)
     return {
         "probe": made.name,
         "model": made.model,

@@ -193,7 +193,7 @@ def tsne(
     from torchloupe.arrange import embed_file, is_made, project_file
     from torchloupe.render.points import draw_points
     from torchloupe.sources import subject
-    from torchloupe.sources.opengait import read_config
+    from torchloupe.sources.opengait_config import read_config
     from torchloupe.sources.samples import samples
     from torchloupe.store import plain
 

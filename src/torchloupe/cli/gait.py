@@ -223,7 +223,7 @@ def layers(
         All layers. By default those of the numbered convolutions, and the default ones.
     """
     from torchloupe.errors import BadInput
-    from torchloupe.sources.opengait import example, gait, layer_facts
+    from torchloupe.sources.opengait import config_of, example, gait, layer_facts
     from torchloupe.sources.sequences import sequences
 
     subject = gait(config, checkout=opengait)
@@ -232,7 +232,7 @@ def layers(
     elif opengait is not None:
         raise BadInput("--opengait: give a sequence with --probe, so that the model can run once")
     else:
-        batch = example(subject.notes["config"])
+        batch = example(config_of(subject))
     facts = layer_facts(subject, batch)
     default = {name.partition("#")[0] for name in subject.layers}
     kept = [fact for fact in facts if every or fact.name in default or (fact.number and "Conv" in fact.kind)]
@@ -248,7 +248,8 @@ def layers(
 
 def _subject(config: Path, weights: Path | None, device: str, checkout: Path | None, unsafe: bool) -> Subject:
     from torchloupe.errors import BadInput
-    from torchloupe.sources.opengait import gait, read_config
+    from torchloupe.sources.opengait import gait
+    from torchloupe.sources.opengait_config import read_config
 
     found = weights or read_config(config).checkpoint
     if found is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, BadSample, LoupeError, LoupeWarning, MissingPackage, nearest
 from torchloupe.probe import Batch
+from torchloupe.sources.opengait_config import Config
 from torchloupe.sources.operators import roi_align_here
-
-if TYPE_CHECKING:
-    from torchloupe.sources.opengait import Config
 
 # the names that OpenGait's packages take at the top level
 TOP = ("modeling", "data", "utils", "evaluation")

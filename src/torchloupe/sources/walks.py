@@ -16,11 +16,12 @@ import numpy as np
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, nearest
 from torchloupe.methods.browse import BadSample, Marks, Sample, Step
 from torchloupe.sources.configs import changed, one_line
-from torchloupe.sources.opengait import IMAGENET, TRANSFORMS, _chosen, read_config, transformed
+from torchloupe.sources.opengait_config import read_config
 from torchloupe.sources.safe import load_pickle_arrays
 from torchloupe.sources.sequences import Walk, read_pickle, sequences
 from torchloupe.sources.transforms import described, seeded
 from torchloupe.sources.walk_augmentations import DRAWN, parts_of_ssb, taken
+from torchloupe.sources.walk_inputs import IMAGENET, TRANSFORMS, chosen, transformed
 
 SHOWN = 8
 # Transforms that turn poses into numbers that are no picture.
@@ -65,7 +66,7 @@ class WalkFeed:
         walk, log = self.walks[index], list[Step]()
         place = "load"
         try:
-            arrays = _chosen(walk, self.config)
+            arrays = chosen(walk, self.config)
             parts = [
                 _Part(file, array, cloud=self.clouds[min(k, len(self.clouds) - 1)])
                 for k, (file, array) in enumerate(zip(walk.files, arrays, strict=False))
@@ -80,11 +81,11 @@ class WalkFeed:
                     index_of, text = drawn_frames(len(parts[0].array), self.sampler)
                     points = self.sampler.get("points_in_use") or {}
                     for k, part in enumerate(parts):
-                        chosen = part.array[index_of]
+                        drawn = part.array[index_of]
                         if k == points.get("pointcloud_index"):
-                            chosen, few = _some_points(chosen, points.get("points_num"))
+                            drawn, few = _some_points(drawn, points.get("points_num"))
                             text = f"{text}, {few}"
-                        parts[k] = replace(part, array=chosen)
+                        parts[k] = replace(part, array=drawn)
                     log.append(_step(place, parts, text))
                     for step in zip_longest(*map(_parts, transforms)):
                         place = " | ".join(dict.fromkeys(_title(one) for one in step if one))
