@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from torchloupe.data.samples import BadSample
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import BadSample, samples
+from torchloupe.methods.browse import samples
 from torchloupe.sources.datasets import feeds
 
 MIXERS = """

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from torchloupe.cli import main
+from torchloupe.data.samples import BadSample, Exhausted
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import BadSample, Exhausted, samples
+from torchloupe.methods.browse import samples
 from torchloupe.sources.datasets import feeds
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

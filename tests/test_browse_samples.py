@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from torchloupe.cli import main
+from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import BadSample, Census, Marks, Moments, Sample, Step, alike, fingerprint, samples
+from torchloupe.methods.browse import Census, Moments, alike, fingerprint, samples
 from torchloupe.render import samples as render
 from torchloupe.sources.datasets import feeds
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from torchloupe.cli import main
+from torchloupe.data.samples import BadSample
 from torchloupe.errors import BadInput
 from torchloupe.examples.walkers import write_tree
-from torchloupe.methods.browse import BadSample, samples
+from torchloupe.methods.browse import samples
 from torchloupe.sources.datasets import feeds
 from torchloupe.sources.transforms import seeded
 from torchloupe.sources.walk_augmentations import DRAWN, KERNELS, blurred, dilated, kernel, taken, warped

@@ -13,7 +13,7 @@ import torchloupe
 
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
-    {"axes", "results", "errors"},
+    {"axes", "results", "errors", "data"},
     {"trace", "subject", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
     {"methods", "targets", "networks"},
     {"sources"},

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from torchloupe.data.schedules import Mark, Plan, Ticker
 from torchloupe.errors import BadInput
-from torchloupe.methods.schedule import Mark, Plan, Ticker, record
+from torchloupe.methods.schedule import record
 from torchloupe.sources.schedules import Training, schedules
 
 

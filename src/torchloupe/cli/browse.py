@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from torchloupe.methods.browse import Feed
+    from torchloupe.data.samples import Feed
     from torchloupe.render.samples import Window
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
@@ -161,8 +161,8 @@ def browse(
     import tempfile
     import warnings
 
+    from torchloupe.data.samples import BadSample
     from torchloupe.errors import BadInput, LoupeWarning
-    from torchloupe.methods.browse import BadSample
     from torchloupe.render import curves
     from torchloupe.render import samples as render
     from torchloupe.sources.configs import options
@@ -223,8 +223,9 @@ def _browse_one(
 
     from torchloupe import store
     from torchloupe.cli.options import progress
+    from torchloupe.data.samples import BadSample
     from torchloupe.errors import BadInput, LoupeWarning
-    from torchloupe.methods.browse import BadSample, Census, samples
+    from torchloupe.methods.browse import Census, samples
     from torchloupe.render import curves
     from torchloupe.render import samples as render
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchloupe import store
+from torchloupe.data.schedules import Curve, Mark, Unit
 from torchloupe.errors import BadInput, nearest
-from torchloupe.methods.schedule import Curve, Mark, Unit
 from torchloupe.render.style import Style
 
 if TYPE_CHECKING:

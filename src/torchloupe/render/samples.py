@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchloupe import store
+from torchloupe.data.samples import MODES, Marks, Sample, Step
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import MODES, Marks, Sample, Step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

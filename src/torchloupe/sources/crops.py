@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.methods.browse import BadSample, Marks, Sample, Step
 from torchloupe.sources.configs import one_line
 from torchloupe.sources.hrnet import Experiment, experiment
 from torchloupe.sources.poses import (

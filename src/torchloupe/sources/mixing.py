@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from torchloupe.data.samples import BadSample, Feed, Sample, Step
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import BadSample, Feed, Sample, Step, seed_of
+from torchloupe.methods.browse import seed_of
 from torchloupe.sources.configs import one_line
 from torchloupe.sources.transforms import Stage, homes, seeded
 

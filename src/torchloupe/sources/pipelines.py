@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.methods.browse import BadSample, Marks, Sample, Step, told
+from torchloupe.methods.browse import told
 from torchloupe.sources.configs import missing, one_line, openmmlab_config, openmmlab_scope
 from torchloupe.sources.mixing import Mixer, Noted
 from torchloupe.sources.transforms import Flow, Look, Stage, described, parameters, seeded, unchanged, watched
+from torchloupe.sources.truth import class_name
 
 # As many samples as steps that keep earlier ones need to mix.
 CACHED = 8
@@ -265,15 +267,11 @@ def config_mixers(path: str, changes: Mapping[str, Any]) -> list[Mixer]:
 
 
 def _label(info: Mapping[str, Any], classes: Any) -> str:
-    from torchloupe.sources.datasets import _name
-
-    return "" if info.get("gt_label") is None else _name(info["gt_label"], classes)
+    return "" if info.get("gt_label") is None else class_name(info["gt_label"], classes)
 
 
 def _marks(results: Mapping[str, Any], classes: Any) -> Marks:
     """Boxes, keypoints, masks and heatmaps under the names that mmcv, mmdet and mmpose give them."""
-    from torchloupe.sources.datasets import _name
-
     boxes = results.get("gt_bboxes")
     if boxes is not None:
         boxes = np.asarray(_cpu(getattr(boxes, "tensor", boxes)), dtype=float).reshape(-1, 4)
@@ -282,7 +280,7 @@ def _marks(results: Mapping[str, Any], classes: Any) -> Marks:
         # mmpose turns the four corners (n, 4, 2) of a box along with a picture that holds several people.
         boxes = np.concatenate([boxes.min(1), boxes.max(1)], 1) if boxes.ndim == 3 else boxes.reshape(-1, 4)
     labels = results.get("gt_bboxes_labels")
-    names = tuple(_name(one, classes) for one in np.asarray(labels).tolist()) if labels is not None else ()
+    names = tuple(class_name(one, classes) for one in np.asarray(labels).tolist()) if labels is not None else ()
     points = next((results[key] for key in ("transformed_keypoints", "keypoints", "gt_keypoints")
                    if results.get(key) is not None), None)  # fmt: skip
     if points is not None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from torchloupe.data.schedules import Mark, Plan, Ticker, Unit
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
-from torchloupe.methods.schedule import Mark, Plan, Ticker, Unit
 from torchloupe.sources.configs import (
     OPENGAIT_DEFAULTS,
     expand,

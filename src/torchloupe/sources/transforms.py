@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from torchloupe.data.samples import Marks, Step
 from torchloupe.errors import BadInput, need
-from torchloupe.methods.browse import Marks, Step, told
+from torchloupe.methods.browse import told
 from torchloupe.sources.configs import imported, one_line
 
 # What the drawing methods of transforms are called: torchvision v2 (new, old) and v1.

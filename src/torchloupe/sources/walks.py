@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, nearest
-from torchloupe.methods.browse import BadSample, Marks, Sample, Step
 from torchloupe.sources.configs import changed, one_line
 from torchloupe.sources.opengait_config import read_config
 from torchloupe.sources.safe import load_pickle_arrays

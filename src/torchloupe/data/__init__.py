@@ -1,0 +1,1 @@
+"""What a data set is made of, and how a training goes: types only."""
