@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 warnings.filterwarnings("ignore")
 
-import conftest  # noqa: E402, F401
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torchvision  # noqa: E402
 from measure import cpu_times, grown, peak_memory, table  # noqa: E402
 
 import torchloupe as loupe  # noqa: E402
+from torchloupe.sources import patches  # noqa: E402
+
+torch.set_num_threads(1)
+torchvision = patches.imported("torchvision")
 
 SIX = ("gradcam", "gradcam_pp", "xgradcam", "layercam", "eigencam", "eigengradcam")
 STAGES = ("layer1", "layer2", "layer3", "layer4")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import conftest  # noqa: F401
-import timm
 import torch
 
 from torchloupe.probe import Batch, Subject
 from torchloupe.sites import capture
+from torchloupe.sources import patches
+
+torch.set_num_threads(1)
+timm = patches.imported("timm")
 
 ROUNDS = 9
 

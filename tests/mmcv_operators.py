@@ -48,21 +48,3 @@ def install() -> None:
     stand_in.__getattr__ = operator  # type: ignore[method-assign]
     sys.modules["mmcv._ext"] = stand_in
     complete_mmcv()
-
-
-def install_torchvision() -> None:
-    """The same nms as torchvision's operator, where torchvision has none for this torch."""
-    import torchvision.ops.boxes as boxes
-
-    if hasattr(install_torchvision, "library") or torchvision_is_whole():
-        return
-    library = torch.library.Library("torchvision", "IMPL")
-    library.impl("nms", lambda one, scores, threshold: nms(one, scores, threshold, 0), "CPU")
-    install_torchvision.library = library  # type: ignore[attr-defined]
-    boxes._assert_has_ops = lambda: None
-
-
-def torchvision_is_whole() -> bool:
-    from torchvision.extension import _has_ops
-
-    return bool(_has_ops())

@@ -32,7 +32,6 @@ SMALL = {
 @pytest.fixture(scope="module", autouse=True)
 def operators() -> None:
     mmcv_operators.install()
-    mmcv_operators.install_torchvision()
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,6 @@ SMALL: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", autouse=True)
 def operators() -> None:
     mmcv_operators.install()
-    mmcv_operators.install_torchvision()
 
 
 def load(name: str) -> mmpose.Estimator:

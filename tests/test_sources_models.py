@@ -488,15 +488,6 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         subject("timm:resnet18")
 
 
-def test_a_torchvision_of_another_torch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
-        raise RuntimeError("operator torchvision::nms does not exist")
-
-    monkeypatch.setattr("torchloupe.sources.assemble.import_module", fail)
-    with pytest.raises(BadInput, match="torchvision does not match the installed torch"):
-        subject("torchvision:resnet18")
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [

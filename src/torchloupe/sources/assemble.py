@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torchloupe.errors import BadInput, LoupeWarning, NoGradient, nearest, need
 from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped
 from torchloupe.results import Scores
+from torchloupe.sources import patches
 from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import Preparation
 from torchloupe.sources.safe import load_into, read_checkpoint, sha256, weights_in
@@ -64,28 +64,15 @@ class Loaded(NamedTuple):
 def framework(name: str, extra: str) -> Any:
     """An optional package, imported.
 
-    Errors: MissingPackage that names the extra; BadInput where torchvision does not match the installed torch.
+    Errors: MissingPackage that names the extra; BadInput where it is broken.
     """
     try:
-        return import_module(name)
+        return patches.imported(name)
     except ModuleNotFoundError as error:
-        check_torchvision(error)
         absent = (error.name or name).partition(".")[0]
         raise need(absent, extra) from error
     except (RuntimeError, ImportError, AttributeError) as error:
-        check_torchvision(error)
         raise BadInput(f"{name} is installed but cannot be imported: {' '.join(str(error).split())[:200]}") from error
-
-
-def check_torchvision(error: BaseException | None) -> None:
-    """Errors: BadInput where this error comes from a torchvision that does not match the installed torch."""
-    while error is not None:
-        if "operator torchvision::" in str(error):
-            raise BadInput(
-                f"the installed torchvision does not match the installed torch ({torch.__version__}): its operators are "
-                "missing; install the torchvision build made for this torch, from the same index"
-            ) from error
-        error = error.__cause__ or error.__context__
 
 
 def split_spec(text: str) -> tuple[str, dict[str, Any]]:

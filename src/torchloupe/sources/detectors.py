@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.probe import Batch, Subject
-from torchloupe.sources.assemble import Loaded, Options, check_torchvision, finish, framework, load_weights
+from torchloupe.sources import patches
+from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
 from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
 from torchloupe.taps import restored
@@ -79,6 +80,7 @@ def torchvision_detector(module: nn.Module, options: Options, classes: Sequence[
             image = image.resize(options.hw[::-1], 2)
         return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
 
+    patches.torchvision()
     preparation = Preparation(steps, SMALL, (0.0,) * 3, (1.0,) * 3)
     return _detector(
         module,
@@ -87,7 +89,7 @@ def torchvision_detector(module: nn.Module, options: Options, classes: Sequence[
         classes,
         _list,
         "the picture itself, 0..1",
-        lambda: _as_written(module, _zeros(module)),
+        lambda: module(list(_zeros(module))),
     )
 
 
@@ -143,18 +145,7 @@ def _backbone_layer(module: nn.Module, look: Any) -> tuple[str, ...]:
 
 def _list(module: nn.Module, batch: Batch) -> list[Detections]:
     """torchvision: a list of pictures in, a list of dictionaries out."""
-    return [Detections(one["boxes"], one["scores"], one["labels"]) for one in _as_written(module, batch.x)]
-
-
-def _as_written(module: nn.Module, x: Tensor) -> Any:
-    """The forward of a detector of torchvision, without torch.compile.
-
-    Where its operators are not compiled, its roi_align is Python that torch.compile takes, which costs half a minute, a C++
-    compiler, and all questions but the first, as the backward gives its memory away. So it runs as it is written.
-    """
-    stance = getattr(torch.compiler, "set_stance", None)
-    with stance("force_eager") if stance is not None else nullcontext():
-        return module(list(x))
+    return [Detections(one["boxes"], one["scores"], one["labels"]) for one in module(list(batch.x))]
 
 
 def _queries(module: nn.Module, batch: Batch) -> list[Detections]:
@@ -233,7 +224,7 @@ def _library(repo: str) -> Any:
         # mmdet takes backbones from mmpretrain where it is installed, and breaks where that one does.
         _import()
     try:
-        library = import_module(repo)
+        library = patches.imported(repo)
         register = getattr(import_module(f"{repo}.utils"), "register_all_modules", None)
         if register is not None:
             register(init_default_scope=False)
@@ -249,7 +240,6 @@ def _library(repo: str) -> Any:
             raise need(repo, EXTRA) from error
         raise BadInput(f"{repo} cannot be imported: it needs {error.name}, which is not installed") from error
     except (RuntimeError, ImportError, AttributeError) as error:
-        check_torchvision(error)
         raise BadInput(f"{repo} cannot be imported: {' '.join(str(error).split())[:200]}") from error
     return library
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, BadSample, LoupeError, LoupeWarning, MissingPackage, nearest
 from torchloupe.probe import Batch
+from torchloupe.sources import patches
 from torchloupe.sources.opengait_config import Config
-from torchloupe.sources.operators import roi_align_here
 
 # the names that OpenGait's packages take at the top level
 TOP = ("modeling", "data", "utils", "evaluation")
@@ -83,7 +83,8 @@ def _importable(code: Path) -> Iterator[None]:
     sys.modules.setdefault("modeling.models", models)
     sys.path.insert(0, str(code))
     try:
-        with _without_tensorboard(), _operators():
+        patches.torchvision()
+        with _without_tensorboard():
             yield
     finally:
         sys.path.remove(str(code))
@@ -104,21 +105,6 @@ def _without_tensorboard() -> Iterator[None]:
             sys.modules.pop("torch.utils.tensorboard", None)
     else:
         yield
-
-
-@contextmanager
-def _operators() -> Iterator[None]:
-    """The schemas that torchvision's import asks for, where its build for another torch left them undefined."""
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            # a schema lasts as long as its library object
-            _SCHEMAS.append(library)
-    yield
-
-
-_SCHEMAS: list[torch.library.Library] = []
 
 
 def _built(found: Any, config: Config) -> nn.Module:
@@ -167,7 +153,7 @@ def _call(module: nn.Module, batch: Batch) -> Any:
     known = TYPES.get(name, (kind,))
     given = (inputs, labels, [kind if kind in known else known[0]] * n, [view] * n, lengths)
     on_cpu = _on_cpu(name in GPU_ONLY) if batch.x.device.type == "cpu" else nullcontext()
-    with on_cpu, _with_gradients(), roi_align_here():
+    with on_cpu, _with_gradients():
         try:
             return module(given)
         except LoupeError:

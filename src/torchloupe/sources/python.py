@@ -11,6 +11,7 @@ from torch import nn
 
 from torchloupe.errors import BadInput, LoupeError, nearest
 from torchloupe.probe import Subject
+from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, finish, split_spec
 from torchloupe.sources.preparation import resize_crop
 
@@ -51,7 +52,7 @@ def _imported(home: str, options: Options) -> Any:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return import_module(home)
+        return patches.imported(home)
     except ModuleNotFoundError as error:
         if error.name is not None and (home == error.name or home.startswith(error.name + ".")):
             raise BadInput(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.probe import Subject
+from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec
 from torchloupe.sources.preparation import Preparation, resize_crop
 from torchloupe.sources.safe import sha256
@@ -26,6 +27,7 @@ def transformers(rest: str, options: Options) -> Subject:
 
     Errors: BadInput for a folder without config.json, a name that is neither a type nor in the cache, or unknown options.
     """
+    patches.torchvision()  # transformers hides what goes wrong when it imports torchvision
     library = framework("transformers", "transformers")
     name, arguments = split_spec(rest)
     folder = Path(name).expanduser()
@@ -40,6 +42,7 @@ def transformers(rest: str, options: Options) -> Subject:
 
 def given(module: nn.Module, options: Options) -> Subject | None:
     """A model of transformers that is already built; None for a part of one."""
+    patches.torchvision()
     return _finish(module, None, options, {}) if hasattr(getattr(module, "config", None), "model_type") else None
 
 

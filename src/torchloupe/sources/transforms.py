@@ -457,6 +457,9 @@ def model_transform(text: str) -> list[Stage]:
     makers = {"timm": _timm, "transformers": _transformers, "torchvision": _torchvision}
     if not name or framework not in makers:
         raise BadInput(f"--model {text}: expected {', '.join(f'{key}:NAME' for key in makers)} or an OpenMMLab config")
+    from torchloupe.sources import patches
+
+    patches.torchvision()
     try:
         return makers[framework](name, text)
     except ImportError as error:
