@@ -458,13 +458,29 @@ def attribute(
     # only when all options were found right is anything written
     stream = Stream(root, "ig")
     stream.open({**study.record(), "attribution": how.record(), "maps": maps})
-    work = partial(_attributed, study, how, probe, maps)
+    work = partial(_apart, partial(_attributed, study, how, probe, maps))
     return run(stream, ids, work, batch=batch, strict=strict, title="attribution")
 
 
-def _attributed(
-    study: Study, how: Attribution, probe: Probe, maps: str, ids: Sequence[str]
-) -> Iterator[tuple[str, Mapping[str, Array] | LoupeError]]:
+Made = Iterator[tuple[str, Mapping[str, Array] | LoupeError]]
+
+
+def _apart(work: Callable[[Sequence[str]], Made], ids: Sequence[str]) -> Made:
+    """What work makes of a batch; a batch in which it fails is halved, until only the samples at fault fail."""
+    try:
+        found = list(work(ids))
+    except LoupeError as error:
+        if len(ids) == 1:
+            yield ids[0], error
+            return
+        middle = len(ids) // 2
+        for part in (ids[:middle], ids[middle:]):
+            yield from _apart(work, part)
+    else:
+        yield from found
+
+
+def _attributed(study: Study, how: Attribution, probe: Probe, maps: str, ids: Sequence[str]) -> Made:
     loaded, broken = load(study, ids)
     yield from broken.items()
     if loaded is None:
@@ -477,13 +493,8 @@ def _attributed(
     rows = (~empty).nonzero().flatten().tolist()
     if not rows:
         return
-    batch = loaded.batch.take(rows)
-    try:
-        _, batch = probe.ask(batch)
-        found = how.maps(probe, batch, study.crop)
-    except LoupeError as error:
-        yield from ((id, error) for id in batch.ids)
-        return
+    _, batch = probe.ask(loaded.batch.take(rows))
+    found = how.maps(probe, batch, study.crop)
     for row, number in enumerate(rows):
         yield batch.ids[row], _kept(study, how, found, batch, row, loaded.samples[number], maps)
 
@@ -613,25 +624,21 @@ def errors(
     stream = Stream(root, "epe")
     decoded = "codec" if how.decode else "peaks"
     stream.open({**study.record(), "flip": how.flip, "shift": how.shift, "quarter": how.quarter, "decoded": decoded})
-    work = partial(_measured, study, how)
+    work = partial(_apart, partial(_measured, study, how))
     return run(stream, ids, work, batch=batch, strict=strict, title="errors")
 
 
-def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Array] | LoupeError]]:
+def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Made:
     loaded, broken = load(study, ids)
     yield from broken.items()
     if loaded is None:
         return
     batch = loaded.batch
-    try:
-        plain = outputs(study.subject, batch)
-        is_heatmap = plain.ndim == 4
-        points = in_input_pixels(predicted(plain), study, is_heatmap)
-        truth = in_input_pixels(true(plain, batch), study, is_heatmap)
-        at, height = _decoded(study, how, batch, plain, points)
-    except LoupeError as error:
-        yield from ((id, error) for id in batch.ids)
-        return
+    plain = outputs(study.subject, batch)
+    is_heatmap = plain.ndim == 4
+    points = in_input_pixels(predicted(plain), study, is_heatmap)
+    truth = in_input_pixels(true(plain, batch), study, is_heatmap)
+    at, height = _decoded(study, how, batch, plain, points)
     finite = points.isfinite().all(-1).all(-1)
     for row, id in enumerate(batch.ids):
         if not finite[row]:
