@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.sources import poses
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -318,3 +318,32 @@ def test_unbiased_data_processing_counts_from_the_middle_of_pixels() -> None:
     naive = [[np.exp(-((u - 3.25) ** 2 + (v - 7.5) ** 2) / 8) for u in range(9)] for v in range(17)]
     near = np.abs(np.arange(17) - 8)[:, None] <= 6
     np.testing.assert_allclose(heatmaps[0], np.array(naive) * near * (np.abs(np.arange(9) - 3) <= 6))
+
+
+def edges(folder: Path, skeleton: object) -> tuple[tuple[int, int], ...]:
+    """Bones of a body of four joints whose category has this skeleton."""
+    path = tiny_coco(folder, keypoints=[20, 20, 2] * 4)
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 1, "name": "kite", "keypoints": ["a", "b", "c", "d"], "skeleton": skeleton}]
+    path.write_text(json.dumps(content))
+    return poses.coco(path, folder, CROP).skeleton.bones
+
+
+def test_a_skeleton_counts_from_one_or_says_that_it_counts_from_zero(tmp_path: Path) -> None:
+    assert edges(tmp_path, [[1, 2], [3, 4]]) == ((0, 1), (2, 3))
+    assert edges(tmp_path, None) == edges(tmp_path, []) == ()
+    with pytest.warns(LoupeWarning, match="category kite: its skeleton counts joints from 0 and is read so"):
+        assert edges(tmp_path, [[0, 1], [2, 3]]) == ((0, 1), (2, 3))
+
+
+@pytest.mark.parametrize("skeleton", [[[1, 5]], [[1, -1]], [[1, 2, 3]], [["a", "b"]], [[1, 2.0]], {"a": "b"}, 7, [3]])
+def test_an_edge_that_is_no_pair_of_joints_is_named(tmp_path: Path, skeleton: object) -> None:
+    with pytest.raises(
+        BadInput, match="category kite: an edge of the skeleton is expected to be two joints from 1 to 4"
+    ):
+        edges(tmp_path, skeleton)
+
+
+def test_a_skeleton_that_counts_both_ways_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="its skeleton has joints 0 and 4, and there are 4 joints"):
+        edges(tmp_path, [[0, 1], [3, 4]])

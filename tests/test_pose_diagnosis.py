@@ -944,3 +944,18 @@ def test_a_run_in_which_everything_fails_says_why(
     capsys.readouterr()
     assert main(["pose", "depend", *common(bench), "--ids", "4", "-o", str(tmp_path / "c")]) == 2
     assert "none of the chosen samples has a map" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kept", "bones"),
+    [
+        ([[0, 1], [1, 2]], [(0, 1), (1, 2)]),
+        ([[-1, 0], [0, 1]], [(0, 1), (1, 2)]),
+        ([[0, 1], [2, 7]], [(0, 1)]),
+    ],
+)
+def test_bones_that_earlier_versions_kept_wrongly(
+    tmp_path: Path, kept: list[list[int]], bones: list[tuple[int, int]]
+) -> None:
+    Stream(tmp_path, "epe").open({"skeleton": {"joints": ["a", "b", "c"], "bones": kept}})
+    assert pose_report.Run(tmp_path).bones() == bones

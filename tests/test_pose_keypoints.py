@@ -55,7 +55,6 @@ def test_average_precision_of_the_truth_is_one_and_falls_with_noise() -> None:
     path = SHARED / "test_coco.json"
     content = json.loads(path.read_text())
     people = coco(path, SHARED, Crop()).people
-    chosen = {person.id for person in people}
 
     def entries(noise: float) -> list[dict]:
         rng = np.random.default_rng(0)
@@ -70,20 +69,25 @@ def test_average_precision_of_the_truth_is_one_and_falls_with_noise() -> None:
             for person in people
         ]
 
-    def ap(noise: float, chosen: set[str]) -> float:
+    def ap(noise: float) -> float:
         results = keypoints.coco_results(entries(noise), SIGMAS, visible=0.2, limit=0.9)
-        return keypoints.average_precision(content, results, chosen, SIGMAS)["AP"]
+        return keypoints.average_precision(content, results, SIGMAS)["AP"]
 
-    assert ap(0, chosen) == pytest.approx(1.0)
-    assert 0.1 < ap(4, chosen) < 0.95
+    assert ap(0) == pytest.approx(1.0)
+    assert 0.1 < ap(4) < 0.95
     # people who were not asked about do not count as missed
-    few = set(sorted(chosen)[:5])
+    ids = sorted(person.id for person in people)
+    few, others = set(ids[:5]), set(ids[5:])
     results = keypoints.coco_results(
         [e for e, p in zip(entries(0), people, strict=True) if p.id in few], SIGMAS, visible=0.2, limit=0.9
     )
-    assert keypoints.average_precision(content, results, few, SIGMAS)["AP"] == pytest.approx(1.0)
-    assert keypoints.average_precision(content, results, chosen, SIGMAS)["AP"] < 0.6
+    assert keypoints.average_precision(content, results, SIGMAS, aside=others)["AP"] == pytest.approx(1.0)
+    assert keypoints.average_precision(content, results, SIGMAS)["AP"] < 0.6
 
 
 def test_no_prediction_is_no_precision() -> None:
-    assert set(keypoints.average_precision({"images": [], "annotations": []}, [], set(), SIGMAS).values()) == {0.0}
+    person = {"id": 1, "image_id": 1, "bbox": [0, 0, 9, 9], "keypoints": [1, 1, 2] * 17}
+    content = {"images": [{"id": 1}], "annotations": [person]}
+    assert set(keypoints.average_precision(content, [], SIGMAS).values()) == {0.0}
+    nobody = keypoints.average_precision({"images": [], "annotations": []}, [], SIGMAS)
+    assert all(math.isnan(value) for value in nobody.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -696,20 +697,19 @@ def means(values: Array) -> tuple[Array, float]:
     return by_joint, float(total.sum() / count.sum()) if count.sum() else float("nan")
 
 
-def average_precision(study: Study, root: Path, category: int = 1) -> dict[str, float]:
-    """COCO's figures for the stored predictions of a run, over the people that were asked about."""
-    import json
+def average_precision(study: Study, root: Path) -> dict[str, float]:
+    """COCO's figures for the stored predictions of a run, as the published evaluation makes them of the same boxes.
 
+    Annotated people whom no box covers are missed, and boxes on pictures without people are false. Where samples were left
+    out of the run, only the pictures of the others count, and people whose own sample was left out count neither way.
+    """
     stream = Stream(root, "epe")
-    entries, asked = [], set()
-    content = json.loads(Path(study.data.source).read_text())
-    pictures = {str(image["id"]): image["id"] for image in content["images"]}
-    for id in stream.done():
-        kept = stream.read(id)
-        asked.add(str(kept["person"]))
+    entries, done = [], stream.done()
+    for id in done:
+        kept = stream.read(id, ("decoded", "confidence", "score", "area"))
         entries.append(
             {
-                "image_id": pictures[str(kept["image"])],
+                "image_id": study.person(id).image_id,
                 "joints": kept["decoded"],
                 "confidence": kept["confidence"],
                 "score": float(kept["score"]),
@@ -717,9 +717,17 @@ def average_precision(study: Study, root: Path, category: int = 1) -> dict[str, 
             }
         )
     sigmas = np.array(study.data.skeleton.sigmas)
-    visible, limit = study.reading.visible, study.reading.limit
-    results = keypoints.coco_results(entries, sigmas, visible=visible, limit=limit, category=category)
-    return keypoints.average_precision(content, results, asked, sigmas)
+    results = keypoints.coco_results(entries, sigmas, visible=study.reading.visible, limit=study.reading.limit)
+    there = set(done)
+    aside = {person.id for number, person in enumerate(study.data.people) if str(number) not in there}
+    return keypoints.average_precision(
+        json.loads(Path(study.data.source).read_text(encoding="utf-8")),
+        results,
+        sigmas,
+        category=study.data.category,
+        pictures={entry["image_id"] for entry in entries} if aside else None,
+        aside=aside,
+    )
 
 
 def chance(study: Study, ids: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -336,6 +336,7 @@ def epe(
         choice: Samples.
     """
     import json
+    import math
 
     from torchloupe import diagnosis
     from torchloupe.errors import MissingPackage
@@ -357,8 +358,11 @@ def epe(
     _print_columns(output, ("EPE", "PCK"))
     if study.data.skeleton.sigmas and study.coordinates != "camera" and Path(study.data.source).is_file():
         try:
-            content["coco"] = diagnosis.average_precision(study, output)
-            print("  ".join(f"{name} {value:.3f}" for name, value in content["coco"].items()))
+            figures = diagnosis.average_precision(study, output)
+            content["coco"] = {name: _plain(value) for name, value in figures.items()}
+            print(
+                "  ".join(f"{name} {'-' if math.isnan(value) else f'{value:.3f}'}" for name, value in figures.items())
+            )
         except MissingPackage as error:
             print(f"no AP: {error}")
     whole(output / "errors.json", json.dumps(content, indent=1).encode())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ def rescored(box_score: float, confidence: Array, threshold: float) -> float:
 
 
 def coco_results(
-    entries: Sequence[Mapping[str, Any]], sigmas: Array, *, visible: float, limit: float, category: int = 1
+    entries: Sequence[Mapping[str, Any]], sigmas: Array, *, visible: float, limit: float
 ) -> list[dict[str, Any]]:
     """Poses as COCO result entries, rescored by their joints and thinned by OKS within each picture.
 
@@ -75,7 +74,7 @@ def coco_results(
             results.append(
                 {
                     "image_id": image_id,
-                    "category_id": category,
+                    "category_id": 1,
                     "keypoints": [float(number) for number in triples.ravel()],
                     "score": scores[i],
                 }
@@ -84,32 +83,58 @@ def coco_results(
 
 
 def average_precision(
-    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]], chosen: set[Any], sigmas: Array
+    annotations: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    sigmas: Array,
+    *,
+    category: Any = 1,
+    pictures: Collection[Any] | None = None,
+    aside: Collection[str] = (),
 ) -> dict[str, float]:
-    """COCO's ten keypoint figures (AP, AP .5, ..., AR (L)), over the annotated people whose ids are `chosen`.
+    """COCO's ten keypoint figures (AP, AP .5, ..., AR (L)) over the annotated people of a category; NaN where there are none
 
-    Other people of the file are treated as crowds: predictions on them count neither way.
+    People without a result are missed, results on pictures without people are false. Only `pictures` count, where they
+    are given. People whose ids are `aside` are treated as crowds: predictions on them count neither way.
+    Differs: images and annotations are numbered anew from 1, so that ids may be text, and 0, which the evaluators take
+    for "no match".
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError:
         raise need("faster-coco-eval", "pose") from None
-    if not results:
-        return dict.fromkeys(COCO_NAMES, 0.0)
-    content = copy.deepcopy(dict(annotations))
-    pictures = {entry["image_id"] for entry in content["annotations"] if str(entry["id"]) in chosen}
-    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in pictures]
-    content["images"] = [image for image in content["images"] if image["id"] in pictures]
-    for entry in content["annotations"]:
-        shown = sum(1 for v in entry.get("keypoints", ())[2::3] if v)
-        entry.setdefault("num_keypoints", shown)
-        entry.setdefault("area", entry["bbox"][2] * entry["bbox"][3])
-        entry["iscrowd"] = int(str(entry["id"]) not in chosen or entry.get("iscrowd", 0))
+    images = [image["id"] for image in annotations["images"] if pictures is None or image["id"] in pictures]
+    number = {id: i for i, id in enumerate(images, 1)}
+    entries: list[dict[str, Any]] = []
+    for entry in annotations["annotations"]:
+        if entry["image_id"] not in number or entry.get("category_id", category) != category:
+            continue
+        keypoints = entry.get("keypoints") or [0] * 3 * len(sigmas)
+        entries.append(
+            {
+                "id": len(entries) + 1,
+                "image_id": number[entry["image_id"]],
+                "category_id": 1,
+                "keypoints": keypoints,
+                "num_keypoints": entry.get("num_keypoints", sum(1 for v in keypoints[2::3] if v)),
+                "bbox": entry["bbox"],
+                "area": entry.get("area", entry["bbox"][2] * entry["bbox"][3]),
+                "iscrowd": int(str(entry["id"]) in aside or entry.get("iscrowd", 0)),
+            }
+        )
+    found = [
+        {**result, "image_id": number[result["image_id"]], "category_id": 1}
+        for result in results
+        if result["image_id"] in number
+    ]
+    counted = any(entry["num_keypoints"] and not entry["iscrowd"] for entry in entries)
+    if not found or not counted:
+        return dict.fromkeys(COCO_NAMES, 0.0 if counted else float("nan"))
+    content = {"images": [{"id": i} for i in number.values()], "annotations": entries, "categories": [{"id": 1}]}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(content)
-        found = truth.loadRes([dict(result) for result in results if result["image_id"] in pictures])
-        evaluation = COCOeval_faster(truth, found, "keypoints", kpt_oks_sigmas=list(sigmas))
+        evaluation = COCOeval_faster(truth, truth.loadRes(found), "keypoints", kpt_oks_sigmas=list(sigmas))
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: float(value) for name, value in zip(COCO_NAMES, evaluation.stats[:10], strict=True)}
+    figures = (float(value) for value in evaluation.stats[:10])
+    return {name: value if value >= 0 else float("nan") for name, value in zip(COCO_NAMES, figures, strict=True)}

@@ -66,6 +66,12 @@ class Run:
         """Names of the joints."""
         return list(self.settings()["skeleton"]["joints"])
 
+    def bones(self) -> list[tuple[int, int]]:
+        """Pairs of joints. Earlier versions kept a skeleton that counts from 0 one off, and edges beyond the joints."""
+        edges, count = self.settings()["skeleton"]["bones"], len(self.names())
+        off = any(-1 in edge for edge in edges)
+        return [(a + off, b + off) for a, b in edges if max(a, b) + off < count]
+
 
 def pictures(root: Path, sample: str, joint: int | None, save: Path, points: bool = True) -> list[Path]:
     """<sample>_<joint>_{ig,kde,over,img}.png for a joint, or all joints in one grid; the skeleton where it is known.
@@ -149,10 +155,10 @@ def redraw_joints(
 
 
 def _skeleton(run: Run, sample: str) -> Array:
-    found, settings = run.epe.read(sample), run.settings()
+    found = run.epe.read(sample)
     if found["predicted"].shape[-1] != 2:
         raise BadInput("a skeleton is drawn of 2D coordinates; this model gives 3D ones")
-    bones = settings["skeleton"]["bones"]
+    bones = run.bones()
     return pose.skeletons(found["picture"], found["true"], found["predicted"], found["weight"], bones)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.sources.safe import sha256
 
 Array = NDArray[Any]
@@ -92,7 +93,7 @@ class Person:
 class PoseData:
     """Bodies in a fixed order, the skeleton that they share, and how many annotations were left out and why.
 
-    source: the annotation file, or any name of a data set made otherwise.
+    source: the annotation file, or any name of a data set made otherwise. category: of the bodies in a COCO file.
     Errors: BadInput for a person whose joints do not fit the skeleton.
     """
 
@@ -100,6 +101,7 @@ class PoseData:
     skeleton: Skeleton
     source: str
     left_out: Mapping[str, int] = field(default_factory=dict)
+    category: Any = 1
 
     def __post_init__(self) -> None:
         count = len(self.skeleton.joints)
@@ -403,7 +405,7 @@ def coco(
     """People of a COCO keypoint file. Their boxes are the annotated ones, or those of a detections JSON.
 
     Left out and counted: crowds, other categories, people without a visible joint, boxes of no area or outside the
-    picture, detections whose score is below `threshold`. A detection carries the truth of the annotated person whose
+    picture, detections of no area or whose score is below `threshold`. A detection carries the truth of the annotated person whose
     box it overlaps by at least half (intersection over union), the best score first; the rest carry none.
     Errors: BadInput for a file that is truncated or lacks fields, naming the entry and the field.
     """
@@ -427,9 +429,9 @@ def coco(
     order = {image_id: i for i, image_id in enumerate(images)}
     people.sort(key=lambda pair: order[pair[0].image_id])
     if detections is None:
-        return PoseData(tuple(person for person, _ in people), skeleton, str(path), dict(left_out))
+        return PoseData(tuple(person for person, _ in people), skeleton, str(path), dict(left_out), category)
     found = _detected(Path(detections), threshold, images, category, people, folder, find, crop, skeleton)
-    return PoseData(found[0], skeleton, str(path), found[1])
+    return PoseData(found[0], skeleton, str(path), found[1], category)
 
 
 def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
@@ -454,10 +456,10 @@ def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
     categories = [c for c in content.get("categories", ()) if isinstance(c, Mapping) and c.get("keypoints")]
     if not categories:
         return images, content["annotations"], 1, COCO_BODY
-    return images, content["annotations"], categories[0].get("id", 1), _skeleton(categories[0])
+    return images, content["annotations"], categories[0].get("id", 1), _skeleton(categories[0], path)
 
 
-def _skeleton(category: Mapping[str, Any]) -> Skeleton:
+def _skeleton(category: Mapping[str, Any], path: Path) -> Skeleton:
     names = tuple(category["keypoints"])
     for known in (COCO_BODY, HAND):
         if known.joints == names:
@@ -465,8 +467,32 @@ def _skeleton(category: Mapping[str, Any]) -> Skeleton:
     place = {name: i for i, name in enumerate(names)}
     partners = ((i, place.get(name.replace("left", "right"), i)) for i, name in enumerate(names))
     pairs = tuple((left, right) for left, right in partners if left != right)
-    bones = tuple((a - 1, b - 1) for a, b in category.get("skeleton", ()))
-    return Skeleton(str(category.get("name", "body")), names, pairs, bones)
+    where = f"{path}: category {category.get('name', category.get('id', 1))}"
+    return Skeleton(
+        str(category.get("name", "body")), names, pairs, _bones(category.get("skeleton") or (), len(names), where)
+    )
+
+
+def _bones(edges: Any, joints: int, where: str) -> tuple[tuple[int, int], ...]:
+    """Pairs of joints from edges, which COCO counts from 1; from 0 where one of them says so by a 0.
+
+    Errors: BadInput for an edge that is no pair of joints.
+    """
+    pairs = list(edges) if isinstance(edges, list | tuple) else [edges]
+    for pair in pairs:
+        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(type(joint) is int for joint in pair)
+        if not whole or not 0 <= min(pair) <= max(pair) <= joints:
+            raise BadInput(
+                f"{where}: an edge of the skeleton is expected to be two joints from 1 to {joints}, found {str(pair)[:60]}"
+            )
+    from_zero = any(0 in pair for pair in pairs)
+    if from_zero and any(joints in pair for pair in pairs):
+        raise BadInput(
+            f"{where}: its skeleton has joints 0 and {joints}, and there are {joints} joints; count them from 1 to {joints}"
+        )
+    if from_zero:
+        warnings.warn(f"{where}: its skeleton counts joints from 0 and is read so", LoupeWarning, stacklevel=2)
+    return tuple((a - (not from_zero), b - (not from_zero)) for a, b in pairs)
 
 
 def _unfit(entry: Mapping[str, Any], category: Any) -> str:
@@ -556,8 +582,8 @@ def _detected(
             if entry.get("category_id", category) != category
             else "score below the threshold"
             if entry["score"] < threshold
-            else "box outside the picture or of no area"
-            if _inside(entry["bbox"], image, 1, crop.whole_box) is None
+            else "box of no area"
+            if max(entry["bbox"][2:]) <= 0
             else ""
         )
         if reason:
