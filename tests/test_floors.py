@@ -14,7 +14,7 @@ import torchloupe
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
     {"axes", "results", "errors", "data"},
-    {"trace", "subject", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
+    {"trace", "subjects", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
     {"methods", "targets", "networks"},
     {"sources"},
     {"store", "runner", "diagnosis", "gait", "sequence_maps", "arrange"},
@@ -70,6 +70,12 @@ def test_public_names_are_sorted_and_exist() -> None:
         assert getattr(torchloupe, name) is not None
     with pytest.raises(AttributeError):
         torchloupe.nothing  # noqa: B018
+
+
+def test_no_file_takes_the_place_of_a_public_name() -> None:
+    # importing torchloupe.subject would bind the module to the name of the function
+    homes = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not homes & set(torchloupe.__all__)
 
 
 def test_the_package_imports_without_torch() -> None:

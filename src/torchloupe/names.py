@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from torchloupe.errors import BadInput, nearest
-from torchloupe.subject import INPUT
+from torchloupe.subjects import INPUT
 
 
 def split_call(name: str) -> tuple[str, int | None]:

@@ -14,7 +14,7 @@ from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.names import resolve, split_call
 from torchloupe.results import Scores
-from torchloupe.subject import INPUT, Batch, Kind, Subject
+from torchloupe.subjects import INPUT, Batch, Kind, Subject
 from torchloupe.taps import Taps, restored, tapped
 from torchloupe.trace import Trace, find_layout, tracing
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from torchloupe.names import split_call
-from torchloupe.subject import INPUT
+from torchloupe.subjects import INPUT
 from torchloupe.trace import tensors
 
 
