@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -41,6 +42,21 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if not found:
         found = [lower for lower in names if name.lower() in lower][:count]
     return f" Did you mean {', '.join(names[lower] for lower in found)}?" if found else ""
+
+
+def legible(text: str) -> str:
+    """Text that can be written anywhere: bytes of a file name that are not UTF-8 as \\xNN, lone surrogates as \\uNNNN."""
+
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+    return re.sub("[\ud800-\udfff]", escaped, text)
+
+
+def one_line(text: str) -> str:
+    """Legible text without line breaks, every run of blanks one blank."""
+    return " ".join(legible(text).split())
 
 
 def need(package: str, extra: str) -> MissingPackage:

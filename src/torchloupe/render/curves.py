@@ -89,7 +89,8 @@ def draw(
     """
     import matplotlib
     import matplotlib.style
-    from matplotlib.figure import Figure
+
+    from torchloupe.render.ink import Plain
 
     units = axes_of(curves, by)
     families = _families(curves)
@@ -99,22 +100,25 @@ def draw(
             figure = _panels(curves, families, units, size)
             figure.suptitle(title if title is not None else quantity)
             return figure
-        figure = Figure(figsize=size or SIZE, layout="constrained")
+        figure = Plain(figsize=size or SIZE, layout="constrained")
         axes = figure.subplots()
         drawn = [(curves[family[0]], _distinct(curves[family[0]]), _named(curves, family)) for family in families]
         count = sum(len(groups) for _, groups, _ in drawn)
         if count > 8:
             axes.set_prop_cycle(color=matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, count)))
+        lines: list[tuple[Any, str]] = []
         for curve, distinct, name in drawn:
-            _lines(axes, curve, units[0], distinct, name if len(curves) > 1 else "")
+            lines += _lines(axes, curve, units[0], distinct, name if len(curves) > 1 else "")
         axes.set_xlabel("epoch" if units[0] == "epoch" else "iteration")
         axes.set_ylabel(quantity)
         axes.set_title(title if title is not None else curves[0].name if len(curves) == 1 else quantity)
         axes.margins(x=0.01)
         _mark(axes, [curve for curve, _, _ in drawn], units[0])
-        lines = len(axes.get_legend_handles_labels()[1])
-        if lines:
-            figure.legend(loc="outside lower center", ncols=1 if lines < 4 else 2, fontsize="small")
+        named = [(line, label) for line, label in lines if label]
+        if named:
+            columns = 1 if len(named) < 4 else 2
+            words: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "fontsize": "small"}
+            figure.legend_of([line for line, _ in named], [label for _, label in named], **words)
     return figure
 
 
@@ -122,11 +126,11 @@ def _panels(
     curves: Sequence[Curve], families: Sequence[Sequence[int]], units: Sequence[Unit], size: tuple[float, float] | None
 ) -> Figure:
     """A small picture for every family of equal curves, in rows."""
-    from matplotlib.figure import Figure
+    from torchloupe.render.ink import Plain
 
     columns = 4 if len(families) <= 32 else 6
     rows = -(-len(families) // columns)
-    figure = Figure(figsize=size or (SIZE[0] + 2 * (columns - 4), max(SIZE[1], 1.9 * rows + 0.6)), layout="constrained")
+    figure = Plain(figsize=size or (SIZE[0] + 2 * (columns - 4), max(SIZE[1], 1.9 * rows + 0.6)), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, family in zip(panels, families, strict=False):
         curve, unit = curves[family[0]], units[family[0]]
@@ -144,12 +148,15 @@ def _panels(
 
 def _lines(
     axes: Any, curve: Curve, unit: Unit, distinct: Sequence[tuple[str, int]], name: str, width: float = 1.8
-) -> None:
+) -> list[tuple[Any, str]]:
+    """Draws them; gives each with its label, "" where it needs none."""
     scale = 1 if unit == curve.unit else 1 / (curve.per_epoch or 1)
+    lines = []
     for groups, column in distinct:
         at, values = thinned(curve, column)
-        label = " · ".join(part for part in (name, groups) if part)
-        axes.plot(at * scale, values, label=label or None, drawstyle="steps-post", linewidth=width)
+        (line,) = axes.plot(at * scale, values, drawstyle="steps-post", linewidth=width)
+        lines.append((line, " · ".join(part for part in (name, groups) if part)))
+    return lines
 
 
 def _families(curves: Sequence[Curve]) -> list[list[int]]:

@@ -443,10 +443,10 @@ def draw_cka(
     values: np.ndarray, rows: Sequence[str], columns: Sequence[str], names: tuple[str, str], samples: int
 ) -> Figure:
     """A matrix of CKA values, 0 to 1, with its numbers where they fit; NaN is grey."""
-    from matplotlib.figure import Figure
+    from torchloupe.render.ink import Plain
 
     cell = 0.5 if max(values.shape) <= 14 else 7.0 / max(values.shape)
-    figure = Figure((cell * len(columns) + 2.6, cell * len(rows) + 1.9), layout="constrained")
+    figure = Plain((cell * len(columns) + 2.6, cell * len(rows) + 1.9), layout="constrained")
     axes = figure.add_subplot()
     import matplotlib
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from torchloupe.errors import one_line
+
 LINE, HALO = (255, 255, 255), (20, 20, 20)
 LABEL = 22
 THICK = 220
@@ -92,6 +94,7 @@ def _written(
     taken: list[tuple[float, float, float, float]],
 ) -> None:
     """A label above its box, in it or below it, where no other label stands; none where there is no room."""
+    text = one_line(text)
     left, top, bottom = at
     pad = font.size // 4
     wide, tall = font.getlength(text) + 2 * pad, font.size + 2 * pad

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchloupe import store
-from torchloupe.errors import BadInput, nearest
+from torchloupe.errors import BadInput, nearest, one_line
 from torchloupe.render import colour
 from torchloupe.render.marks import Mark, framed_boxes, inside_box, inside_region, listed, outlined
 from torchloupe.render.plots import FONT, Bar, Cell, Group, bare, grid, raster, vector
@@ -286,6 +286,7 @@ def labelled(image: np.ndarray, text: str) -> np.ndarray:
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont
 
+    text = one_line(text)
     drawn = Image.fromarray(image)
     size = max(8, min(image.shape[:2]) // 18)
     font = ImageFont.truetype(findfont(FONT), size)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchloupe.errors import one_line
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
@@ -53,7 +55,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
 
     titles: one a column. note: a small line at the lower right. All pictures have the shape of the first.
     """
-    from matplotlib.figure import Figure
+    from torchloupe.render.ink import Plain
 
     cells = [cell for group in groups for _, row in group.rows for cell in row if cell is not None]
     tall, wide = (cells or [group.lead for group in groups if group.lead])[0].image.shape[:2]
@@ -76,7 +78,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     full = right + EDGE + len(bars) * BAR
     foot = wrap(note, full - 2 * EDGE, SMALL, 2)
     total = 2 * EDGE + top + sum(rows_of) + sum(above) + GAP * len(groups) + BAND * len(foot)
-    figure = Figure((full, total))
+    figure = Plain((full, total))
     page = _Page(figure, full, total)
 
     y = EDGE + top
@@ -121,7 +123,7 @@ class _Page:
         if cell.label:
             box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
             words = {"fontsize": SMALL - 1, "color": INK, "family": FONT, "bbox": box, "ha": "left", "va": "bottom"}
-            axes.text(0.05, 0.05, cell.label, transform=axes.transAxes, parse_math=False, **words)
+            axes.text(0.05, 0.05, cell.label, transform=axes.transAxes, **words)
 
     def text(self, x: float, y: float, lines: Sequence[str], size: float, align: str, **more: Any) -> None:
         """Lines that end at height y."""
@@ -135,7 +137,7 @@ class _Page:
                 "va": "bottom",
                 **more,
             }
-            self.figure.text(*at, line, parse_math=False, **words)
+            self.figure.text(*at, line, **words)
 
     def side(self, x: float, y: float, lines: Sequence[str]) -> None:
         """Upright lines that end at x, centred on height y."""
@@ -149,12 +151,12 @@ class _Page:
                 "va": "center",
                 "rotation": 90,
             }
-            self.figure.text(*at, line, parse_math=False, **words)
+            self.figure.text(*at, line, **words)
 
     def bar(self, x: float, y: float, length: float, bar: Bar) -> None:
         axes = self.axes(x, y, 0.1, length)
         axes.imshow(bar.table[::-1, None], aspect="auto", interpolation="bilinear")
-        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "family": FONT, "parse_math": False}
+        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "family": FONT}
         spots = np.linspace(1, 0, len(bar.ticks))
         for spot, tick in zip(spots, bar.ticks, strict=True):
             edge = "bottom" if spot == 1 else "top" if spot == 0 else "center"
@@ -168,7 +170,7 @@ def wrap(text: str, width: float, size: float, most: int, weight: str = "normal"
     What does not fit is cut in its middle by an ellipsis.
     """
     lines: list[str] = []
-    rest = text.strip()
+    rest = one_line(text)
     while rest:
         if len(lines) + 1 == most or measure(rest, size, weight) <= width:
             lines.append(_shortened(rest, width, size, weight))
@@ -225,10 +227,10 @@ def vector(figure: Figure, dpi: int, kind: str, about: Mapping[str, str]) -> byt
 
 def bare(image: np.ndarray, dpi: int) -> Figure:
     """A picture alone, one pixel a dot."""
-    from matplotlib.figure import Figure
+    from torchloupe.render.ink import Plain
 
     tall, wide = image.shape[:2]
-    figure = Figure((wide / dpi, tall / dpi))
+    figure = Plain((wide / dpi, tall / dpi))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.imshow(image, aspect="auto", interpolation="none")

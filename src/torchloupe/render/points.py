@@ -15,14 +15,14 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from torchloupe.errors import BadInput, LoupeWarning, nearest, need
+from torchloupe.errors import BadInput, LoupeWarning, legible, nearest, need
 from torchloupe.points import LABELS, Points
+from torchloupe.render.ink import TEXT, Plain
 from torchloupe.render.look import Look, View
 from torchloupe.render.video import write_video
 from torchloupe.sources.points import read_points
@@ -176,7 +176,7 @@ def flatten(coords: np.ndarray, view: View) -> Flat:
 # --- a picture ------------------------------------------------------------------------------------------------------
 
 
-def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None, dpi: int = 150) -> Figure:
+def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None, dpi: int = 150) -> Plain:
     """A figure of a map: feats (N, 1 | 2 | 3 | more) as places, a column as colour, a second one as marker shape.
 
     cmap: a colour map of matplotlib; None: distinct colours for categories, viridis for numbers.
@@ -204,8 +204,8 @@ def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None
     return figure
 
 
-def _figure(look: Look, dpi: int) -> tuple[Figure, Any]:
-    figure = Figure(figsize=look.fig_size, dpi=dpi)
+def _figure(look: Look, dpi: int) -> tuple[Plain, Any]:
+    figure = Plain(figsize=look.fig_size, dpi=dpi)
     FigureCanvasAgg(figure)
     top = 0.98
     if look.title:
@@ -332,7 +332,7 @@ def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _panel(figure: Figure, axes: Any, colours: Classes | Scale, shapes: Shapes, style: str) -> None:
+def _panel(figure: Plain, axes: Any, colours: Classes | Scale, shapes: Shapes, style: str) -> None:
     """What stands to the right of the plot; the plot is narrowed by as much as it needs."""
     box = axes.get_position()
     if style == "bar" and isinstance(colours, Scale):
@@ -355,7 +355,7 @@ def _panel(figure: Figure, axes: Any, colours: Classes | Scale, shapes: Shapes, 
         _list(figure, axes, groups, wheel=style == "wheel")
 
 
-def _list(figure: Figure, axes: Any, groups: list[tuple[str, list[tuple[str, dict]]]], wheel: bool) -> None:
+def _list(figure: Plain, axes: Any, groups: list[tuple[str, list[tuple[str, dict]]]], wheel: bool) -> None:
     """Legends one below the other at the right edge, in letters small enough to fit."""
     box = axes.get_position()
     size = np.array([figure.bbox.width, figure.bbox.height])
@@ -363,10 +363,11 @@ def _list(figure: Figure, axes: Any, groups: list[tuple[str, list[tuple[str, dic
     for font, columns in ((9, 1), (8, 1), (7, 1), (6, 1), (6, 2), (5, 2), (4, 3)):
         made, y, wide = [], box.y1 - ring * size[0] / size[1], ring
         for title, rows in groups:
-            handles = [Line2D([], [], linestyle="", markersize=font * 0.7, label=name, **mark) for name, mark in rows]
-            legend = figure.legend(
-                handles=handles,
-                title=_short(title, 40),
+            handles = [Line2D([], [], linestyle="", markersize=font * 0.7, **mark) for _, mark in rows]
+            legend = figure.legend_of(
+                handles,
+                [name for name, _ in rows],
+                _short(title, 40),
                 loc="upper right",
                 bbox_to_anchor=(0.99, y),
                 fontsize=font,
@@ -397,7 +398,7 @@ def _list(figure: Figure, axes: Any, groups: list[tuple[str, list[tuple[str, dic
         side.axis("off")
 
 
-def _names_at_medians(figure: Figure, axes: Any, xy: np.ndarray, colours: Classes) -> None:
+def _names_at_medians(figure: Plain, axes: Any, xy: np.ndarray, colours: Classes) -> None:
     """The name of every class on its median, moved aside with a line where names would overlap; largest first."""
     font = 8 if len(colours.names) <= 60 else 6
     middle = axes.transData.transform(medians(xy, colours.codes, len(colours.names)))
@@ -405,7 +406,8 @@ def _names_at_medians(figure: Figure, axes: Any, xy: np.ndarray, colours: Classe
     taken: list[tuple[float, float, float, float]] = []
     left_out = 0
     for code in colours.largest:
-        text = axes.text(0, 0, _short(colours.names[code]), fontsize=font, ha="center", va="center", zorder=5)
+        words: dict[str, Any] = {"fontsize": font, "ha": "center", "va": "center", "zorder": 5, **TEXT}
+        text = axes.text(0, 0, legible(_short(colours.names[code])), **words)
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
         extent = text.get_window_extent()
         place = _free_place(middle[code], extent.width + 4, extent.height + 2, taken, frame)
@@ -472,7 +474,7 @@ def thumbnail(path: Path, side: int) -> np.ndarray:
         return np.asarray(picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST))
 
 
-def _thumbnails(figure: Figure, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None]) -> None:
+def _thumbnails(figure: Plain, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None]) -> None:
     """Pictures as markers: in a fixed random order, each where it overlaps none before it."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
@@ -504,7 +506,7 @@ def side_by_side(
     cmap: str | None = None,
     dpi: int = 150,
     caption: str = "",
-) -> Figure:
+) -> Plain:
     """Two maps of the same samples, row for row, with lines between the places of the rows in `moved`."""
     look = look or Look(fig_size=(14.0, 7.5))
     both = np.concatenate([first.feats, second.feats])
@@ -547,7 +549,7 @@ def check_format(suffix: str) -> str:
     return name
 
 
-def save(figure: Figure, path: Path, *, transparent: bool = False) -> Path:
+def save(figure: Plain, path: Path, *, transparent: bool = False) -> Path:
     """Write a figure in the format of its suffix; whole or absent. Formats without transparency get white."""
     name = check_format(path.suffix)
     with aside(path) as (draft,):
@@ -564,7 +566,7 @@ def _undated(name: str) -> Mapping[str, Any] | None:
     return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name)
 
 
-def _pixels(figure: Figure) -> np.ndarray:
+def _pixels(figure: Plain) -> np.ndarray:
     """(h, w, 3) uint8."""
     canvas: Any = figure.canvas
     canvas.draw()

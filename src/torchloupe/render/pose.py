@@ -108,9 +108,10 @@ def skeletons(
 def figure(width: float, height: float) -> Figure:
     """An empty figure in inches, drawn without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    from torchloupe.render.ink import Plain
+
+    made = Plain(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(made)
     return made
 

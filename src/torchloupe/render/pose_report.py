@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from torchloupe.methods.keypoints import pck
 from torchloupe.render import pose
 from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
 from torchloupe.render.style import Style
+from torchloupe.render.template import address, filled
 from torchloupe.runner import Stream, whole
 
 Array = NDArray[Any]
@@ -263,14 +266,14 @@ def report(root: Path, worst: int = 6) -> Path:
     if run.has("epe"):
         sections += [_inversions(run, names), _worst(folder, run, names, worst)]
     body = "\n".join(sections)
-    page = _PAGE.replace("{title}", html.escape(f"Pose diagnosis: {root.name}")).replace("{body}", body)
+    page = filled(_PAGE, {"title": html.escape(f"Pose diagnosis: {root.name}"), "body": body})
     _saved(folder / "table.csv", _csv(names, by_joint, overall).encode())
     return _saved(folder / "index.html", page.encode())
 
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
+<title>{{title}}</title>
 <style>
 body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.5em 0}td,th{padding:.15em .7em;text-align:right;border-bottom:1px solid #ddd}
@@ -278,8 +281,8 @@ td:first-child,th:first-child{text-align:left}table.total tr:last-child td{font-
 figure{display:inline-block;margin:.4em;vertical-align:top}figcaption{font-size:.85em;color:#555;max-width:24em}
 dt{font-weight:600;float:left;clear:left;width:6em}dd{margin-left:6.5em}
 </style>
-<h1>{title}</h1>
-{body}
+<h1>{{title}}</h1>
+{{body}}
 </html>
 """
 
@@ -308,10 +311,11 @@ def _facts(run: Run) -> str:
         how = settings.get("attribution", {})
         method = "PoseIG as its template" if how.get("reference") else how.get("method", "")
         about = f": {method}, {how['path']} path" if how.get("method") == "poseig" else f": {method}" if method else ""
-        lines.append(
-            f"<li>{what} of {len(stream.done())} samples{lost}; {settings['model']}, weights "
-            f"{settings['weights_sha256'][:12]}, {settings['data']}{about}</li>"
+        told = (
+            f"{what} of {len(stream.done())} samples{lost}; {settings['model']}, weights "
+            f"{settings['weights_sha256'][:12]}, {settings['data']}{about}"
         )
+        lines.append(f"<li>{html.escape(told)}</li>")
     broken = sum(
         float(run.ig.read(id, ["nan_gradients"]).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done()
     )
@@ -380,7 +384,8 @@ def _worst(folder: Path, run: Run, names: Sequence[str], count: int) -> str:
         caption = (
             f"sample {id}: mean {number(mean[row])}, {names[joint].replace('_', ' ')} {number(epe[row, joint])} pixels"
         )
-        figures.append(f'<figure><img src="worst_{id}.png" alt=""><figcaption>{caption}</figcaption></figure>')
+        picture = address(f"worst_{id}.png")
+        figures.append(f'<figure><img src="{picture}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>')
     return "<h2>Worst samples</h2><p>Green: where the joints are. Red: where the model sees them.</p>" + "".join(
         figures
     )
@@ -390,7 +395,9 @@ def _csv(names: Sequence[str], by_joint: Mapping[str, Array], overall: Mapping[s
     rows = [["joint", *by_joint]]
     rows += [[name, *(repr(float(values[j])) for values in by_joint.values())] for j, name in enumerate(names)]
     rows.append(["all", *(repr(float(overall[name])) for name in by_joint)])
-    return "\n".join(",".join(row) for row in rows) + "\n"
+    held = io.StringIO()
+    csv.writer(held, lineterminator="\n").writerows(rows)
+    return held.getvalue()
 
 
 def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from torchloupe import store
 from torchloupe.data.samples import MODES, Marks, Sample, Step
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, legible, one_line
+from torchloupe.render.template import address, filled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +115,7 @@ def _layers(masks: np.ndarray | None) -> list[np.ndarray]:
 
 
 def _tag(pen: Any, at: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
-    place = (max(at[0], 0), max(at[1] - FONT_SIZE - 3, 0))
+    text, place = one_line(text), (max(at[0], 0), max(at[1] - FONT_SIZE - 3, 0))
     left, top, right, bottom = pen.textbbox(place, text, font=_font())
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
     pen.text(place, text, font=_font(), fill="white")
@@ -135,7 +136,7 @@ def captioned(image: Image.Image, text: str) -> Image.Image:
 
     font, width = _font(), max(image.width, 110)
     lines: list[str] = []
-    for paragraph in text.split("\n"):
+    for paragraph in legible(text).splitlines():
         line = ""
         for word in paragraph.split(" "):
             for piece in _pieces(word, width, font):
@@ -246,9 +247,9 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
 
 def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
     """Sizes (n, 2) as width and height, aspect ratios, class counts, mean and spread of the colours of the samples."""
-    from matplotlib.figure import Figure
+    from torchloupe.render.ink import Plain
 
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    figure = Plain(figsize=(11, 7.5), layout="constrained")
     (a, b), (c, d) = figure.subplots(2, 2)
     for axis in (b.yaxis, c.xaxis):
         axis.get_major_locator().set_params(integer=True)
@@ -258,7 +259,8 @@ def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
     b.hist(sizes[:, 0] / sizes[:, 1], bins=min(30, max(5, len(sizes))))
     b.set(xlabel="width / height", ylabel="pictures", title="aspect ratios")
     classes = list(summary["classes"].items())[:30]
-    c.barh([_shortened(label) for label, _ in classes][::-1], [count for _, count in classes][::-1], height=0.7)
+    c.barh(range(len(classes)), [count for _, count in classes][::-1], height=0.7)
+    c.set_yticks(range(len(classes)), [_shortened(label) for label, _ in classes][::-1])
     if len(classes) < 4:
         c.set_ylim(len(classes) - 4.5, len(classes) - 0.5)
     if not classes:
@@ -304,20 +306,14 @@ def redraw(
 
 def page(name: str, files: Sequence[tuple[Path, str]], lines: Sequence[str], folder: Path, interval: float) -> Path:
     """index.html in the folder: the pictures that lie there, one after the other or all at once, and the table."""
-    names = [(file.relative_to(folder).as_posix(), caption) for file, caption in files]
     figures = "\n".join(
-        f'<figure><img loading="lazy" src="{html.escape(file)}" alt="{html.escape(caption)}">'
+        f'<figure><img loading="lazy" src="{address(file.relative_to(folder))}" alt="{html.escape(caption)}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for file, caption in names
+        for file, caption in files
     )
-    text = (Path(__file__).parent / "browse.html").read_text(encoding="utf-8")
-    for key, value in (
-        ("{{title}}", html.escape(name)),
-        ("{{table}}", html.escape("\n".join(lines))),
-        ("{{interval}}", repr(float(interval))),
-        ("{{figures}}", figures),
-    ):
-        text = text.replace(key, value)
+    places = {"title": html.escape(name), "table": html.escape("\n".join(lines)), "interval": repr(float(interval))}
+    template = (Path(__file__).parent / "browse.html").read_text(encoding="utf-8")
+    text = filled(template, {**places, "figures": figures})
     goal = folder / "index.html"
     with store.aside(goal) as (draft,):
         draft.write_text(text, encoding="utf-8")
@@ -330,8 +326,10 @@ class Window:
     def __init__(self, title: str, interval: float) -> None:
         import matplotlib.pyplot as plt
 
+        from torchloupe.render.ink import Plain
+
         self.plt, self.interval = plt, interval
-        self.figure = plt.figure(num=title, figsize=(11, 7.5))
+        self.figure = plt.figure(num=title, figsize=(11, 7.5), FigureClass=Plain)
 
     def show(self, image: Image.Image, caption: str) -> bool:
         """Shows a picture for the interval; False once the window has been closed."""

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, one_line
 from torchloupe.render.style import Style as WholeStyle
 from torchloupe.sequence_maps import SequenceMaps
 
@@ -218,14 +218,15 @@ class Painter:
         font = _font(max(9.0, cell * 0.9 * 2))
         row = max(cell * 2, round(font.size) + 4)
         picture = across.repeat(row, 0)
-        left = max(_width(font, name) for name in self.made.joints) + 2 * MARGIN
-        title = f"{layer}  {_words(self, layer)}".rstrip()
+        joints = [one_line(name) for name in self.made.joints]
+        left = max(_width(font, name) for name in joints) + 2 * MARGIN
+        title = one_line(f"{layer}  {_words(self, layer)}")
         right = max(picture.shape[1] + _width(font, "000"), _width(font, title))
         sheet = _sheet(left + right + MARGIN, row + picture.shape[0] + row)
         sheet.paste(Image.fromarray(picture), (left, row))
         pen = ImageDraw.Draw(sheet)
         pen.text((left, 2), title, INK, font)
-        for i, name in enumerate(self.made.joints):
+        for i, name in enumerate(joints):
             pen.text((left - MARGIN, row + i * row + row // 2), name, INK, font, anchor="rm")
         for t in range(0, self.made.frames, max(1, -(-_width(font, "000 ") // cell))):
             pen.text((left + t * cell, row + picture.shape[0] + 1), str(t), GREY, font)
@@ -431,7 +432,7 @@ def _width(font: ImageFont.FreeTypeFont, text: str) -> int:
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     """Lines of at most this width, broken behind '.', '_', '-', spaces, or anywhere if need be."""
     lines: list[str] = []
-    for piece in re.findall(r"[^._\- ]*[._\- ]?", text):
+    for piece in re.findall(r"[^._\- ]*[._\- ]?", one_line(text)):
         while piece:
             if lines and _width(font, lines[-1] + piece) <= width:
                 lines[-1] += piece

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -19,6 +18,7 @@ from PIL import Image
 from torchloupe.points import LABELS, Points
 from torchloupe.render.look import Look
 from torchloupe.render.points import Classes, Scale, colouring, find_pictures, thumbnail
+from torchloupe.render.template import filled, script_json
 from torchloupe.store import aside
 
 MOST_THUMBNAILS = 10_000
@@ -61,15 +61,11 @@ def page(points: Points, look: Look | None = None, *, cmap: str | None = None) -
         blocks[f"column{i}"] = column.values.astype("<f4") if isinstance(column, Scale) else column.codes.astype("<u4")
     if pictures is not None:
         meta["thumbs"], blocks["thumbs"] = _thumbnails(pictures)
-    data = f'<script id="meta" type="application/json">{_safe(json.dumps(meta))}</script>\n' + "\n".join(
+    data = f'<script id="meta" type="application/json">{script_json(meta)}</script>\n' + "\n".join(
         f'<script id="{name}" type="text/plain">{_base64(block.tobytes())}</script>' for name, block in blocks.items()
     )
-    bundle = "page2d.js" if flat else "page3d.js"
-    filled = {"style": _read("page.css"), "data": data, "script": _safe(_read(bundle))}
-    template = _read("page.html")
-    for name, text in filled.items():
-        template = template.replace("{{" + name + "}}", text, 1)
-    return template
+    places = {"style": _read("page.css"), "data": data, "script": _bundle("page2d.js" if flat else "page3d.js")}
+    return filled(_read("page.html"), places)
 
 
 def write_page(points: Points, path: Path, look: Look | None = None, *, cmap: str | None = None) -> Path:
@@ -84,9 +80,9 @@ def _read(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _safe(text: str) -> str:
-    """Text that cannot end the script element it stands in."""
-    return text.replace("</", "<\\/")
+def _bundle(name: str) -> str:
+    """Our own script, which cannot end the element it stands in."""
+    return _read(name).replace("</", "<\\/")
 
 
 def _base64(raw: bytes) -> str:

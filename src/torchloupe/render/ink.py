@@ -1,0 +1,74 @@
+"""Text in figures is text: no mathematics, no TeX, whatever names and titles hold and whatever the user's matplotlib is set to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.ticker import Formatter, LogFormatter, ScalarFormatter
+
+from torchloupe.errors import legible
+
+TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}
+PLAIN: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
+
+
+class Plain(Figure):
+    """A figure that draws every text as it stands. What matplotlib writes itself, such as 10^3 at a logarithmic axis, stays.
+
+    Texts that are measured before the figure is drawn need `**TEXT` of their own, or come by `text`, `suptitle` and
+    `legend_of`.
+    """
+
+    def text(self, x: float, y: float, s: str, *args: Any, **words: Any) -> Text:
+        """As `Figure.text`."""
+        return super().text(x, y, legible(s), *args, **{**TEXT, **words})
+
+    def suptitle(self, t: str, **words: Any) -> Text:
+        """As `Figure.suptitle`."""
+        return super().suptitle(legible(t), **{**TEXT, **words})
+
+    def legend_of(self, handles: Sequence[Artist], names: Sequence[str], title: str = "", **words: Any) -> Legend:
+        """A legend of these handles, whatever they are called: matplotlib leaves out names that begin with a low line."""
+        with rc_context(PLAIN):
+            made = self.legend(
+                handles=handles, labels=["name"] * len(handles), title="title" if title else None, **words
+            )
+        for text, name in zip(made.get_texts(), names, strict=True):
+            text.set_text(legible(name))
+        made.get_title().set_text(legible(title))
+        return made
+
+    def draw(self, renderer: Any) -> None:
+        """As `Figure.draw`."""
+        written: set[int] = set()
+        for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
+            if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
+                ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
+                written |= {id(axis.offsetText), *(id(text) for tick in ticks for text in (tick.label1, tick.label2))}
+            else:
+                names = [text.get_text() for text in axis.get_ticklabels()]  # made on demand: now
+                if any(name != legible(name) for name in names):
+                    axis.set_major_formatter(_Legible(axis.get_major_formatter()))
+        for text in self.findobj(Text):
+            text.set_usetex(False)
+            if id(text) not in written:
+                text.set_parse_math(False)
+                text.set_text(legible(text.get_text()))
+        with rc_context({"text.usetex": False}):
+            super().draw(renderer)
+
+
+class _Legible(Formatter):
+    """Names at ticks that matplotlib cannot draw, as they can be written."""
+
+    def __init__(self, names: Formatter) -> None:
+        self.names = names
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return legible(self.names(x, pos))

@@ -1,0 +1,50 @@
+"""Text that has been taken for something else: placeholders, markup, TeX, format strings, paths, properties."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import torchloupe
+from torchloupe.render import pose_report
+
+MARKUP = (
+    "<!--<script>",
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    '" onmouseover="window.hacked = 1" x="',
+    "&lt;b&gt; &amp; &#60;",
+    "<style>* { display: none }</style>",
+    "]]><!-- -->",
+    "javascript:window.hacked = 1",
+)
+TEX = ("$", "price $5 to $10", r"$\frac{$", r"$x^2$", r"\$5\$", r"\alpha_{1}", "a_b^c", "$$", "%")
+FORMATS = ("{0}", "{title}", "{{}}", "%s %d %", "${HOME}", "\\1 \\g<0>", "*bold* `code` [red]red[/red]")
+NAMES = ("__proto__", "constructor", "toString", "_hidden", "null", "nan", "../../up", "a/b", "#?%41&", "-rf")
+FOREIGN = (
+    "Ünïcödé",
+    "名前",
+    "مرحبا",
+    "👩‍🔬",
+    "a\u2028b",
+    "\u202edesrever",
+    "two\nlines",
+    "tab\there",
+    "caf\udce9",
+    "x" * 300,
+)
+
+
+def placeholders() -> tuple[str, ...]:
+    """Every place of every template of the package, as it stands there."""
+    home = files(torchloupe)
+    texts = [path.read_text(encoding="utf-8") for path in sorted(Path(str(home)).rglob("*.html"))]
+    found = {name for text in [*texts, pose_report._PAGE] for name in re.findall(r"\{\{\w+\}\}", text)}
+    assert {"{{title}}", "{{figures}}", "{{script}}", "{{body}}"} <= found
+    return tuple(sorted(found))
+
+
+def texts() -> tuple[str, ...]:
+    """All of them."""
+    return (*placeholders(), *MARKUP, *TEX, *FORMATS, *NAMES, *FOREIGN)
