@@ -37,12 +37,12 @@ def coco(tmp_path_factory) -> Path:
     return root
 
 
-def feed_of(name: str, coco: Path, prefix: str, **more):
+def feed_of(name: str, coco: Path, prefix: str, phase: str = "train", **more):
     import mmdet
 
     path = Path(mmdet.__file__).parent / ".mim/configs" / name
     changes = {f"{prefix}.data_root": f"{coco}/", f"{prefix}.ann_file": "coco.json", f"{prefix}.data_prefix.img": ""}
-    (feed,) = feeds(str(path), changes={**changes, **more})
+    (feed,) = feeds(str(path), phase=phase, changes={**changes, **more})
     return feed
 
 
@@ -66,6 +66,56 @@ def test_boxes_and_masks_lie_on_the_red_rectangle_after_every_step(coco):
             mask = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             assert np.abs(mask - at).max() <= 2 * scale
             assert step.marks.names == ("person",)
+
+
+LOAD, NOTES, PACK = {"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}, {
+    "type": "PackDetInputs"}  # fmt: skip
+RESIZE = {"type": "Resize", "scale": (300, 200), "keep_ratio": True}
+STRETCH = {"type": "Resize", "scale": (200, 300), "keep_ratio": False}
+FLIP = {"type": "RandomFlip", "prob": 1.0}
+DOWN = {"type": "RandomFlip", "prob": 1.0, "direction": "vertical"}
+PAD = {"type": "Pad", "size_divisor": 64}
+CUT = {"type": "RandomCrop", "crop_size": (0.9, 0.95), "crop_type": "relative"}
+MIDDLE = {"type": "mmcv.CenterCrop", "crop_size": (70, 52)}
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [(RESIZE,), (RESIZE, FLIP), (RESIZE, DOWN), (STRETCH, FLIP, PAD), (FLIP, RESIZE), (MIDDLE, STRETCH, DOWN), (RESIZE, CUT, FLIP)],
+    ids=lambda moves: "-".join(one["type"] for one in moves),
+)  # fmt: skip
+def test_annotation_lies_on_the_picture_wherever_it_is_loaded(coco, moves):
+    """Test pipelines load annotation behind the steps that move the picture, so that it stays in the file's pixels."""
+    for place in range(len(moves) + 1):
+        if not place and MIDDLE in moves:
+            continue  # mmcv's crop does not take mmdet's boxes
+        steps = [LOAD, *moves[:place], NOTES, *[one for one in moves[place:] if not place or one is PAD], PACK]
+        feed = feed_of("mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", coco, "val_dataloader.dataset", phase="val",
+                       **{"val_dataloader.dataset.pipeline": steps})  # fmt: skip
+        for seed in range(2):
+            sample = feed.sample(2, seed)
+            assert not sample.faults
+            for step in [one for one in sample.steps if one.pictures and one.marks.boxes is not None]:
+                at, tall = red(step.pictures[0]), step.pictures[0].shape[0] / 60
+                assert np.abs(step.marks.boxes[0] - at).max() <= 2 * max(tall, 1), (place, step.name)
+                rows, columns = np.nonzero(step.marks.masks[0])
+                mask = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+                assert np.abs(mask - at).max() <= 3 * max(tall, 1), (place, step.name)
+
+
+def test_the_step_at_which_annotation_and_picture_part_is_told(coco):
+    name, place = "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "val_dataloader.dataset"
+    for steps, wrong in (
+        ([LOAD, RESIZE, NOTES, FLIP, PACK], "RandomFlip: moves annotation that was loaded in the file's pixels"),
+        (
+            [LOAD, NOTES, {"type": "mmpretrain.ResizeEdge", "scale": 120}, PACK],
+            "ResizeEdge: moves the picture, but not its",
+        ),
+        ([LOAD, RESIZE, NOTES, PAD, PACK], ""),
+    ):
+        feed = feed_of(name, coco, place, phase="val", **{f"{place}.pipeline": steps})
+        faults = feed.sample(0, 0).faults
+        assert (len(faults) == 1 and faults[0].startswith(wrong)) if wrong else not faults
 
 
 def test_mosaic_and_mixup_show_their_partners(coco):

@@ -15,7 +15,7 @@ from PIL import Image
 from torchloupe.cli import main
 from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput
-from torchloupe.methods.browse import Census, Moments, alike, fingerprint, samples
+from torchloupe.methods.browse import Census, Moments, alike, faults, fingerprint, samples
 from torchloupe.render import samples as render
 from torchloupe.sources.datasets import feeds
 
@@ -280,6 +280,31 @@ def test_the_original_has_the_marks_that_are_loaded_after_it():
     assert Sample(0, "a", "", (load, notes, flip)).original.name == "LoadImageFromFile"
     assert Sample(0, "a", "", (load, flip)).original.marks.empty
     assert Sample(0, "a", "", (notes, flip)).original is notes
+
+
+@pytest.mark.parametrize(
+    ("boxes", "fault"),
+    [
+        ([[1, 1, 9, 9]], None),
+        ([[1, 1, 20.5, 10.4]], None),
+        ([[1, 1, 9, 9], [5, 5, 5, 8]], "1 of 2 boxes without area: 5, 5, 5, 8 (b)"),
+        ([[9, 9, 1, 1]], "box without area: 9, 9, 1, 1 (a)"),
+        ([[21, 2, 30, 8]], "box outside its picture of 20x10: 21, 2, 30, 8 (a)"),
+        ([[2, 2, 38, 9]], "box beyond its picture of 20x10: 2, 2, 38, 9 (a)"),
+        ([[0.1, 0.2, 0.4, 0.9]], "boxes from 0 to 1 on a picture of 20x10: shares of it, not pixels?"),
+    ],
+)
+def test_boxes_that_do_not_fit_their_picture_are_listed(boxes, fault):
+    step = Step("load", (np.zeros((10, 20, 3), np.uint8),), "", Marks(np.array(boxes, float), ("a", "b")))
+    sample = Sample(3, "x.png", "", (step, Step("flip", step.pictures, "", step.marks)))
+    wanted = [] if fault is None else [f"load: {fault}"]
+    assert faults(sample) == wanted
+    census = Census()
+    census.add(sample)
+    lines = render.table("set", census.summary())
+    assert [line for line in lines if "annotation" in line] == [
+        f"  annotation        sample 3 (x.png): {line}" for line in wanted
+    ]
 
 
 def test_marks_are_drawn_where_they_are():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -18,7 +19,8 @@ class Marks:
     """What is known of one picture, in its own pixels.
 
     boxes (m, 4) x1 y1 x2 y2; names, one a box; keypoints (m, j, 3) x, y, visible (> 0); masks (m, h, w) bool or a
-    label map (h, w) int; heat (h', w') >= 0 of any size, laid over the whole picture.
+    label map (h, w) int; heat (h', w') >= 0 of any size, laid over the whole picture. outlines: of each of m objects its
+    polygons, (k, 2) each, also the corners of turned boxes. legend: number in a label map -> name. bones: pairs of joints.
     """
 
     boxes: np.ndarray | None = None
@@ -26,11 +28,19 @@ class Marks:
     keypoints: np.ndarray | None = None
     masks: np.ndarray | None = None
     heat: np.ndarray | None = None
+    outlines: tuple[tuple[np.ndarray, ...], ...] = ()
+    legend: Mapping[int, str] = field(default_factory=dict)
+    bones: tuple[tuple[int, int], ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether nothing is known."""
-        return all(value is None for value in (self.boxes, self.keypoints, self.masks, self.heat))
+        return not self.placed and self.heat is None
+
+    @property
+    def placed(self) -> bool:
+        """Whether something is known to be somewhere in the picture."""
+        return bool(self.outlines) or any(value is not None for value in (self.boxes, self.keypoints, self.masks))
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class Sample:
     """One sample on its way through the pipeline; the first step with a picture is the original.
 
     file: the picture that several samples share, such as the people in it, so that they are no duplicates.
-    fed: the label that goes with the last picture, where a step mixes labels.
+    fed: the label that goes with the last picture, where a step mixes labels. faults: what is wrong with the annotation,
+    a line each.
     """
 
     index: int
@@ -66,6 +77,7 @@ class Sample:
     repeat: int = 0
     file: str = ""
     fed: str = ""
+    faults: tuple[str, ...] = ()
 
     @property
     def original(self) -> Step:

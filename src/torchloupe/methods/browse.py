@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from torchloupe.data.samples import BadSample, Exhausted, Feed, Sample
+from torchloupe.data.samples import BadSample, Exhausted, Feed, Marks, Sample
 
 
 def seed_of(seed: int, index: int, repeat: int) -> int:
@@ -33,6 +33,45 @@ def samples(
                 return
 
 
+def faults(sample: Sample) -> list[str]:
+    """What is wrong with the annotation of a sample, a line each: what its pipeline told, and boxes that are outside their
+    picture, reach beyond it, have no area or are on another scale, at the first step where they do."""
+    found = list(sample.faults)
+    told: set[str] = set()
+    for step in sample.steps:
+        for k, picture in enumerate(step.pictures):
+            for kind, text in _box_faults(step.known(k), picture.shape[0], picture.shape[1]):
+                if kind not in told:
+                    told.add(kind)
+                    found.append(f"{step.name}: {text}")
+    return found
+
+
+def _box_faults(marks: Marks, h: int, w: int) -> Iterator[tuple[str, str]]:
+    """(kind, text) for each kind of fault among the boxes of one picture, with the first box that has it."""
+    boxes = marks.boxes
+    if boxes is None or not len(boxes):
+        return
+    x0, y0, x1, y1 = boxes.T
+    if boxes.min() >= 0 and boxes.max() <= 1 and min(h, w) > 8:
+        yield "shares", f"boxes from 0 to 1 on a picture of {w}x{h}: shares of it, not pixels?"
+        return
+    flat = (x1 <= x0) | (y1 <= y0) | ~np.isfinite(boxes).all(1)
+    out = ~flat & ((x0 >= w) | (y0 >= h) | (x1 <= 0) | (y1 <= 0))
+    over = np.stack([-x0, -y0, x1 - w, y1 - h], 1).max(1)
+    beyond = ~flat & ~out & (over > np.maximum(1.0, 0.01 * max(h, w)))
+    for kind, which, words in (
+        ("area", flat, "without area"),
+        ("outside", out, f"outside its picture of {w}x{h}"),
+        ("beyond", beyond, f"beyond its picture of {w}x{h}"),
+    ):
+        if which.any():
+            k = int(which.argmax())
+            name = f" ({marks.names[k]})" if k < len(marks.names) and marks.names[k] else ""
+            more = f"{int(which.sum())} of {len(boxes)} boxes" if len(boxes) > 1 else "box"
+            yield kind, f"{more} {words}: {', '.join(f'{value:.4g}' for value in boxes[k])}{name}"
+
+
 class Census:
     """Numbers over the samples seen, kept in memory that grows by a few hundred bytes a sample."""
 
@@ -45,6 +84,7 @@ class Census:
         self.files: list[str] = []
         self.prints: list[np.ndarray] = []
         self.bad: list[BadSample] = []
+        self.faults: list[tuple[int, str, str]] = []
         self.original = Moments()
         self.transformed = Moments()
 
@@ -60,6 +100,7 @@ class Census:
             self.names.append(sample.name)
             self.files.append(sample.file or str(sample.index))
             self.sizes.append((picture.shape[1], picture.shape[0]))
+            self.faults += [(sample.index, sample.name, text) for text in faults(sample)]
             # Frames of a walk side by side: single silhouettes all look the same.
             row = len(pictures) > 1 and len({one.shape for one in pictures}) == 1
             self.prints.append(fingerprint(np.concatenate(pictures, 1) if row else picture))
@@ -96,6 +137,7 @@ class Census:
             "transformed mean": self.transformed.mean.tolist(),
             "transformed std": self.transformed.std.tolist(),
             "broken": [{"index": e.index, "name": e.name, "step": e.step, "message": e.message} for e in self.bad],
+            "annotation": [{"index": index, "name": name, "fault": text} for index, name, text in self.faults],
             "duplicates": [list(group) for group in self.duplicates()],
         }
 

@@ -238,6 +238,11 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
         row("broken", f"sample {bad['index']} ({bad['name']}): {bad['step']}: {bad['message']}")
     if len(summary["broken"]) > 20:
         row("broken", f"{len(summary['broken']) - 20} more")
+    wrong = summary.get("annotation", [])
+    for one in wrong[:20]:
+        row("annotation", f"sample {one['index']} ({one['name']}): {one['fault']}")
+    if len(wrong) > 20:
+        row("annotation", f"{len(wrong) - 20} more")
     for group in summary["duplicates"][:20]:
         row("look the same", ", ".join(group[:6]) + (f" and {len(group) - 6} more" if len(group) > 6 else ""))
     if len(summary["duplicates"]) > 20:

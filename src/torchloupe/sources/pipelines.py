@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.browse import told
 from torchloupe.sources.configs import missing, one_line, openmmlab_config, openmmlab_scope
+from torchloupe.sources.geometry import Course, Seen
 from torchloupe.sources.mixing import Mixer, Noted
 from torchloupe.sources.transforms import Flow, Look, Stage, described, parameters, seeded, unchanged, watched
 from torchloupe.sources.truth import class_name
@@ -76,7 +77,7 @@ class PipelineFeed:
                 run.through(self.dataset, index, self.look)
         if not any(step.pictures for step in run.log):
             raise BadSample(index, run.name, "pipeline", "no step gives a picture")
-        return Sample(index, run.name, run.label, tuple(run.log))
+        return Sample(index, run.name, run.label, tuple(run.log), faults=tuple(run.course.faults))
 
     def _fill_caches(self, run: _Run) -> None:
         """Steps that keep earlier samples to mix them in (CachedMosaic, CachedMixUp) start from the same ones each time."""
@@ -99,6 +100,7 @@ class _Run:
     name: str = ""
     label: str = ""
     log: list[Step] = field(default_factory=list)
+    course: Course = field(default_factory=Course)
 
     def __post_init__(self) -> None:
         self.name = self.name or str(self.index)
@@ -115,8 +117,10 @@ class _Run:
         self.name = Path(file).name if isinstance(file, str) else str(self.index)
         classes = (home.metainfo or {}).get("classes")
         self.label = _label(info, classes)
+        given = _marks(info, classes)
+        self.course.loaded = given if given.placed else None
         if "img" in info:
-            self.log.append(Step("load", look.pictures(info["img"]), "", _marks(info, classes)))
+            self.log.append(Step("load", look.pictures(info["img"]), "", given))
         results: Any = info
         for transform in getattr(home.pipeline, "transforms", []):
             if self._enough(transform):
@@ -159,8 +163,12 @@ class _Run:
 
     def _step(self, transform: Any, results: Any, look: Look, classes: Any) -> tuple[Any, Look]:
         title = type(transform).__name__
+        before = Seen.of(results, _marks(results, classes))
         try:
             results, look, step = _taken(transform, title, results, look, self.log, classes)
+            if results is not None and step.pictures:
+                marks, text = self.course.step(title, transform, before, results, step.marks)
+                step = replace(step, marks=marks, told=", ".join(part for part in (step.told, text) if part))
         except LoupeError:
             raise
         except Exception as error:
