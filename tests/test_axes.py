@@ -31,6 +31,11 @@ def test_round_trip(n: int, c: int, t: int, h: int, w: int, pattern: str, skip: 
         axis = layout.axis("h")
         raw = torch.cat([torch.full_like(raw.narrow(axis, 0, 1), 9.0)] * skip + [raw], axis)
     assert torch.equal(layout.canonical([raw], n), known)
+    if skip:
+        with pytest.raises(BadInput, match="cannot be undone"):
+            layout.raw(known)
+    else:
+        assert torch.equal(layout.raw(known), raw)
 
 
 def test_missing_axes_have_length_one() -> None:

@@ -15,7 +15,7 @@ ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
     {"axes", "results", "errors", "data"},
     {"trace", "subjects", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
-    {"methods", "targets", "networks"},
+    {"methods", "metrics", "targets", "networks"},
     {"sources"},
     {"store", "runner", "diagnosis", "gait", "sequence_maps", "arrange"},
     {"render"},

@@ -86,6 +86,17 @@ class Layout:
                 f"layout {self.pattern!r} (skip {self.skip}) does not fit shape {shape} with {known}"
             ) from error
 
+    def raw(self, canonical: Tensor) -> Tensor:
+        """(n, c, t, h, w) -> the raw tensor of an input: `canonical` undone; an axis of length 1 stays one.
+
+        Errors: BadInput for a layout that drops or joins something, which cannot be undone.
+        """
+        if self.skip or self.bins or self.join:
+            raise BadInput(f"layout {self.pattern!r} drops or joins something (skip, bins, join) and cannot be undone")
+        left, _, right = self.pattern.partition("->")
+        sizes = {name: size for name, size in self.sizes.items() if name not in "nthw"}
+        return rearrange(canonical, f"{right or self._right()} -> {left}", **sizes)
+
     def axis(self, letter: str) -> int:
         """Number of the raw axis that holds a canonical axis, folded or not."""
         for number, part in enumerate(self._parts()):

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchloupe.metrics.asking import Asking
+from torchloupe.metrics.marks import Marks
 from torchloupe.probe import Batch, Probe, Subject, Target
 from torchloupe.results import Maps, Scores
 
 Method = Callable[[Probe, Batch], Maps]
+Metric = Callable[..., Marks]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def check_method(method: Method, probe: Probe, batch: Batch, *, tolerance: float
     return found
 
 
-def check_restored(method: Method, probe: Probe, batch: Batch) -> None:
+def check_restored(method: Callable[[Probe, Batch], Any], probe: Probe, batch: Batch) -> None:
     """Asserts that an error in the middle of a probing leaves nothing behind."""
 
     def broken(output: Any, asked: Batch) -> Scores:
@@ -119,6 +122,86 @@ def check_target(target: Target, output: Any, batch: Batch, *, tolerance: float 
             alone = target(output[i : i + 1], batch.take([i])).value
             _close(value[:, i : i + 1], alone, tolerance, f"sample {i} alone")
     return Scores(value, labels)
+
+
+def check_metric(metric: Metric, probe: Probe, batch: Batch, maps: Maps, *, tolerance: float = 1e-9) -> Marks:
+    """Asserts the contract of a metric on maps of one probe and a batch of several samples; gives the marks.
+
+    Numbers are (k, n) float64 and finite or NaN; asked twice they are the same; nothing is left behind, also after an error
+    in the middle; a batch gives what its samples give one by one; k questions give what they give one by one; maps beside it
+    do not matter, nor does the size of a chunk; what ranks or takes shares does not see the map's scale; an empty map has no
+    number.
+    """
+    module = probe.subject.module
+    before = state(module)
+    found = metric(probe, batch, maps)
+    assert state(module) == before, "the model was changed"
+    k = len(maps.scores.value)
+    for label, number in found.numbers.items():
+        assert set(number.value) == set(maps.maps), f"{label}: numbers of {set(number.value)}, maps {set(maps.maps)}"
+        for layer, value in number.value.items():
+            assert value.shape == (k, batch.n), f"{label} of {layer}: shape {tuple(value.shape)}, expected (k, n)"
+            assert value.dtype == torch.float64, f"{label} of {layer}: {value.dtype}, expected float64"
+            assert not torch.isinf(value).any(), f"{label} of {layer}: infinite"
+        assert number.chance is None or number.chance.shape in ((), (k, batch.n)), f"{label}: chance is not (k, n)"
+    for label, curve in found.curves.items():
+        for layer, value in curve.value.items():
+            assert value.shape == (k, batch.n, len(curve.at)), f"curve {label} of {layer}: shape {tuple(value.shape)}"
+    _same_marks(found, metric(probe, batch, maps), 0, "asked twice")
+    small = metric(probe, batch, maps, asking=Asking(probe, batch, chunk=3))
+    _same_marks(found, small, tolerance, "in chunks of 3")
+    doubled = replace(maps, maps={layer: 4 * value for layer, value in maps.maps.items()})
+    if not any(label in OF_SCALE for label in found.numbers):
+        _same_marks(found, metric(probe, batch, doubled), tolerance, "maps times 4")
+    for i in range(batch.n if batch.n > 1 else 0):
+        single = metric(probe, batch.take([i]), _cut(maps, slice(None), slice(i, i + 1)))
+        _same_marks(_cut_marks(found, slice(None), slice(i, i + 1)), single, tolerance, f"sample {i} alone")
+    for i in range(k if k > 1 else 0):
+        asked = replace(probe, target=Question(probe.target, i))
+        rows = {
+            key: value[:, i : i + 1] if _of_questions(value, batch.n, k) else value
+            for key, value in batch.truth.items()
+        }
+        single = metric(asked, replace(batch, truth=rows), _cut(maps, slice(i, i + 1), slice(None)))
+        _same_marks(_cut_marks(found, slice(i, i + 1), slice(None)), single, tolerance, f"question {i} alone")
+    dark = replace(maps, maps={layer: torch.zeros_like(value) for layer, value in maps.maps.items()})
+    for label, number in metric(probe, batch, dark).numbers.items():
+        for layer, value in number.value.items():
+            assert value.isnan().all(), f"{label}: an empty map at {layer} has a number"
+    check_restored(lambda broken, samples: metric(broken, samples, maps), probe, batch)
+    return found
+
+
+OF_SCALE = ("completeness",)
+
+
+def _of_questions(value: Any, n: int, k: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 5 and value.shape[:2] == (n, k)
+
+
+def _cut(maps: Maps, rows: slice, columns: slice) -> Maps:
+    value, labels = maps.scores
+    scores = Scores(value[rows, columns], tuple(names[columns] for names in labels[rows]))
+    return replace(maps, maps={layer: one[rows, columns] for layer, one in maps.maps.items()}, scores=scores)
+
+
+def _cut_marks(marks: Marks, rows: slice, columns: slice) -> Marks:
+    numbers = {
+        label: replace(number, value={layer: one[rows, columns] for layer, one in number.value.items()})
+        for label, number in marks.numbers.items()
+    }
+    return replace(marks, numbers=numbers)
+
+
+def _same_marks(one: Marks, two: Marks, tolerance: float, when: str) -> None:
+    for label, number in one.numbers.items():
+        if label not in two.numbers:
+            assert all(value.isnan().all() for value in number.value.values()), f"{when}: no {label}"
+            continue
+        for layer, value in number.value.items():
+            other = two.numbers[label].value[layer]
+            assert torch.equal(value.isnan(), other.isnan()), f"{label} of {layer}: {when}: other numbers are missing"
+            _close(value.nan_to_num(), other.nan_to_num(), tolerance, f"{label} of {layer}: {when}")
 
 
 def check_source(subject: Subject, batch: Batch) -> None:

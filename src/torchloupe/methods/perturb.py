@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from torchloupe.axes import resize
@@ -188,11 +186,7 @@ def _mask_scores(
 
 def masked(batch: Batch, masks: Tensor) -> Tensor:
     """x * mask, masks (n, t, h, w) in the canonical order, in x's own layout."""
-    left = batch.layout.pattern.partition("->")[0].strip()
-    letters = [axis for axis in "ncthw" if axis in re.findall(r"\w+", left)]
-    canonical = masks[:, None].to(batch.x)
-    flat = canonical.squeeze([i for i, axis in enumerate("ncthw") if axis not in letters])
-    return batch.x * rearrange(flat, f"{' '.join(letters)} -> {left}")
+    return batch.x * batch.layout.raw(masks[:, None].to(batch.x))
 
 
 def _check_chunk(chunk: int, least: int = 1) -> None:
