@@ -177,7 +177,74 @@ def test_policies_of_mmcv_by_hand(tmp_path, name, runner, stepwise):
     by_epoch = stepwise and name not in ("one cycle", "cyclic")
     expected = [_by_hand(name, t // 10 if by_epoch else t, 10 if by_epoch else 100) for t in range(100)]
     warm = [1 - (1 - min(t, 15) / 15) * 0.9 for t in range(100)]
+    if by_epoch and "iters" in runner:
+        # IterBasedRunner calls no hook before an epoch, in which such a rate is set, and a warm-up starts from that.
+        expected, warm = [0.5] * 100, [1.0] * 100
     np.testing.assert_allclose(found.value(range(100))[:, 0], np.multiply(expected, warm), rtol=1e-9)
+
+
+def test_policies_of_an_old_style_iteration_runner_go_by_iteration_unless_told(tmp_path):
+    config = tmp_path / "old.py"
+    config.write_text(OLD.format(policy="policy='step', step=[40, 70]").replace("max_epochs=10", "max_iters=100"))
+    assert curve(config).at.tolist() == [0, 40, 70]
+
+
+LOOPS = {
+    "linear": [{"type": "LinearLR", "start_factor": 0.25, "end": 4}],
+    "steps": [{"type": "MultiStepLR", "milestones": [2, 6], "gamma": 0.5}, {"type": "LinearLR", "start_factor": 0.5, "end": 6, "by_epoch": False}],
+    "mixed": [{"type": "CosineAnnealingLR", "T_max": 8, "by_epoch": False}, {"type": "ExponentialLR", "gamma": 0.5}],
+    "converted": [{"type": "CosineAnnealingLR", "T_max": 2, "convert_to_iter_based": True}],
+    "constant": [{"type": "ConstantLR", "factor": 0.1, "end": 3}],
+    "poly": [{"type": "PolyLR", "power": 1.0, "eta_min": 0.01, "begin": 2, "by_epoch": False}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loop", ["by_epoch=True, max_epochs=3", "by_epoch=False, max_iters=12"])
+@pytest.mark.parametrize("name", LOOPS)
+def test_what_the_real_runner_trains_with(tmp_path, name, loop):
+    """The rate at every iteration of mmengine's own Runner, 4 iterations an epoch, is the rate that is drawn."""
+    import torch
+    from mmengine.hooks import Hook
+    from mmengine.model import BaseModel
+    from mmengine.runner import Runner
+
+    class Tiny(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, mode="loss"):
+            return {"loss": self.weight.sum() * 0}
+
+    rates: list[float] = []
+
+    class Listening(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            rates.append(runner.optim_wrapper.optimizer.param_groups[0]["lr"])
+
+    text = (f"train_cfg = dict({loop})\noptim_wrapper = dict(optimizer=dict(type='SGD', lr=0.8))\n"
+            f"train_dataloader = dict(batch_size=2)\nparam_scheduler = {LOOPS[name]!r}\n")  # fmt: skip
+    config = tmp_path / "c.py"
+    config.write_text(text)
+    held = openmmlab_config(str(config), {})
+    loader = torch.utils.data.DataLoader([{"x": torch.zeros(1)}] * 8, batch_size=2)
+    runner = Runner(Tiny(), str(tmp_path / "work"), train_dataloader=loader, train_cfg=held.train_cfg, optim_wrapper=held.optim_wrapper,
+                    param_scheduler=held.param_scheduler, custom_hooks=[Listening()], log_level="ERROR",
+                    experiment_name=f"{name} {loop}", default_hooks={"logger": None, "checkpoint": None})  # fmt: skip
+    runner.train()
+    (plan,) = (
+        schedules(str(config), Training(dataset_size=8))
+        if "epochs" in loop or name not in ("linear", "steps", "mixed", "constant")
+        else _warned(config)
+    )
+    found = record(plan)
+    drawn = found.value(range(12))[:, 0] if found.unit == "iter" else np.repeat(found.value(range(3))[:, 0], 4)
+    np.testing.assert_allclose(drawn, rates, rtol=1e-12)
+
+
+def _warned(config):
+    with pytest.warns(LoupeWarning, match="by_epoch=True, the default, in a training by iteration is stepped once"):
+        return schedules(str(config), Training(dataset_size=8))
 
 
 def test_old_style_has_its_parameter_groups(tmp_path):

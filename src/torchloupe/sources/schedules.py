@@ -386,31 +386,41 @@ def _new_style(path: str, config: Any, training: Training) -> Plan:
     written = config.get("param_scheduler") or []
     written = [dict(one) for one in ([written] if isinstance(written, dict) else written)]
     by_epoch = max_epochs is not None
-    mixed = any(one.get("by_epoch", True) != by_epoch or one.get("convert_to_iter_based") for one in written)
+    mixed = any(one.get("convert_to_iter_based") or (by_epoch and not one.get("by_epoch", True)) for one in written)
     per_epoch = _iters_per_epoch(path, config.get("train_dataloader") or {}, training, mixed, by_epoch)
     unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
     length = max_epochs * (per_epoch or 1) if by_epoch else max_iters
     optimizer, names = _built_optimizer(path, config, training, per_epoch)
     tickers: list[Ticker] = []
     marks: list[Mark] = []
+    idle: list[str] = []
     for one in written:
         epochs = one.get("by_epoch", True)
         if str(one.get("type", "")).startswith("ReduceOnPlateau"):
             raise BadInput(f"{path}: {one['type']} follows a metric, which is known only while training")
-        end = (
-            (max_epochs if by_epoch else math.ceil(max_iters / per_epoch))
-            if epochs and (by_epoch or per_epoch)
-            else None
-        )
-        one.setdefault("end", end if epochs else (max_iters if not by_epoch else length))
+        # A training by iteration is one epoch to mmengine.
+        one.setdefault("end", (max_epochs if by_epoch else 1) if epochs else (length if by_epoch else max_iters))
         scheduler = PARAM_SCHEDULERS.build(one, default_args={"optimizer": optimizer, "epoch_length": per_epoch or 1})
         per: Unit = "epoch" if scheduler.by_epoch else "iter"
+        if per == "epoch" and not by_epoch:
+            idle.append(type(scheduler).__name__)
+            continue
         scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
         tickers.append(Ticker(_stepper(scheduler), per, scheduler.end))
         marks += [Mark((scheduler.begin + at) * scale, "milestone") for at in getattr(scheduler, "milestones", ())]
         if scheduler.begin > 0:
             marks.append(Mark(scheduler.begin * scale, type(scheduler).__name__))
+    if idle:
+        _never(
+            path, f"param_scheduler {', '.join(idle)}: by_epoch=True, the default,", "once, after the last iteration"
+        )
     return Plan(_stem(path), optimizer, tuple(tickers), length, unit, per_epoch, names, _few(marks, length))
+
+
+def _never(path: str, what: str, when: str) -> None:
+    """Tells of what goes by epoch in a training by iteration."""
+    text = f"{path}: {what} in a training by iteration is stepped {when}, so it never acts; write by_epoch=False"
+    warnings.warn(text, LoupeWarning, stacklevel=2)
 
 
 def _iters_per_epoch(path: str, loader: Any, training: Training, needed: bool, by_epoch: bool) -> int | None:
@@ -666,12 +676,14 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
             f"{path}: momentum_config is left out; the momentum is that of the start", LoupeWarning, stacklevel=2
         )
     by_epoch = max_epochs is not None and max_iters is None
-    stepwise = policy.get("by_epoch", True) and str(policy.get("policy", "")).lower() not in BY_ITERATION
+    # mmcv 1's IterBasedRunner sets by_epoch=False where nobody does, and never calls what goes by epoch.
+    stepwise = policy.get("by_epoch", by_epoch) and str(policy.get("policy", "")).lower() not in BY_ITERATION
+    idle = stepwise and not by_epoch
     warm = policy.get("warmup")
     data = dict(config.get("data") or {})
     loader = {"batch_size": data.get("samples_per_gpu"), "dataset": data.get("train")}
     mixed = bool(warm) or stepwise != by_epoch
-    per_epoch = _iters_per_epoch(path, loader, training, (mixed and by_epoch) or (stepwise and not by_epoch), by_epoch)
+    per_epoch = _iters_per_epoch(path, loader, training, mixed and by_epoch, by_epoch)
     unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
     length = int(max_epochs * (per_epoch or 1) if by_epoch else max_iters or 0)
     steps = max_epochs if by_epoch and stepwise else math.ceil(length / (per_epoch or 1)) if stepwise else length
@@ -681,6 +693,9 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
     wrapper: dict[str, Any] = {key: told.pop(key) for key in ("paramwise_cfg", "constructor") if key in told}
     config.optim_wrapper = {"type": "OptimWrapper", "optimizer": told, **wrapper}
     optimizer, names = _built_optimizer(path, config, training, per_epoch)
+    if idle:
+        _never(path, f"lr_config {policy.get('policy')}: by_epoch=True", "never")
+        return Plan(_stem(path), optimizer, (), length, unit, per_epoch, names)
     regular, factor = copy.deepcopy(optimizer), _sgd_of_one()
     tickers: list[Ticker] = []
     marks: list[Mark] = []
