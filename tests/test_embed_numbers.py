@@ -42,6 +42,17 @@ def test_trustworthiness_and_kept_neighbours_by_loops(k):
     assert found.asked == found.points == 60
 
 
+def test_far_groups_above_the_size_for_float64(monkeypatch):
+    monkeypatch.setattr("torchloupe.methods.arrangement.DOUBLE", 10)
+    random = np.random.default_rng(0)
+    feats = random.normal(size=(200, 4)).astype(np.float32)
+    feats[:, 1] += 30_000 * (random.random(200) < 0.5)
+    coords = 1e-3 * feats[:, [0, 2]] + 100 * (feats[:, 1:2] > 10_000)
+    found = arrangement(feats, coords, k=6)
+    wanted = loops(feats.astype(float), coords.astype(float), 6)
+    assert (found.trustworthiness, found.kept) == pytest.approx(wanted, abs=1e-3)
+
+
 def test_against_scikit_learn(digits):
     feats, labels, coords = digits
     found = arrangement(feats, coords, labels, k=10)

@@ -207,10 +207,10 @@ def test_many_rows_are_mapped_in_another_order_and_put_back(digits, monkeypatch,
     feats, labels = digits
     for name in ("KEEP_FROM", "EXACT_NEIGHBOURS"):
         monkeypatch.setattr(f"torchloupe.methods.project.{name}", 100)
-    monkeypatch.setattr("torchloupe.methods.project.CELL", 50)
-    monkeypatch.setattr("torchloupe.methods.neighbours.CELL", 50)
-    made = project(prepare(feats), method, jobs=1)
-    assert made.record["neighbours"] == "cells"
+    for name in ("project", "neighbours"):
+        monkeypatch.setattr(f"torchloupe.methods.{name}.LIST", 20)
+    made = project(prepare(feats), method, jobs=1, neighbours="approximate")
+    assert made.record["neighbours"] == "lists"
     assert made.record["neighbours_found"] > 0.98
     found = arrangement(feats, made.coords, labels)
     assert found.accuracy[1] > 0.9
@@ -283,6 +283,37 @@ def test_rows_of_memory_maps_parts_and_normals(tmp_path):
     assert np.allclose(np.linalg.norm(prepare(mapped, normalize="none", metric="cosine").array(), axis=1), 1, atol=1e-6)
     with pytest.raises(BadInput, match="part 4: there are parts 0 to 3"):
         prepare(mapped, parts=4)
+
+
+@pytest.mark.parametrize("normalize", ["none", "zscore", "minmax"])
+def test_large_numbers_keep_their_differences(normalize):
+    small = np.random.default_rng(0).normal(size=(50, 4))
+    rows = prepare(small + 1.7e9, normalize=normalize).array()
+    expected = small - small.mean(0) if normalize == "none" else prepare(small, normalize=normalize).array()
+    assert np.allclose(rows - rows.mean(0), expected - expected.mean(0), atol=1e-5)
+
+
+def test_one_loud_column_is_told():
+    feats = np.random.default_rng(0).normal(size=(200, 5))
+    feats[:, 3] *= 1000
+    with pytest.warns(
+        LoupeWarning, match=r"column 3 holds 99\.99.% of the variance of all 5 columns.*--normalize zscore"
+    ):
+        prepare(feats)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(feats, normalize="zscore")
+        prepare(feats[:, 2:4])
+
+
+def test_rows_that_differ_little_are_not_called_equal():
+    feats = np.full((20, 3), 1e12)
+    feats[:, 1] = np.arange(20) * 1e-6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(prepare(feats)) == 20
+    with pytest.warns(LoupeWarning, match=r"1 of 21 rows repeat an earlier row \(20 repeats 0\)"):
+        prepare(np.vstack([feats, [[1e12, -0.0, 1e12]]]))
 
 
 def test_cosine_ignores_the_length_of_rows(digits):

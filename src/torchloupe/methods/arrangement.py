@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput
-from torchloupe.methods.neighbours import block_rows, centred, halved, nearness, smallest, spans
+from torchloupe.methods.neighbours import block_rows, centred, dtype_for, halved, nearness, smallest, spans
 
 EXACT = 10_000
 DOUBLE = 3000
@@ -86,7 +86,7 @@ def arrangement(
 
     trustworthiness  T = 1 - 2 / (N k (2N - 3k - 1)) * sum_i sum_{j in map_k(i)} max(0, rank(i, j) - k)
     kept neighbours  R = 1 / (N k) * sum_i |map_k(i) & feats_k(i)|
-    Up to `exact` points over all of them (in float64 up to 3000). Above, i runs over a random sample, but neighbours,
+    Up to `exact` points over all of them (in float64 up to 3000, and wherever float32 would lose neighbours). Above, i runs over a random sample, but neighbours,
     ranks and silhouettes are still taken among all N: an unbiased estimate, not the numbers of a thinned cloud. All come
     from one pass over the distances. k is at most N / 2 - 1 (as T demands).
     Source: Venna and Kaski 2001, Neighborhood preservation in nonlinear projection methods, ICANN (trustworthiness);
@@ -97,8 +97,7 @@ def arrangement(
     if k < 1:
         raise BadInput(f"{total} points: trustworthiness needs at least 3")
     asked = np.arange(total) if total <= exact else _sample(total, seed)
-    dtype = np.float64 if total <= DOUBLE else np.float32
-    high, low = Space.of(feats, dtype), Space.of(coords, dtype)
+    high, low = (Space.of(of, np.float64 if total <= DOUBLE else dtype_for(of, k)) for of in (feats, coords))
     classes = None if labels is None else Labels.of(labels)
     if classes is not None and len(classes.sizes) < 2:
         classes = None

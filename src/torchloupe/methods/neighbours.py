@@ -1,17 +1,21 @@
-"""The nearest other points of every point: by all distances, or by those to the points of nearby cells."""
+"""The nearest other points of every point: by all distances, or by those to the points of nearby lists of faiss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from torchloupe.errors import need
+
 BLOCK = 1 << 23
-ROWS = 256
-CELL = 500
-LEAST_PROBES, MOST_PROBES = 8, 64
+COLUMNS = 1 << 15
+LIST = 125
+LEAST_PROBES, MOST_SCANNED = 4, 25_000
+DEAR, MOST_EXACT = 12, 300_000
 ASKED = 256
 Step = Callable[[int, int], None]
 
@@ -20,17 +24,75 @@ Step = Callable[[int, int], None]
 class Neighbours:
     """indices (N, count) int32 and distances (N, count) float32 of the nearest other points, nearest first.
 
-    search: exact, or cells; recall: the share of the true nearest ones among them, for cells measured on 256 points.
+    search: exact (all distances) or lists; recall: the share of the true nearest ones among them, measured in float64 on
+    256 points, whatever the search.
     """
 
     indices: np.ndarray
     lengths: np.ndarray
-    search: str = "exact"
-    recall: float = 1.0
+    search: str
+    recall: float
 
     def record(self) -> dict[str, Any]:
         """How they were found, as plain JSON."""
         return {"neighbours": self.search, "neighbours_found": self.recall}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true neighbours of some points: rows (q,), indices (q, count) and distances (q, count), all in float64."""
+
+    rows: np.ndarray
+    indices: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, points: np.ndarray, count: int, seed: int = 0) -> Truth:
+        """Of 256 points (N, d), or all where there are fewer."""
+        rows = np.sort(np.random.default_rng(seed).choice(len(points), min(ASKED, len(points)), replace=False))
+        middle = points.mean(0, dtype=np.float64)
+        asked = points[rows] - middle
+        values: np.ndarray = np.empty((len(rows), 0))
+        indices: np.ndarray = np.empty((len(rows), 0), np.int64)
+        for start, stop in spans(len(points), COLUMNS):
+            part = points[start:stop] - middle
+            near = nearness(asked, part, halved(part))
+            mine = (rows >= start) & (rows < stop)
+            near[np.flatnonzero(mine), rows[mine] - start] = np.inf
+            values = np.concatenate([values, near], 1)
+            indices = np.concatenate([indices, np.broadcast_to(np.arange(start, stop), near.shape)], 1)
+            order = np.argsort(values, 1, kind="stable")[:, :count]
+            values, indices = (np.take_along_axis(array, order, 1) for array in (values, indices))
+        return cls(rows, indices, cls._lengths(points, rows, indices))
+
+    @staticmethod
+    def _lengths(points: np.ndarray, rows: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                np.linalg.norm(points[near].astype(np.float64) - points[row], axis=1)
+                for row, near in zip(rows, indices, strict=True)
+            ]
+        )
+
+    def recall(self, points: np.ndarray, indices: np.ndarray) -> float:
+        """The share of indices (q, count), found for `rows`, that lie no farther than the true last neighbour."""
+        lengths = self._lengths(points, self.rows, indices)
+        return float((lengths <= self.lengths[:, -1:] * (1 + 1e-9)).mean())
+
+
+def dtype_for(points: np.ndarray, count: int, truth: Truth | None = None) -> type:
+    """float32 where lengths as |b|^2 / 2 - ab in it find the neighbours of 256 points (N, d), else float64.
+
+    Groups that lie far apart, and crowds much tighter than the whole, cancel in float32.
+    """
+    truth = truth or Truth.of(points, count)
+    data = centred(points)
+    found, indices = _by_all(data, halved(data), truth.rows, count)
+    if truth.recall(points, indices) < 0.999:
+        return np.float64
+    apart = truth.lengths > 0
+    wrong = np.abs(found - truth.lengths)[apart] / truth.lengths[apart]
+    return np.float64 if len(wrong) and np.quantile(wrong, 0.99) > 0.01 else np.float32
 
 
 def spans(total: int, size: int) -> Iterator[tuple[int, int]]:
@@ -102,134 +164,131 @@ def centred(points: np.ndarray, dtype: type = np.float32) -> np.ndarray:
     return points - points.mean(0, dtype=np.float64).astype(dtype)
 
 
-def nearest_neighbours(points: np.ndarray, count: int, step: Step = lambda *_: None) -> Neighbours:
-    """The count nearest other points of every point, by all distances, exact to float32: points (N, d)."""
-    data = centred(points)
+def nearest_neighbours(points: np.ndarray, count: int, *, seed: int = 0, step: Step = lambda *_: None) -> Neighbours:
+    """The count nearest other points of every point, by all distances: points (N, d), N > count.
+
+    In float32 where that finds the neighbours of 256 points as float64 does, else in float64.
+    """
+    truth = Truth.of(points, count, seed)
+    return _exact(points, count, truth, step)
+
+
+def _exact(points: np.ndarray, count: int, truth: Truth, step: Step) -> Neighbours:
+    data = centred(points, dtype_for(points, count, truth))
     total, halves = len(data), halved(data)
     indices, lengths = np.empty((total, count), np.int32), np.empty((total, count), np.float32)
     for start, stop in spans(total, block_rows(total)):
-        near = nearness(data[start:stop], data, halves)
-        near[np.arange(stop - start), np.arange(start, stop)] = np.inf
-        found, indices[start:stop] = smallest(near, count)
-        lengths[start:stop] = _lengths(found, halves[start:stop])
+        lengths[start:stop], indices[start:stop] = _by_all(data, halves, np.arange(start, stop), count)
         step(stop, total)
-    return Neighbours(indices, lengths)
+    return Neighbours(indices, lengths, "exact", truth.recall(points, indices[truth.rows]))
 
 
-def _lengths(found: np.ndarray, halves: np.ndarray) -> np.ndarray:
-    return np.sqrt((2 * (found + halves[:, None])).clip(0))
+def _by_all(data: np.ndarray, halves: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (q, count) and indices (q, count) of the nearest others of some rows."""
+    lengths, indices = np.empty((len(rows), count), data.dtype), np.empty((len(rows), count), np.int64)
+    for start, stop in spans(len(rows), block_rows(len(data))):
+        mine = rows[start:stop]
+        near = nearness(data[mine], data, halves)
+        near[np.arange(len(mine)), mine] = np.inf
+        found, indices[start:stop] = smallest(near, count)
+        lengths[start:stop] = np.sqrt((2 * (found + halves[mine, None])).clip(0))
+    return lengths, indices
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Points sorted by the cell of k-means that they lie in, cells of at most 2 * CELL points.
-
-    order (N,): rows of the points in the order of the cells; edges (C + 1,): where each cell begins; centres (C, d);
-    around (C, p): for every cell the cells whose centres are nearest, itself first.
-    """
-
-    order: np.ndarray
-    edges: np.ndarray
-    centres: np.ndarray
-    around: np.ndarray
-
-    @classmethod
-    def of(cls, data: np.ndarray, seed: int) -> Cells:
-        """k-means (6 rounds on a sample of 64 points a centre) with N / CELL centres; larger cells are cut in pieces."""
-        count = max(2, len(data) // CELL)
-        sample = data[np.random.default_rng(seed).permutation(len(data))[: 64 * count]]
-        centres = sample[:count].copy()
-        for _ in range(6):
-            code = _assigned(sample, centres)
-            order = np.argsort(code, kind="stable")
-            filled, first = np.unique(code[order], return_index=True)
-            sums = np.add.reduceat(sample[order].astype(np.float64), first)
-            centres[filled] = sums / np.diff([*first, len(sample)])[:, None]
-        code = _assigned(data, centres)
-        order = np.argsort(code, kind="stable")
-        whole = np.searchsorted(code[order], np.arange(count + 1))
-        pieces = [(cell, start) for cell in range(count) for start in range(whole[cell], whole[cell + 1], 2 * CELL)]
-        cells, edges = (np.array(column) for column in zip(*pieces, strict=True))
-        centres = centres[cells]
-        probes = min(MOST_PROBES, len(centres))
-        around, halves = np.empty((len(centres), probes), np.int64), halved(centres)
-        for start, stop in spans(len(centres), block_rows(len(centres))):
-            near = nearness(centres[start:stop], centres, halves)
-            near[np.arange(stop - start), np.arange(start, stop)] = -np.inf
-            around[start:stop] = smallest(near, probes)[1]
-        return cls(order, np.append(edges, len(data)), centres, around)
-
-    def members(self, cell: int, probes: int) -> np.ndarray:
-        """Places in `order` of the points of a cell and of the cells around it, its own first."""
-        return np.concatenate([np.arange(self.edges[i], self.edges[i + 1]) for i in self.around[cell, :probes]])
-
-    def probes(self, data: np.ndarray, count: int, seed: int, wanted: float) -> tuple[int, float]:
-        """How many cells to look at so that `wanted` of the true neighbours are found, and the share that is found.
-
-        Read off 256 points: in how many cells' distance do their true neighbours lie?
-        """
-        asked = np.random.default_rng(seed).choice(len(data), min(ASKED, len(data)), replace=False)
-        place = np.empty(len(data), np.int64)
-        place[self.order] = np.arange(len(data))
-        cell = np.searchsorted(self.edges, place, side="right") - 1
-        halves, ranks = halved(data), np.empty((len(asked), count), np.int64)
-        for start, stop in spans(len(asked), block_rows(len(data))):
-            near = nearness(data[asked[start:stop]], data, halves)
-            near[np.arange(stop - start), asked[start:stop]] = np.inf
-            theirs = cell[smallest(near, count)[1]]
-            seen = theirs[:, :, None] == self.around[cell[asked[start:stop]]][:, None, :]
-            ranks[start:stop] = np.where(seen.any(2), seen.argmax(2), MOST_PROBES)
-        most = self.around.shape[1]
-        shares = np.array([(ranks < probes).mean() for probes in range(1, most + 1)])
-        enough = np.flatnonzero(shares >= wanted)
-        chosen = min(most, max(LEAST_PROBES, int(enough[0]) + 1 if len(enough) else most))
-        return chosen, float(shares[chosen - 1])
+# --- lists --------------------------------------------------------------------------------------------------------------
 
 
-def _assigned(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    halves = halved(centres)
-    size = block_rows(len(centres))
-    parts = [nearness(points[a:b], centres, halves).argmin(1) for a, b in spans(len(points), size)]
-    return np.concatenate(parts)
+@contextmanager
+def _faiss(jobs: int, plain: bool) -> Iterator[Any]:
+    """faiss on so many threads; plain: centres too by differences, not by products that cancel. Both put back."""
+    try:
+        import faiss
+    except ImportError:
+        raise need("faiss-cpu", "embed") from None
+    before = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
+    try:
+        faiss.omp_set_num_threads(jobs)
+        if plain:
+            faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
+        yield faiss
+    finally:
+        faiss.omp_set_num_threads(before[0])
+        faiss.cvar.distance_compute_blas_threshold = before[1]
 
 
-def neighbours_in_cells(
-    points: np.ndarray, count: int, *, seed: int = 0, wanted: float = 0.99, step: Step = lambda *_: None
+def neighbours_in_lists(
+    points: np.ndarray,
+    count: int,
+    *,
+    seed: int = 0,
+    wanted: float = 0.995,
+    jobs: int = 1,
+    forced: bool = False,
+    step: Step = lambda *_: None,
 ) -> Neighbours:
-    """The count nearest other points of every point among those of the cells around it: points (N, d).
+    """The count nearest other points of every point among those of the k-means lists nearest to it: points (N, d).
 
-    k-means cells of about 500 points; each cell asks all points of the 8 to 64 cells whose centres are nearest to its
-    own, as many as it takes to find `wanted` of the true neighbours. Work grows with N, memory is N x (d + 2 * count).
+    faiss' inverted file: lists of about 125 points, 4 or more of them looked through for every point, as many as it takes
+    to find `wanted` of the true neighbours of 256 points, at most 25,000 points. Where all distances are cheaper (data
+    without structure) and N is at most 300,000, they are taken instead, unless forced.
     Source: Jegou, Douze and Schmid 2011, Product quantization for nearest neighbor search, doi:10.1109/TPAMI.2010.57
     (the inverted file, here without quantization).
     """
-    data = centred(points)
-    cells = Cells.of(data, seed)
-    probes, recall = cells.probes(data, count, seed, wanted)
-    indices, lengths = np.empty((len(data), count), np.int32), np.empty((len(data), count), np.float32)
-    for cell, centre in enumerate(cells.centres):
-        first, end = cells.edges[cell], cells.edges[cell + 1]
-        members = cells.order[_enough(cells, cell, probes, count)]
-        near = data[members] - centre
-        halves = halved(near)
-        for start, stop in spans(end - first, ROWS):
-            apart = nearness(near[start:stop], near, halves)
-            apart[np.arange(stop - start), np.arange(start, stop)] = np.inf
-            found, columns = smallest(apart, count)
-            mine = members[start:stop]
-            indices[mine], lengths[mine] = members[columns], _lengths(found, halves[start:stop])
-        step(int(end), len(data))
-    return Neighbours(indices, lengths, "cells", recall)
+    truth = Truth.of(points, count, seed)
+    plain = dtype_for(points, count, truth) is np.float64
+    data = np.ascontiguousarray(points, np.float32) if plain else centred(points)
+    total = len(data)
+    with _faiss(jobs, plain) as faiss:
+        index = _lists(faiss, data, seed)
+        order, code = _codes(faiss, index, total)
+        sizes = np.bincount(code, minlength=index.nlist)
+        near = index.quantizer.search(data[truth.rows], index.nlist)[1]
+        place = np.empty_like(near)
+        np.put_along_axis(place, near, np.broadcast_to(np.arange(index.nlist), near.shape), 1)
+        ranks = np.take_along_axis(place, code[truth.indices], 1)
+        shares = np.cumsum(np.bincount(ranks.ravel(), minlength=index.nlist)) / ranks.size
+        scanned = np.cumsum(sizes[near], 1).mean(0)
+        probes = max(int(np.searchsorted(shares, wanted)) + 1, LEAST_PROBES)
+        probes = min(probes, index.nlist)
+        dear = DEAR * (2 if plain else 1)
+        if not forced and total <= MOST_EXACT and scanned[probes - 1] * dear > total:
+            return _exact(points, count, truth, step)
+        affordable = max(LEAST_PROBES, int(np.searchsorted(scanned, MOST_SCANNED)))
+        index.nprobe = min(probes, affordable, index.nlist)
+        indices, lengths = np.empty((total, count), np.int32), np.empty((total, count), np.float32)
+        for start, stop in spans(total, max(4096, total // 50)):
+            rows = order[start:stop]
+            found, columns = index.search(data[rows], count + 1)
+            few = (columns < 0).any(1)
+            if few.any():  # the lists looked through hold too few points
+                probed, index.nprobe = index.nprobe, index.nlist
+                found[few], columns[few] = index.search(data[rows[few]], count + 1)
+                index.nprobe = probed
+            itself = columns == rows[:, None]
+            itself[~itself.any(1), -1] = True  # more twins than were asked for
+            lengths[rows] = np.sqrt(found[~itself].reshape(len(rows), count))
+            indices[rows] = columns[~itself].reshape(len(rows), count)
+            step(stop, total)
+    return Neighbours(indices, lengths, "lists", truth.recall(points, indices[truth.rows]))
 
 
-def _enough(cells: Cells, cell: int, probes: int, count: int) -> np.ndarray:
-    """Members of the cells around, of more cells where those hold too few points."""
-    members = cells.members(cell, probes)
-    while len(members) <= count and probes < cells.around.shape[1]:
-        probes = min(2 * probes, cells.around.shape[1])
-        members = cells.members(cell, probes)
-    return (
-        members
-        if len(members) > count
-        else np.concatenate([members, np.setdiff1d(np.arange(len(cells.order)), members)])
-    )
+def _lists(faiss: Any, data: np.ndarray, seed: int) -> Any:
+    """An inverted file of all points, its centres by six rounds of k-means on 64 points a list."""
+    width, lists = data.shape[1], max(2, len(data) // LIST)
+    centres = faiss.IndexFlatL2(width)
+    index = faiss.IndexIVFFlat(centres, width, lists)
+    index.cp.niter, index.cp.seed = 6, seed % 2**31
+    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
+    index.train(data)
+    index.add(data)
+    return index
+
+
+def _codes(faiss: Any, index: Any, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows list by list (so that what is looked through stays in the processor's cache), and the list of every row."""
+    lists = index.invlists
+    sizes = [lists.list_size(number) for number in range(index.nlist)]
+    held = [faiss.rev_swig_ptr(lists.get_ids(number), size) for number, size in enumerate(sizes) if size]
+    order, code = np.concatenate(held), np.empty(total, np.int64)
+    code[order] = np.repeat(np.arange(index.nlist), sizes)
+    return order, code

@@ -21,7 +21,7 @@ import numpy as np
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.methods.kept import Kept, Progress, quiet
-from torchloupe.methods.neighbours import CELL, Neighbours, nearby, nearest_neighbours, neighbours_in_cells
+from torchloupe.methods.neighbours import LIST, Neighbours, nearby, nearest_neighbours, neighbours_in_lists
 from torchloupe.methods.rows import Rows
 
 SEED = 1597
@@ -314,7 +314,7 @@ def _affinities(task: Task, options: Mapping[str, Any]) -> tuple[Any, dict[str, 
 
 
 def _neighbours(task: Task, count: int) -> Neighbours:
-    """The nearest others of every point: by all distances where that is quick, else in cells; kept for a resumed run."""
+    """The nearest others of every point: by all distances where that is quick, else in lists; kept for a resumed run."""
     kept = task.kept.load("neighbours")
     if kept is not None:
         return Neighbours(kept["indices"], kept["lengths"], str(kept["search"]), float(kept["recall"]))
@@ -323,10 +323,11 @@ def _neighbours(task: Task, count: int) -> Neighbours:
         task.progress("neighbours", done, total)
 
     exact = task.neighbours == "exact" or (task.neighbours == "auto" and len(task.x) <= EXACT_NEIGHBOURS)
-    if exact or len(task.x) <= 2 * CELL:
-        found = nearest_neighbours(task.x, count, step)
+    if exact or len(task.x) <= 2 * LIST:
+        found = nearest_neighbours(task.x, count, seed=task.seed, step=step)
     else:
-        found = neighbours_in_cells(task.x, count, seed=task.seed, step=step)
+        forced = task.neighbours == "approximate"
+        found = neighbours_in_lists(task.x, count, seed=task.seed, jobs=task.jobs, forced=forced, step=step)
     about = {"search": np.array(found.search), "recall": np.array(found.recall)}
     task.kept.save("neighbours", indices=found.indices, lengths=found.lengths, **about)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,15 +42,23 @@ class Rows:
         return self[0:1].shape[1]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        raw = self.source[rows if self.keep is None else self.keep[rows]]
-        if raw.ndim > 2:
-            raw = _one_vector(raw, self.parts)
-        block = np.array(raw, dtype=np.float32).reshape(len(raw), -1)
+        raw = self.raw(rows)
         if self.shift is not None and self.scale is not None:
-            block = (block - self.shift) * self.scale
+            raw = (raw - self.shift) * self.scale  # in float64: large numbers lie apart by less than float32 holds
+        with np.errstate(over="ignore"):  # what becomes infinite is named by prepare
+            block = np.array(raw, dtype=np.float32)
         if self.unit:
             block /= np.linalg.norm(block, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
         return block
+
+    def raw(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows (n, D) as they are in the source, one vector each."""
+        raw = self.source[rows if self.keep is None else self.keep[rows]]
+        return (_one_vector(raw, self.parts) if raw.ndim > 2 else raw).reshape(len(raw), -1)
+
+    def spread(self, most: int = 10_000) -> np.ndarray:
+        """Numbers of at most so many rows, taken evenly."""
+        return np.arange(0, len(self), max(1, -(-len(self) // most)))
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, block) from the first to the last, each of bounded size."""
@@ -88,7 +97,8 @@ def prepare(
     feats (N, D), or (N, c, p) body parts. normalize: none, l2 (unit length), zscore, minmax (each dimension to [0, 1]);
     None is l2 for body parts and none for vectors. metric: euclidean, or cosine = unit length, then euclidean.
     drop_bad: leave out rows with NaN or infinity, with a warning, instead of an error.
-    Raises BadInput: fewer than 2 rows, NaN or infinite values (which rows), all rows equal. Warns of duplicates.
+    Raises BadInput: fewer than 2 rows, NaN or infinite values (which rows), all rows equal. Warns of duplicates, and of a
+    column whose differences are nearly all that distances are made of.
     """
     normalize = normalize or ("l2" if feats.ndim > 2 else "none")
     if normalize not in NORMALS:
@@ -108,10 +118,13 @@ def prepare(
         rows = Rows(feats, parts, keep=np.setdiff1d(np.arange(len(feats)), bad))
         if len(rows) < 2:
             raise BadInput(f"{len(rows)} of {len(feats)} rows are finite: an arrangement needs at least 2")
-    shift, scale = _statistics(rows, normalize)
     unit = normalize == "l2" or metric == "cosine"
+    shift, scale = _statistics(rows, normalize)
+    if shift is None and not unit:
+        shift, scale = _large(rows)
     rows = Rows(feats, parts, unit, shift, scale, rows.keep)
     _duplicates(rows)
+    _loud(rows)
     return rows
 
 
@@ -126,23 +139,58 @@ def _named(rows: np.ndarray, most: int = 5) -> str:
 def _statistics(rows: Rows, normalize: str) -> tuple[np.ndarray | None, np.ndarray | None]:
     """shift and scale (D,) of zscore and minmax; a constant dimension is shifted to 0 and not scaled."""
     if normalize == "zscore":
-        mean = sum(block.sum(0, dtype=np.float64) for _, block in rows.pieces()) / len(rows)
-        square = sum(((block - mean) ** 2).sum(0) for _, block in rows.pieces()) / len(rows)
+        mean = sum(block.sum(0, dtype=np.float64) for block in _raw_pieces(rows)) / len(rows)
+        square = sum(((block - mean) ** 2).sum(0) for block in _raw_pieces(rows)) / len(rows)
         spread = np.sqrt(square)
     elif normalize == "minmax":
-        mean = np.min([block.min(0) for _, block in rows.pieces()], axis=0)
-        spread = np.max([block.max(0) for _, block in rows.pieces()], axis=0) - mean
+        mean = np.min([block.min(0) for block in _raw_pieces(rows)], axis=0)
+        spread = np.max([block.max(0) for block in _raw_pieces(rows)], axis=0) - mean
     else:
         return None, None
-    return np.float32(mean), np.float32(1 / np.where(spread > 0, spread, 1))
+    constant = spread <= np.abs(mean) * 1e-15
+    return np.asarray(mean, np.float64), 1 / np.where(constant, 1, spread)
+
+
+def _raw_pieces(rows: Rows) -> Iterator[np.ndarray]:
+    step = max(1, PIECE // max(1, rows.width))
+    for start in range(0, len(rows), step):
+        yield rows.raw(slice(start, start + step)).astype(np.float64)
+
+
+def _large(rows: Rows) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """A shift (D,) by the means, where numbers are so large beside their spread that float32 would round it away."""
+    if rows.source.dtype.itemsize <= 4 and rows.source.dtype.kind == "f":
+        return None, None
+    sample = rows.raw(rows.spread()).astype(np.float64)
+    mean, spread = sample.mean(0), sample.std(0)
+    varies = spread > 1e-12 * np.abs(mean)
+    if not (np.abs(mean) > 1e3 * spread)[varies].any():
+        return None, None
+    return mean, np.ones_like(mean)
+
+
+def _loud(rows: Rows) -> None:
+    """Warn of one column that holds nearly all of the variance."""
+    variance = rows[rows.spread()].astype(np.float64).var(0)
+    loudest, total = int(variance.argmax()), float(variance.sum())
+    if len(variance) > 2 and 0.99 * total < variance[loudest] < total:
+        warnings.warn(
+            f"column {loudest} holds {min(variance[loudest] / total, 0.99999):.3%} of the variance of all"
+            f" {len(variance)} columns: distances are its differences; --normalize zscore weighs all columns alike",
+            LoupeWarning,
+            3,
+        )
 
 
 def _duplicates(rows: Rows) -> None:
-    """Warn of equal rows, refuse when all are equal. Rows are compared by their inner product with a random vector."""
-    probe = np.random.default_rng(0).standard_normal(rows.width)
-    seen = np.concatenate([block @ probe for _, block in rows.pieces()])
-    _, first, inverse, counts = np.unique(seen, return_index=True, return_inverse=True, return_counts=True)
-    if len(counts) == 1:
+    """Warn of equal rows, refuse when all are equal. Rows are compared by a hash of 128 bits."""
+    seen = [
+        hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        for _, block in rows.pieces()
+        for row in block + np.float32(0)  # -0 is 0
+    ]
+    _, first, inverse = np.unique(np.array(seen, dtype="V16"), return_index=True, return_inverse=True)
+    if len(first) == 1:
         raise BadInput(f"all {len(rows)} rows are equal: there is nothing to arrange (is the layer constant?)")
     again = np.flatnonzero(first[inverse] != np.arange(len(rows)))
     if len(again):
