@@ -484,7 +484,14 @@ def test_the_report_and_the_pictures(done: Path, capsys: pytest.CaptureFixture[s
     assert main(["pose", "inversions", "-o", str(done)]) == 0
     assert main(["pose", "report", str(done)]) == 0
     page = (done / "report" / "index.html").read_text()
-    for word in ("By joint", "Index against error", "By error", "Inversions", "Worst samples", "left_wrist"):
+    for word in (
+        "By joint",
+        "Index against decoded error",
+        "By decoded error",
+        "Inversions",
+        "Worst samples",
+        "left_wrist",
+    ):
         assert word in page
     for name in page.split('src="')[1:]:
         assert (done / "report" / name.split('"')[0]).stat().st_size > 500
@@ -526,16 +533,16 @@ def test_two_runs_are_compared_on_their_common_samples(
     other = tmp_path / "other"
     mine = [*common(bench)[:2], "--weights", str(tmp_path / "other.pth"), *common(bench)[4:]]
     assert main(["pose", "epe", *mine, "-o", str(other), "--max-samples", "4", "TEST.FLIP_TEST", "True"]) == 0
-    count, (row,) = diagnosis.compare([done, other])
+    count, (row, decoded) = diagnosis.compare([done, other])
     assert count == 4
     ids = ["0", "1", "2", "3"]
     first, second = (np.stack([contents(r, "epe")[id]["EPE"] for id in ids]) for r in (done, other))
-    assert row.name == "EPE"
+    assert (row.name, decoded.name) == ("EPE", "decoded")
     assert row.differences[0].mean == pytest.approx(np.nanmean(second - first))
     assert row.differences[0].low <= row.differences[0].mean <= row.differences[0].high
     assert main(["pose", "compare", str(done), str(other), "--save", str(tmp_path / "c.json")]) == 0
     assert "4 samples in common" in capsys.readouterr().out
-    assert json.loads((tmp_path / "c.json").read_text())[0]["name"] == "EPE"
+    assert [row["name"] for row in json.loads((tmp_path / "c.json").read_text())] == ["EPE", "decoded"]
     with pytest.raises(BadInput, match="two runs or more"):
         diagnosis.compare([done])
     with pytest.raises(BadInput, match="nowhere: holds no results"):
@@ -544,7 +551,7 @@ def test_two_runs_are_compared_on_their_common_samples(
     settings = json.loads((other / "epe.json").read_text())
     settings["crop"]["size"] = [192, 256]
     (other / "epe.json").write_text(json.dumps(settings))
-    _, (wide,) = diagnosis.compare([done, other])
+    _, (wide, _) = diagnosis.compare([done, other])
     assert wide.means == pytest.approx((row.means[0], row.means[1] / 2))
     (other / "epe.json").write_text(json.dumps({**settings, "coordinates": "camera"}))
     with pytest.raises(BadInput, match=r"errors cannot be compared: .*done in pixels, .*other in camera units"):
@@ -959,3 +966,27 @@ def test_bones_that_earlier_versions_kept_wrongly(
 ) -> None:
     Stream(tmp_path, "epe").open({"skeleton": {"joints": ["a", "b", "c"], "bones": kept}})
     assert pose_report.Run(tmp_path).bones() == bones
+
+
+def test_a_score_that_was_wrong_can_be_corrected_in_the_same_folder(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was made, so that nothing could be mixed; what was made by the function's earlier text is."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path, run = tmp_path / "own_score.py", tmp_path / "run"
+
+    def asked(text: str, steps: int) -> int:
+        path.write_text(f"def score(output, batch):\n    return {text}\n")
+        sys.modules.pop("own_score", None)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        words = ["pose", "ig", *common(bench), "--places", "even", "--steps", str(steps), "--ids", "0", "-o", str(run)]
+        return main([*words, "--score", "own_score:score"])
+
+    assert asked("output.nowhere", 2) == 2
+    assert Stream(run, "ig").failed().keys() == {"0"}
+    assert asked("output.flatten(2).amax(2)", 3) == 0
+    assert Stream(run, "ig").settings()["attribution"]["steps"] == 3
+    assert not Stream(run, "ig").failed()
+    capsys.readouterr()
+    assert asked("output.flatten(2).mean(2)", 3) == 2
+    assert "holds results made with attribution.score_sha256" in capsys.readouterr().err

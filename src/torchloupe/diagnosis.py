@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,6 +190,9 @@ def study(
         "joints": len(people.skeleton.joints),
         "detections_sha256": sha256(detections) if detections and kind != "mpii" else "",
     }
+    if facts["detections_sha256"] and threshold:
+        # the numbers of samples count the boxes above it
+        facts["threshold"] = threshold
     return Study(subject, people, crop, coordinates, facts, reading)
 
 
@@ -374,8 +378,9 @@ class Attribution:
 
     def record(self) -> dict[str, Any]:
         """The options as JSON holds them; layers only where they matter."""
-        score = "" if self.score is None else f"{self.score.__module__}:{self.score.__qualname__}"
-        kept = {**vars(self), "score": score}
+        kept = {**vars(self), "score": ""}
+        if self.score is not None:
+            kept |= {"score": _called(self.score), "score_sha256": _source_sha256(self.score)}
         if self.method != "poseig":
             return {**{key: value for key, value in kept.items() if key not in WALK}, "options": self.options()}
         del kept["layers"]
@@ -420,6 +425,23 @@ class Attribution:
         value = 0.0 if self.baseline == "black" else 1.0
         colour = (value - torch.tensor(crop.mean)) / torch.tensor(crop.std)
         return straight_curve(colour.view(1, 3, 1, 1))
+
+
+def _called(function: Callable[..., Any]) -> str:
+    """Where a function of somebody's own lies, or what kind of object it is."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', type(function).__module__)}:{name}"
+
+
+def _source_sha256(function: Callable[..., Any]) -> str:
+    """A hash of the file of a function, so that results of its earlier text are told apart; '' where there is none."""
+    while isinstance(function, partial):
+        function = function.func
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        path = inspect.getsourcefile(type(function))
+    return sha256(path) if path and Path(path).is_file() else ""
 
 
 def _first(curve: Curve, x: Tensor) -> Tensor:
@@ -660,6 +682,8 @@ def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Made:
                 "annotated": person.joints[:, :2],
                 "confidence": height[row].double().numpy(),
                 "size": np.array(person.size),
+                "centre": np.array(person.centre, np.float64),
+                "extent": np.array(person.extent, np.float64),
                 "area": np.array(float(np.prod(person.extent))),
                 "score": np.array(person.score),
                 "person": np.array(person.id),
@@ -687,6 +711,51 @@ def table(stream: Stream, names: Sequence[str], ids: Sequence[str] | None = None
     """Arrays of the same name over samples, stacked: name -> (n, ...)."""
     found = [stream.read(id, names) for id in (stream.done() if ids is None else ids)]
     return {name: np.stack([one[name] for one in found]) if found else np.zeros((0,)) for name in names}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Joints in pixels of the network's input, by sample: predicted and true (n, j, 2 or 3), weight (n, j), ids.
+
+    zoom (n,): pixels of the input in one of the picture; 1 for camera units.
+    """
+
+    ids: tuple[str, ...]
+    predicted: Array
+    true: Array
+    weight: Array
+    zoom: Array
+
+    @property
+    def errors(self) -> Array:
+        """Distances (n, j), NaN for joints that are not annotated."""
+        away = np.linalg.norm(self.predicted - self.true, axis=-1)
+        return np.where(self.weight > 0, away, np.nan)
+
+
+READINGS = ("EPE", "decoded")
+
+
+def pixels(stream: Stream, reading: str = "EPE", ids: Sequence[str] | None = None) -> Pixels:
+    """Stored joints in one of two readings.
+
+    EPE: as the score of the maps reads them: soft-argmax of heatmaps, predicted and true; coordinates as they are.
+    decoded: as published evaluations read them for PCK and AP: peaks, or the model's own codec; NaN in camera units.
+    """
+    settings = stream.settings()
+    ids = tuple(stream.done() if ids is None else ids)
+    width, height = settings["crop"]["size"]
+    names = ("predicted", "true") if reading == "EPE" else ("decoded", "annotated")
+    rows, zoom = [], []
+    for id in ids:
+        kept = stream.read(id, (*names, "weight", "area", "extent"))
+        # runs of earlier versions kept the extent's area only
+        wide = kept["extent"][0] if "extent" in kept else np.sqrt(kept["area"] * width / height)
+        zoom.append(1.0 if settings["coordinates"] == "camera" else width / float(wide))
+        scale = zoom[-1] if reading == "decoded" else 1.0
+        rows.append((kept[names[0]] * scale, kept[names[1]] * scale, kept["weight"]))
+    stacked = [np.stack(part) for part in zip(*rows, strict=True)] if rows else [np.zeros((0, 0))] * 3
+    return Pixels(ids, stacked[0], stacked[1], stacked[2], np.array(zoom))
 
 
 def means(values: Array) -> tuple[Array, float]:
@@ -757,25 +826,25 @@ class Confusion:
     relation: indices.RelationOfPairs | None
 
 
-def confusion(root: Path, reach: float = 10.0) -> Confusion:
-    """Which joints are taken for which, from the stored predictions; with the RI of those pairs where maps were made."""
+def confusion(root: Path, reach: float = 10.0, reading: str = "EPE") -> Confusion:
+    """Which joints are taken for which, from the stored predictions in either of READINGS; with the RI of those pairs
+    where maps were made."""
     stream = Stream(root, "epe")
-    stream.settings()
-    ids = stream.done()
-    if not ids:
+    found = pixels(stream, reading)
+    if not found.ids:
         raise BadInput(f"{root}: no predictions were stored yet; run `loupe pose epe` first")
-    parts = {name: torch.from_numpy(v) for name, v in table(stream, ("predicted", "true", "weight"), ids).items()}
-    found = indices.inversions(parts["predicted"], parts["true"], parts["weight"], reach)
-    pairs = tuple((ids[n], a, b) for n, a, b in found.taken.nonzero().tolist())
+    parts = [torch.from_numpy(values) for values in (found.predicted, found.true, found.weight)]
+    both = indices.inversions(parts[0], parts[1], parts[2], reach)
+    pairs = tuple((found.ids[n], a, b) for n, a, b in both.taken.nonzero().tolist())
     relation = None
     maps = Stream(root, "ig")
     known = set(maps.done()) if maps.folder.is_dir() else set()
-    rows = [row for row, id in enumerate(ids) if id in known]
+    rows = [row for row, id in enumerate(found.ids) if id in known]
     if rows:
-        ri = torch.from_numpy(table(maps, ("RI",), [ids[row] for row in rows])["RI"])
-        relation = indices.relation_of_pairs(ri, found.taken[rows], parts["weight"][rows])
+        ri = torch.from_numpy(table(maps, ("RI",), [found.ids[row] for row in rows])["RI"])
+        relation = indices.relation_of_pairs(ri, both.taken[rows], parts[2][rows])
     # every swap shows twice, once from each side
-    return Confusion(pairs, int(found.swapped.sum()) // 2, found.taken.sum(0).numpy(), relation)
+    return Confusion(pairs, int(both.swapped.sum()) // 2, both.taken.sum(0).numpy(), relation)
 
 
 def depend(study: Study, ids: Sequence[str], root: Path) -> Array:
@@ -816,51 +885,88 @@ class Compared:
 
 
 def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
-    """EPE and indices of several runs on the samples that all of them have: (number of samples, a row a figure).
+    """Errors and indices of several runs on the people that all of them have: (number of people, a row a figure).
 
-    Differences are paired, sample by sample, with bootstrap intervals of 95 %. Errors are in pixels of the first run's
-    input, also of networks with larger ones.
-    Errors: BadInput for fewer than two runs, runs of other data, pixels beside camera units, or no sample in common.
+    Samples are joined by person, not by number, which differs between annotated boxes and detections; boxes on nobody are
+    left out. Means and differences are over the joints of which all runs know the figure. Differences are paired, person
+    by person, with bootstrap intervals of 95 %. Errors are in pixels of the first run's input, also of other crops.
+    Errors: BadInput for fewer than two runs, runs of other data, people who cannot be told apart, pixels beside camera
+    units, or nobody in common.
     """
     if len(roots) < 2:
         raise BadInput("a comparison takes two runs or more")
     for root in roots:
         if not any((root / f"{kind}.json").exists() for kind in ("epe", "ig")):
             raise BadInput(f"{root}: holds no results of `loupe pose`; run `loupe pose ig` or `loupe pose epe` first")
-    rows, common_count = [], 0
-    for kind, names in (("epe", ("EPE",)), ("ig", ("DI", "FI", "LI"))):
+    rows, count = [], 0
+    for kind, names in (("epe", READINGS), ("ig", ("DI", "FI", "LI"))):
         streams = [Stream(root, kind) for root in roots]
         if not all(stream.folder.is_dir() for stream in streams):
             continue
-        data = {stream.settings()["data_sha256"] for stream in streams}
-        if len(data) > 1:
-            raise BadInput(f"the runs {', '.join(map(str, roots))} are of different data sets; compare runs of one")
-        common = sorted(set.intersection(*(set(stream.done()) for stream in streams)), key=int)
-        if not common:
-            raise BadInput(f"the runs {', '.join(map(str, roots))} have no sample of {kind} in common")
-        common_count = max(common_count, len(common))
-        tables = [table(stream, names, common) for stream in streams]
-        if kind == "epe":
-            wide = _widths(streams)
-            tables = [{"EPE": one["EPE"] * (wide[0] / width)} for one, width in zip(tables, wide, strict=True)]
-        for name in names:
-            values = [torch.from_numpy(one[name]) for one in tables]
-            changes = tuple(indices.bootstrap(other - values[0], seed) for other in values[1:])
-            averages = tuple(means(value.numpy())[1] for value in values)
+        joined = _joined(streams)
+        count = max(count, len(joined[0]))
+        for name, values in _figures(streams, joined, kind, names).items():
+            known = np.isfinite(np.stack(values)).all(0)
+            shared = [np.where(known, value, np.nan) for value in values]
+            changes = tuple(indices.bootstrap(torch.from_numpy(other - shared[0]), seed) for other in shared[1:])
+            averages = tuple(means(value)[1] for value in shared)
             rows.append(Compared(name, tuple(str(root) for root in roots), averages, changes))
     if not rows:
         raise BadInput(f"the runs {', '.join(map(str, roots))} have no kind of result in common")
-    return common_count, rows
+    return count, rows
 
 
-def _widths(streams: Sequence[Stream]) -> list[int]:
-    """Of the inputs, by which errors in their pixels become comparable."""
+def _joined(streams: Sequence[Stream]) -> list[list[str]]:
+    """Ids of the people that all runs have, run by run in one order."""
+    runs = ", ".join(str(stream.root) for stream in streams)
     settings = [stream.settings() for stream in streams]
-    camera = [one["coordinates"] == "camera" for one in settings]
+    if len({one["data_sha256"] for one in settings}) > 1:
+        raise BadInput(f"the runs {runs} are of different data sets; compare runs of one")
+    by_person = [_people_of(stream) for stream in streams]
+    if any(one is None for one in by_person):
+        boxes = {(one.get("detections_sha256", ""), one.get("threshold", 0.0)) for one in settings}
+        if len(boxes) > 1:
+            raise BadInput(
+                f"the runs {runs} are of different boxes, and their people cannot be told apart: ids repeat or were not kept"
+            )
+        by_person = [{id: id for id in stream.done()} for stream in streams]
+    first, *others = [one for one in by_person if one is not None]
+    common = [person for person in first if all(person in one for one in others)]
+    if not common:
+        raise BadInput(f"the runs {runs} have no sample of {streams[0].kind} in common")
+    return [[one[person] for person in common] for one in (first, *others)]
+
+
+def _people_of(stream: Stream) -> dict[str, str] | None:
+    """person -> id, without boxes on nobody; None where ids of persons repeat, or were not kept by an earlier version."""
+    found: dict[str, str] = {}
+    for id in stream.done():
+        kept = stream.read(id, ("person", "weight"))
+        if "person" not in kept or str(kept["person"]) in found:
+            return None
+        if (kept["weight"] > 0).any():
+            found[str(kept["person"])] = id
+    return found
+
+
+def _figures(
+    streams: Sequence[Stream], ids: Sequence[Sequence[str]], kind: str, names: Sequence[str]
+) -> dict[str, list[Array]]:
+    """Figure -> (n, j) of every run; errors of all in pixels of the first run's input."""
+    if kind == "ig":
+        tables = [table(stream, names, chosen) for stream, chosen in zip(streams, ids, strict=True)]
+        return {name: [one[name] for one in tables] for name in names}
+    camera = [stream.settings()["coordinates"] == "camera" for stream in streams]
     if len(set(camera)) > 1:
         named = (
             f"{stream.root} in {'camera units' if is_3d else 'pixels'}"
             for stream, is_3d in zip(streams, camera, strict=True)
         )
         raise BadInput(f"errors cannot be compared: {', '.join(named)}")
-    return [1 if camera[0] else one["crop"]["size"][0] for one in settings]
+    found = {}
+    for name in names:
+        parts = [pixels(stream, name, chosen) for stream, chosen in zip(streams, ids, strict=True)]
+        values = [part.errors * (parts[0].zoom / part.zoom)[:, None] for part in parts]
+        if any(np.isfinite(value).any() for value in values):
+            found[name] = values
+    return found

@@ -39,13 +39,13 @@ class Stream:
         return self.root / self.kind
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Begin, or go on with what was begun; `versions` may differ.
+        """Begin, or go on with what was begun; `versions` may differ. Where nothing was made, it begins anew.
 
-        Errors: BadInput where it was begun with other settings, naming the first that differs.
+        Errors: BadInput where results were made with other settings, naming the first that differs.
         """
         wanted = json.loads(json.dumps(settings))
         path = self.root / f"{self.kind}.json"
-        if path.exists():
+        if path.exists() and self.done():
             self.agrees({**dict.fromkeys(self.settings()), **wanted})
         else:
             try:
@@ -53,6 +53,8 @@ class Stream:
             except OSError as error:
                 raise BadInput(f"{self.folder}: cannot be made a folder for results: {error.strerror}") from None
             whole(path, json.dumps(wanted, indent=1).encode())
+            for failed in self.folder.glob("*.failed"):
+                failed.unlink()
         for left in self.folder.glob("*.part"):
             left.unlink()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -202,6 +203,7 @@ def _function(path: str, option: str) -> Any:
     return found
 
 
+ERRORS = ("EPE", "decoded", "PCK")
 SUBJECTS, CHOICE, HOW = Subjects(), Choice(), How()
 
 
@@ -323,10 +325,10 @@ def epe(
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
 ) -> None:
-    """End-point error, PCK and, on COCO, OKS-AP, by joint and over all.
+    """End-point error, error of decoded joints, PCK and, on COCO, OKS-AP, by joint and over all.
 
-    End-point errors are those of soft-argmax coordinates in pixels of the network's input; PCK and AP those of decoded
-    peaks in the picture.
+    EPE is that of soft-argmax coordinates, which attribution maps ask about; decoded the error of the peaks, or of what
+    the model's own codec reads, both in pixels of the network's input. PCK and AP are those of decoded joints.
 
     Args:
         overrides: KEY VALUE pairs laid over the config, such as TEST.FLIP_TEST False.
@@ -336,11 +338,10 @@ def epe(
         choice: Samples.
     """
     import json
-    import math
 
     from torchloupe import diagnosis
     from torchloupe.errors import MissingPackage
-    from torchloupe.render.pose_report import columns
+    from torchloupe.render.pose_report import MEANING, columns
     from torchloupe.runner import whole
 
     study = subjects.study(overrides)
@@ -350,12 +351,14 @@ def epe(
     )
     _say(done, output)
     names, by_joint, overall = columns(output)
+    shown = [key for key in ERRORS if key in by_joint]
     content: dict[str, Any] = {
         "unit": "pixels of the network's input" if study.coordinates != "camera" else "camera units",
-        "by_joint": {name: {key: _plain(by_joint[key][j]) for key in ("EPE", "PCK")} for j, name in enumerate(names)},
-        "all": {key: _plain(overall[key]) for key in ("EPE", "PCK")},
+        "meaning": {key: MEANING[key] for key in shown},
+        "by_joint": {name: {key: _plain(by_joint[key][j]) for key in shown} for j, name in enumerate(names)},
+        "all": {key: _plain(overall[key]) for key in shown},
     }
-    _print_columns(output, ("EPE", "PCK"))
+    _print_columns(output, ERRORS)
     if study.data.skeleton.sigmas and study.coordinates != "camera" and Path(study.data.source).is_file():
         try:
             figures = diagnosis.average_precision(study, output)
@@ -376,7 +379,8 @@ def inversions(
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
 ) -> None:
-    """Which joints are taken for which: inversions and swaps, with the RI of inverted and of other pairs.
+    """Which joints are taken for which: inversions and swaps of soft-argmax and of decoded joints, with the RI of
+    inverted and of other pairs.
 
     Predictions are computed first where a model is given and they are not there; RI comes from the maps of `loupe pose
     ig` in the same folder.
@@ -391,29 +395,32 @@ def inversions(
     import json
 
     from torchloupe import diagnosis
-    from torchloupe.render.pose_report import Run, number, text_table
+    from torchloupe.render.pose_report import TITLES, Run, number, text_table
     from torchloupe.runner import whole
 
     if subjects.cfg is not None or subjects.model is not None:
         epe(*overrides, output=output, subjects=subjects, choice=choice)
-    found, names = diagnosis.confusion(output, reach), Run(output).names()
-    order = sorted(((int(c), a, b) for (a, b), c in _counts(found.counts)), reverse=True)
-    print(f"{len(found.pairs)} inversions, {found.swaps} swaps")
-    if order:
-        print(text_table(["joint", "taken for", "count"], [[names[a], names[b], str(c)] for c, a, b in order[:20]]))
-    content: dict[str, Any] = {
-        "reach": reach,
-        "inversions": [{"sample": id, "joint": names[a], "taken_for": names[b]} for id, a, b in found.pairs],
-        "swaps": found.swaps,
-        "counts": found.counts.tolist(),
-    }
-    if found.relation is not None:
-        content["RI"] = {key: _plain(value) for key, value in found.relation._asdict().items()}
-        means = found.relation
-        print(
-            f"mean RI: {number(means.inverted)} over {means.inverted_pairs} inverted pairs, "
-            f"{number(means.others)} over {means.other_pairs} others"
-        )
+    names = Run(output).names()
+    content: dict[str, Any] = {"reach": reach}
+    for reading, title in TITLES.items():
+        found = diagnosis.confusion(output, reach, reading)
+        print(f"{title}: {len(found.pairs)} inversions, {found.swaps} swaps")
+        order = sorted(((int(c), a, b) for (a, b), c in _counts(found.counts)), reverse=True)
+        if order:
+            print(text_table(["joint", "taken for", "count"], [[names[a], names[b], str(c)] for c, a, b in order[:20]]))
+        part: dict[str, Any] = {
+            "inversions": [{"sample": id, "joint": names[a], "taken_for": names[b]} for id, a, b in found.pairs],
+            "swaps": found.swaps,
+            "counts": found.counts.tolist(),
+        }
+        if found.relation is not None:
+            part["RI"] = {key: _plain(value) for key, value in found.relation._asdict().items()}
+            means = found.relation
+            print(
+                f"mean RI: {number(means.inverted)} over {means.inverted_pairs} inverted pairs, "
+                f"{number(means.others)} over {means.other_pairs} others"
+            )
+        content |= part if reading == "EPE" else {reading: part}
     whole(output / "inversions.json", json.dumps(content).encode())
     print(output / "inversions.json")
 
@@ -469,7 +476,9 @@ def export(run: Path, *, to: str = "ig-db", save: Path | None = None) -> None:
 
 
 def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
-    """Two or more models on the same samples: one table, differences to the first with bootstrap intervals of 95 %.
+    """Two or more models on the same people: one table, differences to the first with bootstrap intervals of 95 %.
+
+    People are joined by person, whatever boxes the runs took; errors are in pixels of the first run's input.
 
     Args:
         runs: Folders of the runs, the one to compare with first.
@@ -482,6 +491,7 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
     from torchloupe import diagnosis
     from torchloupe.render.pose_report import number, text_table
     from torchloupe.runner import whole
+    from torchloupe.store import plain
 
     count, found = diagnosis.compare(runs, seed)
     rows = []
@@ -492,11 +502,14 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
     print(f"{count} samples in common")
     print(text_table(["figure", "run", "mean", "difference"], rows))
     if save is not None:
-        whole(save, json.dumps([asdict(one) for one in found], indent=1).encode())
+        whole(save, json.dumps(plain([asdict(one) for one in found]), indent=1).encode())
 
 
 def _change(change: Interval) -> str:
-    return f"{change.mean:+.4g} [{change.low:+.4g}, {change.high:+.4g}]" if change.count else "-"
+    if not change.count:
+        return "-"
+    known = math.isfinite(change.low)
+    return f"{change.mean:+.4g} " + (f"[{change.low:+.4g}, {change.high:+.4g}]" if known else "(no interval)")
 
 
 def depend(
@@ -544,8 +557,6 @@ def _counts(counts: Any) -> list[tuple[tuple[int, int], int]]:
 
 def _plain(values: Any) -> Any:
     """Numbers and arrays as JSON holds them: lists, and null for what is not known."""
-    import math
-
     import numpy as np
 
     if isinstance(values, np.ndarray) and values.ndim:
@@ -623,9 +634,10 @@ def demo(
         diagnosis.errors(study, ids, run)
         diagnosis.attribute(study, ids, HOW.attribution(), run)
         print(f"\n{name} weights")
-        _print_columns(run, ("EPE", "PCK", "DI", "FI", "LI", "residual"))
+        _print_columns(run, (*ERRORS, "DI", "FI", "LI", "residual"))
         confused = diagnosis.confusion(run)
-        print(f"{len(confused.pairs)} inversions, {confused.swaps} swaps")
+        decoded = diagnosis.confusion(run, reading="decoded")
+        print(f"{len(confused.pairs)} inversions, {confused.swaps} swaps; {len(decoded.pairs)} of decoded joints")
         print(write(run))
     print("\nFI and LI beside what needs no training")
     rows = [[name, *map(number, pair)] for name, pair in diagnosis.chance(study, ids).items()]

@@ -178,7 +178,10 @@ def dependency(predict: Callable[[Tensor], Tensor], x: Tensor, maps: Tensor, wei
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the ends of its bootstrap confidence interval, and the number of values."""
+    """A mean with the ends of its bootstrap confidence interval, and the number of values.
+
+    The ends are NaN where nothing is known of the spread: of fewer than two rows, or rows that all say the same.
+    """
 
     mean: float
     low: float
@@ -202,4 +205,8 @@ def bootstrap(values: Tensor, seed: int = 0, draws: int = 2000, level: float = 0
     means = means[means.isfinite()]
     tail = (1 - level) / 2
     low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    # an interval of no width would claim to know exactly what was seen once, or is constant
+    rows_said = (total / count.clamp_min(1))[count > 0]
+    if len(rows_said) < 2 or float(rows_said.max() - rows_said.min()) == 0:
+        low = high = NAN
     return Interval(float(total.sum() / count.sum()), low, high, int(count.sum()))

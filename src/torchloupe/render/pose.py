@@ -161,14 +161,14 @@ def bars_by_joint(values: Mapping[str, Array], names: Sequence[str], unit: Mappi
     return made
 
 
-def scatter(errors: Array, values: Mapping[str, Array]) -> Figure:
-    """Each index against the end-point error, a point a joint of a sample, with the rank correlation."""
+def scatter(errors: Array, values: Mapping[str, Array], axis: str) -> Figure:
+    """Each index against an error, which `axis` names, a point a joint of a sample, with the rank correlation."""
     made = figure(3.4 * len(values), 3.2)
     cells = made.subplots(1, len(values), squeeze=False)[0]
     for cell, (name, found) in zip(cells, values.items(), strict=True):
         known = np.isfinite(errors) & np.isfinite(found)
         cell.scatter(errors[known], found[known], s=8, alpha=0.5, color="#4477aa", linewidths=0)
-        cell.set_xlabel("end-point error (input pixels)", fontsize=8, color=INK)
+        cell.set_xlabel(axis, fontsize=8, color=INK)
         cell.set_ylabel(name, fontsize=8, color=INK)
         cell.tick_params(labelsize=7)
         cell.set_xscale("symlog", linthresh=1)

@@ -24,18 +24,31 @@ from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
 from torchloupe.render.style import Style
 from torchloupe.render.template import address, filled
 from torchloupe.runner import Stream, whole
+from torchloupe.sources.poses import affine, moved
 
 Array = NDArray[Any]
 FIGURES = ("DI", "FI", "LI")
 MEANING = {
-    "EPE": "end-point error, pixels of the network's input",
-    "PCK": "share of joints within 0.2 of the person's longer side (MPII: 0.5 of the head's length)",
+    "EPE": (
+        "end-point error of soft-argmax joints, which the maps ask about; a broad or low heatmap pulls them far from its "
+        "peak. Pixels of the network's input"
+    ),
+    "decoded": "error of decoded joints, which PCK, AP and applications rest on. Pixels of the network's input",
+    "PCK": "share of decoded joints within 0.2 of the person's longer side (MPII: 0.5 of the head's length)",
     "DI": "diffusion, 100 = spread over the whole picture",
     "FI": "attribution on the person, 1 = no better than uniform",
     "LI": "attribution at the joint itself, 1 = no better than uniform",
     "residual": "completeness: |sum of the map - change of the score|",
 }
-UNITS = {"EPE": "pixels", "DI": "0 to 100", "FI": "times uniform", "LI": "times uniform", "residual": "of the score"}
+TITLES = {"EPE": "Soft-argmax error (EPE)", "decoded": "Decoded error"}
+UNITS = {
+    "EPE": "pixels",
+    "decoded": "pixels",
+    "DI": "0 to 100",
+    "FI": "times uniform",
+    "LI": "times uniform",
+    "residual": "of the score",
+}
 
 
 @dataclass(frozen=True)
@@ -161,8 +174,12 @@ def _skeleton(run: Run, sample: str) -> Array:
     found = run.epe.read(sample)
     if found["predicted"].shape[-1] != 2:
         raise BadInput("a skeleton is drawn of 2D coordinates; this model gives 3D ones")
-    bones = run.bones()
-    return pose.skeletons(found["picture"], found["true"], found["predicted"], found["weight"], bones)
+    seen, size = (found["true"], found["predicted"]), run.epe.settings()["crop"]["size"]
+    # earlier versions kept decoded joints without the crop that they lie in
+    if "centre" in found:
+        into = affine(found["centre"].tolist(), found["extent"].tolist(), size)
+        seen = (moved(found["annotated"], into), moved(found["decoded"], into))
+    return pose.skeletons(found["picture"], *seen, found["weight"], run.bones())
 
 
 def _saved(path: Path, content: bytes) -> Path:
@@ -171,18 +188,17 @@ def _saved(path: Path, content: bytes) -> Path:
     return path
 
 
-def error_figures(root: Path) -> tuple[Array, Array, Array, Array]:
-    """(EPE by sample and joint, EPE by joint, PCK by joint, (EPE, PCK) over all) of the stored predictions."""
-    found = diagnosis.table(Stream(root, "epe"), ("EPE", "decoded", "annotated", "weight", "size"))
-    if not len(found["EPE"]):
+def error_figures(root: Path) -> dict[str, tuple[Array, float]]:
+    """EPE, decoded and PCK -> (by joint, over all) of the stored predictions; without decoded and PCK in camera units."""
+    run = Run(root)
+    if not run.has("epe"):
         raise BadInput(f"{root}: no predictions were stored yet; run `loupe pose epe` first")
-    settings = Stream(root, "epe").settings()
-    away = np.linalg.norm(found["decoded"] - found["annotated"], axis=-1)
-    away = np.where(found["weight"] > 0, away, np.nan)
-    share = 0.5 if settings["skeleton"]["name"] == "mpii" else 0.2
-    by_joint, mean = diagnosis.means(found["EPE"])
-    right, overall = pck(away, found["size"], share)
-    return found["EPE"], by_joint, right, np.array([mean, overall])
+    found = {name: diagnosis.means(diagnosis.pixels(run.epe, name).errors) for name in diagnosis.READINGS}
+    decoded = diagnosis.pixels(run.epe, "decoded")
+    share = 0.5 if run.epe.settings()["skeleton"]["name"] == "mpii" else 0.2
+    size = diagnosis.table(run.epe, ("size",))["size"] * decoded.zoom
+    found["PCK"] = pck(decoded.errors, size, share)
+    return {name: both for name, both in found.items() if name == "EPE" or np.isfinite(both[1])}
 
 
 def columns(root: Path) -> tuple[list[str], dict[str, Array], dict[str, float]]:
@@ -190,8 +206,8 @@ def columns(root: Path) -> tuple[list[str], dict[str, Array], dict[str, float]]:
     run = Run(root)
     names, by_joint, overall = run.names(), {}, {}
     if run.has("epe"):
-        _, by_joint["EPE"], by_joint["PCK"], both = error_figures(root)
-        overall["EPE"], overall["PCK"] = both.tolist()
+        for name, both in error_figures(root).items():
+            by_joint[name], overall[name] = both
     if run.has("ig"):
         found = diagnosis.table(run.ig, FIGURES)
         for name in FIGURES:
@@ -311,11 +327,10 @@ def _facts(run: Run) -> str:
         how = settings.get("attribution", {})
         method = "PoseIG as its template" if how.get("reference") else how.get("method", "")
         about = f": {method}, {how['path']} path" if how.get("method") == "poseig" else f": {method}" if method else ""
-        told = (
-            f"{what} of {len(stream.done())} samples{lost}; {settings['model']}, weights "
-            f"{settings['weights_sha256'][:12]}, {settings['data']}{about}"
-        )
-        lines.append(f"<li>{html.escape(told)}</li>")
+        of = [settings.get("model") or "a model of your own"]
+        of += [f"weights {settings['weights_sha256'][:12]}"] if settings.get("weights_sha256") else []
+        said = f"{what} of {len(stream.done())} samples{lost}; {', '.join([*of, settings['data']])}{about}"
+        lines.append(f"<li>{html.escape(said)}</li>")
     broken = sum(
         float(run.ig.read(id, ["nan_gradients"]).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done()
     )
@@ -337,57 +352,72 @@ def _against_error(folder: Path, run: Run) -> list[str]:
     ids = [id for id in run.ig.done() if id in known]
     if not ids:
         return []
-    epe = diagnosis.table(run.epe, ("EPE",), ids)["EPE"]
     found = diagnosis.table(run.ig, FIGURES, ids)
-    made = pose.scatter(epe.ravel(), {name: values.ravel() for name, values in found.items()})
-    edges = [0, *np.nanquantile(epe, [0.25, 0.5, 0.75]), np.inf]
-    rows = []
-    for low, high in pairwise(edges):
-        part = (epe >= low) & (epe < high) if high > low else np.zeros(epe.shape, bool)
-        label = f"{number(low)} to {number(high)}" if np.isfinite(high) else f"{number(low)} and more"
-        values = [diagnosis.means(np.where(part, found[name], np.nan))[1] for name in FIGURES]
-        rows.append([label, str(int(part.sum())), *map(number, values)])
-    table = _table(["EPE, pixels", "joints", *FIGURES], rows)
-    return [_plot(folder, "scatter", "Index against error", made), f"<h2>By error</h2>{table}"]
+    plots, tables = [], []
+    for reading, title in TITLES.items():
+        away = diagnosis.pixels(run.epe, reading, ids).errors
+        if not np.isfinite(away).any():
+            continue
+        axis = f"{title.lower()} (input pixels)"
+        made = pose.scatter(away.ravel(), {name: values.ravel() for name, values in found.items()}, axis)
+        name = "scatter" if reading == "EPE" else f"scatter_{reading}"
+        plots.append(_plot(folder, name, f"Index against {title.lower()}", made))
+        edges = [0, *np.nanquantile(away, [0.25, 0.5, 0.75]), np.inf]
+        rows = []
+        for low, high in pairwise(edges):
+            part = (away >= low) & (away < high) if high > low else np.zeros(away.shape, bool)
+            label = f"{number(low)} to {number(high)}" if np.isfinite(high) else f"{number(low)} and more"
+            values = [diagnosis.means(np.where(part, found[name], np.nan))[1] for name in FIGURES]
+            rows.append([label, str(int(part.sum())), *map(number, values)])
+        tables.append(f"<h2>By {html.escape(title.lower())}</h2>{_table(['pixels', 'joints', *FIGURES], rows)}")
+    return [*plots, *tables]
 
 
 def _inversions(run: Run, names: Sequence[str]) -> str:
-    if run.epe.read(run.epe.done()[0])["predicted"].shape[-1] != 2:
+    if run.epe.read(run.epe.done()[0], ["predicted"])["predicted"].shape[-1] != 2:
         return ""
-    found = diagnosis.confusion(run.root)
-    rows = [
-        [f"{names[a].replace('_', ' ')} at {names[b].replace('_', ' ')}", str(int(found.counts[a, b]))]
-        for a, b in sorted(np.argwhere(found.counts).tolist(), key=lambda pair: -found.counts[tuple(pair)])[:12]
-    ]
-    said = f"{len(found.pairs)} inversions, {found.swaps} swaps (within 10 input pixels of another joint)."
-    if found.relation is not None and found.relation.inverted_pairs:
-        said += (
-            f" Mean RI of inverted pairs {number(found.relation.inverted)} ({found.relation.inverted_pairs}), "
-            f"of other pairs {number(found.relation.others)} ({found.relation.other_pairs})."
-        )
-    return f"<h2>Inversions</h2><p>{said}</p>" + (_table(["joint taken for", "count"], rows) if rows else "")
+    parts = ["<h2>Inversions</h2><p>A joint nearer than 10 input pixels to another's place than to its own.</p>"]
+    for reading, title in TITLES.items():
+        found = diagnosis.confusion(run.root, reading=reading)
+        rows = [
+            [f"{names[a].replace('_', ' ')} at {names[b].replace('_', ' ')}", str(int(found.counts[a, b]))]
+            for a, b in sorted(np.argwhere(found.counts).tolist(), key=lambda pair: -found.counts[tuple(pair)])[:12]
+        ]
+        said = f"{title}: {len(found.pairs)} inversions, {found.swaps} swaps."
+        if found.relation is not None and found.relation.inverted_pairs:
+            said += (
+                f" Mean RI of inverted pairs {number(found.relation.inverted)} ({found.relation.inverted_pairs}), "
+                f"of other pairs {number(found.relation.others)} ({found.relation.other_pairs})."
+            )
+        parts.append(f"<p>{html.escape(said)}</p>" + (_table(["joint taken for", "count"], rows) if rows else ""))
+    return "".join(parts)
 
 
 def _worst(folder: Path, run: Run, names: Sequence[str], count: int) -> str:
     ids = run.epe.done()
-    epe = diagnosis.table(run.epe, ("EPE",), ids)["EPE"]
-    if run.epe.read(ids[0])["predicted"].shape[-1] != 2:
+    if run.epe.read(ids[0], ["predicted"])["predicted"].shape[-1] != 2:
         return ""
-    known = np.isfinite(epe)
-    mean = np.divide(np.where(known, epe, 0).sum(1), known.sum(1), out=np.full(len(epe), -1.0), where=known.any(1))
+    soft, decoded = (diagnosis.pixels(run.epe, reading).errors for reading in diagnosis.READINGS)
+    known = np.isfinite(decoded)
+    mean, other = (
+        np.divide(np.where(known, away, 0).sum(1), known.sum(1), out=np.full(len(away), -1.0), where=known.any(1))
+        for away in (decoded, soft)
+    )
     figures = []
     for row in np.argsort(-mean)[:count].tolist():
         if mean[row] < 0:
             continue
-        id, joint = ids[row], int(np.nanargmax(epe[row]))
+        id, joint = ids[row], int(np.nanargmax(decoded[row]))
         _saved(folder / f"worst_{id}.png", pose.png(_skeleton(run, id)))
         caption = (
-            f"sample {id}: mean {number(mean[row])}, {names[joint].replace('_', ' ')} {number(epe[row, joint])} pixels"
+            f"sample {id}: decoded joints {number(mean[row])} pixels off in the mean (soft-argmax {number(other[row])}); "
+            f"{names[joint].replace('_', ' ')} {number(decoded[row, joint])} ({number(soft[row, joint])})"
         )
         picture = address(f"worst_{id}.png")
         figures.append(f'<figure><img src="{picture}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>')
-    return "<h2>Worst samples</h2><p>Green: where the joints are. Red: where the model sees them.</p>" + "".join(
-        figures
+    return (
+        "<h2>Worst samples</h2><p>By the error of decoded joints. Green: where the joints are. Red: where the model's "
+        "decoded joints are.</p>" + "".join(figures)
     )
 
 
