@@ -209,8 +209,9 @@ def test_a_folder_with_broken_pictures(tmp_path: Path, capsys: pytest.CaptureFix
     (folder / "010.png").write_bytes((folder / "010.png").read_bytes()[:60])
     (folder / "020.png").write_text("not a picture")
     (folder / "030.png").write_bytes(b"")
-    assert run("cam", "many", *MODEL, "--save", "o", "--batch-size", "16") == 0
+    assert run("cam", "many", *MODEL, "--save", "o", "--batch-size", "16") == 3
     said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("INCOMPLETE: ")
     assert "97 of 100 pictures done; 3 could not be read or explained" in said.err
     for name in ("010.png", "020.png", "030.png"):
         assert name in said.err
@@ -223,7 +224,7 @@ def test_a_folder_with_broken_pictures(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_picture_whose_answer_is_nan_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "dark.png", (0, 0, 0), (0, 0, 64, 64))
     sick = ["--model", "torch:tiny:sick", "--size", "64", "--device", "cpu"]
-    assert run("cam", "red.png", "dark.png", *sick, "--save", "o") == 0
+    assert run("cam", "red.png", "dark.png", *sick, "--save", "o") == 3
     said = capsys.readouterr().err
     assert "1 of 2 pictures done" in said
     assert "not finite" in said
@@ -239,9 +240,9 @@ def test_the_same_question_twice_reads_the_disk(
     words = ["cam", "red.png", *MODEL, "--save", "o"]
     assert run(*words) == 0
     first = (tmp_path / "o/red.npz").stat().st_mtime_ns
-    from torchloupe.cli.cam import Job
+    from torchloupe.runs.maps import Explaining
 
-    monkeypatch.setattr(Job, "run", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr(Explaining, "do", lambda *_, **__: pytest.fail("the model ran"))
     assert run(*words) == 0
     assert (tmp_path / "o/red.npz").stat().st_mtime_ns == first
     assert run(*words, "--cmap", "jet") == 0

@@ -13,11 +13,11 @@ import torchloupe
 
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
-    {"axes", "results", "errors", "data"},
+    {"axes", "results", "errors", "data", "store"},
     {"trace", "subjects", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
     {"methods", "metrics", "targets", "networks"},
     {"sources"},
-    {"store", "runner", "diagnosis", "gait", "sequence_maps", "arrange"},
+    {"kinds", "runs", "diagnosis", "gait", "sequence_maps", "arrange"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

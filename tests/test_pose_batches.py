@@ -12,9 +12,9 @@ from torch import nn
 from torchloupe import diagnosis
 from torchloupe.errors import BadInput
 from torchloupe.probe import Batch
-from torchloupe.runner import Stream
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.poses import Crop, Person, PoseData, Skeleton, frame
+from torchloupe.store.stream import Stream
 
 BODY = Skeleton("three", ("a", "b", "c"))
 
@@ -72,7 +72,7 @@ def test_a_sample_that_is_not_finite_fails_alone(tmp_path: Path, batch: int, met
     assert (alone.made, list(alone.failed)) == (3, ["1"])
     assert (together.made, dict(together.failed)) == (3, dict(alone.failed))
     for id in ("0", "2", "3"):
-        mine, theirs = (Stream(tmp_path / name, "ig").read(id) for name in ("together", "alone"))
+        mine, theirs = (Stream(tmp_path / name, "ig").arrays(id) for name in ("together", "alone"))
         for name, values in theirs.items():
             if values.dtype.kind == "f":
                 np.testing.assert_allclose(mine[name], values, rtol=1e-3, atol=1e-3)

@@ -18,7 +18,7 @@ from torchloupe.errors import BadInput
 from torchloupe.methods.indices import bootstrap
 from torchloupe.probe import Batch, Subject
 from torchloupe.render import pose_report
-from torchloupe.runner import Stream
+from torchloupe.store.stream import Stream
 from torchloupe.sources.poses import COCO_BODY, Crop, Person, PoseData, frame
 
 
@@ -102,9 +102,9 @@ def test_means_are_over_the_joints_that_all_runs_know(runs: Path, tmp_path: Path
     one, other = tmp_path / "one", tmp_path / "other"
     for run in (one, other):
         stream = Stream(run, "epe")
-        stream.open(Stream(runs / "annotated", "epe").settings())
+        stream.begin(Stream(runs / "annotated", "epe").settings())
         for id in ("0", "1", "2"):
-            kept = Stream(runs / "annotated", "epe").read(id)
+            kept = Stream(runs / "annotated", "epe").arrays(id)
             if run is other:
                 # the other run does not know the joints with the largest errors of the first
                 away = np.linalg.norm(kept["predicted"] - kept["true"], axis=-1) * (kept["weight"] > 0)
@@ -122,7 +122,7 @@ def test_people_who_cannot_be_told_apart_are_refused(runs: Path, tmp_path: Path)
     for name in ("annotated", "detected"):
         bare[name] = tmp_path / name
         kept, stream = Stream(runs / name, "epe"), Stream(tmp_path / name, "epe")
-        stream.open(kept.settings())
+        stream.begin(kept.settings())
         for id in kept.done():
             stream.write(id, {key: v for key, v in kept.read(id).items() if key not in ("person", "extent", "centre")})
     with pytest.raises(BadInput, match="are of different boxes, and their people cannot be told apart"):
@@ -213,7 +213,7 @@ def test_errors_of_crops_of_other_sizes_are_in_pixels_of_the_first(runs: Path, t
     wide = replace(one, crop=replace(one.crop, size=(48, 64)))
     kept = Stream(runs / "annotated", "epe")
     stream = Stream(tmp_path, "epe")
-    stream.open({**kept.settings(), "crop": {**kept.settings()["crop"], "size": list(wide.crop.size)}})
+    stream.begin({**kept.settings(), "crop": {**kept.settings()["crop"], "size": list(wide.crop.size)}})
     for id in kept.done():
         values = kept.read(id)
         stream.write(id, values | {"predicted": values["predicted"] * 2, "true": values["true"] * 2})

@@ -25,16 +25,18 @@ from torch import nn
 
 from torchloupe import diagnosis
 from torchloupe.cli import main
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeError
 from torchloupe.examples import figures
 from torchloupe.methods.blur import blurred
 from torchloupe.methods.path import integrated_gradients
 from torchloupe.probe import INPUT, Probe
 from torchloupe.render import pose, pose_report
-from torchloupe.runner import Stream, run
+from torchloupe.runs.run import Asking, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment, network
 from torchloupe.sources.poses import COCO_BODY, HAND, Crop, Person, PoseData, frame
+from torchloupe.store import Artifact
+from torchloupe.store.stream import Stream
 from torchloupe.targets.pose import soft_argmax
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -81,7 +83,7 @@ def done(bench: Path) -> Path:
 
 def contents(run: Path, kind: str = "ig") -> dict[str, dict[str, np.ndarray]]:
     stream = Stream(run, kind)
-    return {id: stream.read(id) for id in stream.done()}
+    return {id: stream.arrays(id) for id in stream.ids()}
 
 
 def same(a: dict[str, dict[str, np.ndarray]], b: dict[str, dict[str, np.ndarray]]) -> bool:
@@ -101,25 +103,25 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
         "import os, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
         "from torchloupe.cli import main\n"
-        "from torchloupe.runner import Stream\n"
+        "from torchloupe.store.stream import Stream\n"
         "write, count = Stream.write, 0\n"
-        "def killing(self, id, arrays):\n"
+        "def killing(self, id, result, asked):\n"
         "    global count\n"
         "    count += 1\n"
         f"    if count == {after}:\n"
-        "        (self.folder / f'{id}.npz.part').write_bytes(b'torn')\n"
+        "        (self.folder / f'.{id}.{os.getpid()}-1~.npz').write_bytes(b'torn')\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    write(self, id, arrays)\n"
+        "    write(self, id, result, asked)\n"
         "Stream.write = killing\n"
         "main(sys.argv[1:])\n"
     )
     command = ["pose", "ig", *common(bench), *QUICK, "-o", str(run), "TEST.USE_GT_BBOX", "True"]
     killed = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(Stream(run, "ig").done()) == after - 1
+    assert len(Stream(run, "ig").ids()) == after - 1
     assert main(command) == 0
     assert same(contents(run), contents(done))
-    assert not list(run.rglob("*.part"))
+    assert not list(run.rglob(".*"))
 
 
 def test_a_run_killed_from_outside_leaves_whole_files_only(bench: Path, done: Path, tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_the_stored_maps_are_those_of_the_method(bench: Path, done: Path) -> Non
     assert not broken
     path = along(blur_curve(bend=2.0), lambda count: torch.linspace(0, 1, count, dtype=torch.float64)[:, None])
     found = poseig(Probe(one.subject, (INPUT,), Joints()), loaded.batch, path=path, steps=2)
-    kept = Stream(done, "ig").read("2")
+    kept = Stream(done, "ig").arrays("2")
     shown = np.nonzero(loaded.samples[0].weight)[0]
     assert kept["joints"].tolist() == shown.tolist()
     back = kept["maps"].astype(np.float64) * kept["scale"][:, None, None]
@@ -203,7 +205,7 @@ def test_maps_that_were_never_made_are_named(bench: Path, tmp_path: Path, capsys
     assert "holds no ig results" in capsys.readouterr().err
     bare = tmp_path / "bare"
     assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(bare), "--no-save-ig", "--ids", "1"]) == 0
-    assert "maps" not in Stream(bare, "ig").read("1")
+    assert "maps" not in Stream(bare, "ig").arrays("1")
     capsys.readouterr()
     assert main(["pose", "index", "-o", str(bare), "--load-ig"]) == 2
     assert "its maps were not kept (--no-save-ig)" in capsys.readouterr().err
@@ -248,7 +250,7 @@ def test_indices_of_maps_that_were_not_kept(bench: Path, tmp_path: Path) -> None
     assert main(["pose", "index", *asked, "--ids", "1", "2"]) == 0
     assert list(json.loads((tmp_path / "index.json").read_text())) == ["1", "2"]
     assert main(["pose", "index", "-o", str(tmp_path)]) == 0
-    assert "maps" not in Stream(tmp_path, "ig").read("2")
+    assert "maps" not in Stream(tmp_path, "ig").arrays("2")
 
 
 @pytest.mark.parametrize(
@@ -339,35 +341,36 @@ def test_a_missing_picture_is_recorded_skipped_and_tried_again(
 
 def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream(tmp_path, "ig")
-    stream.open({"steps": 1})
-    stream.write("0", {"a": np.arange(3)})
+    stream.begin({"steps": 1})
+    stream.write("0", Artifact({"a": np.arange(3)}, {}), {})
 
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(BadInput, match="no space left on the disk; what is stored so far is whole"):
-        run(stream, ["0", "1"], lambda ids: [(id, {"a": np.arange(3)}) for id in ids])
-    assert stream.done() == ["0"]
-    assert stream.read("0")["a"].tolist() == [0, 1, 2]
-    assert not list(tmp_path.rglob("*.part"))
+    work = Asking(["0", "1"], lambda ids: [(id, Artifact({"a": np.arange(3)}, {})) for id in ids], {"steps": 1})
+    with pytest.raises(LoupeError, match="the disk is full; nothing was written that is not whole"):
+        run(work, stream, batch=1)
+    assert stream.ids() == ["0"]
+    assert stream.arrays("0")["a"].tolist() == [0, 1, 2]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     stream = Stream(tmp_path, "ig")
-    stream.open({})
-    stream.write("7", {"a": np.arange(3)})
+    stream.begin({})
+    stream.write("7", Artifact({"a": np.arange(3)}, {}), {})
     path = tmp_path / "ig" / "7.npz"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(BadInput, match="is damaged"):
-        stream.read("7")
+        stream.arrays("7")
 
 
 def test_errors_are_distances_in_input_pixels(bench: Path, done: Path) -> None:
     one = study(bench)
     loaded, _ = diagnosis.load(one, ["3"])
     assert loaded is not None
-    kept = Stream(done, "epe").read("3")
+    kept = Stream(done, "epe").arrays("3")
     with torch.no_grad():
         found = soft_argmax(one.subject.module.eval()(loaded.batch.x))[0] * 4
     truth = soft_argmax(loaded.batch.truth["heatmaps"])[0] * 4
@@ -495,7 +498,7 @@ def test_the_report_and_the_pictures(done: Path, capsys: pytest.CaptureFixture[s
         assert word in page
     for name in page.split('src="')[1:]:
         assert (done / "report" / name.split('"')[0]).stat().st_size > 500
-    joint = int(Stream(done, "ig").read("2")["joints"][0])
+    joint = int(Stream(done, "ig").arrays("2")["joints"][0])
     assert main(["pose", "draw", str(done), "--sample", "2", "--joint", str(joint)]) == 0
     assert main(["pose", "draw", str(done), "--sample", "2"]) == 0
     names = {path.name for path in (done / "pictures").iterdir()}
@@ -506,7 +509,7 @@ def test_the_report_and_the_pictures(done: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_run_is_drawn_again_without_the_model(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = Stream(done, "ig").read("2")
+    kept = Stream(done, "ig").arrays("2")
     name = pose_report.Run(done).names()[int(kept["joints"][0])]
     one = [str(done / "ig" / "2.npz"), "--save", str(tmp_path / "one"), "--target", name, "--resize", "2"]
     assert main(["draw", *one, "--cmap", "viridis", "--opacity", "1"]) == 0
@@ -584,7 +587,7 @@ def test_dependency_between_joints(bench: Path, done: Path) -> None:
 def test_other_ways_to_attribute(bench: Path, tmp_path: Path, how: list[str]) -> None:
     command = ["pose", "ig", *common(bench), "-o", str(tmp_path), "--ids", "0", *how]
     assert main(command) == 0
-    kept = Stream(tmp_path, "ig").read("0")
+    kept = Stream(tmp_path, "ig").arrays("0")
     assert np.isfinite(kept["maps"]).all()
     assert np.isfinite(kept["DI"][kept["joints"]]).any()
 
@@ -592,7 +595,7 @@ def test_other_ways_to_attribute(bench: Path, tmp_path: Path, how: list[str]) ->
 def test_the_reference_asks_about_every_joint_and_stores_normalised_maps(bench: Path, tmp_path: Path) -> None:
     command = ["pose", "ig", *common(bench), "-o", str(tmp_path), "--ids", "1", "--reference"]
     assert main(command) == 0
-    kept = Stream(tmp_path, "ig").read("1")
+    kept = Stream(tmp_path, "ig").arrays("1")
     assert kept["joints"].tolist() == list(range(17))
     assert kept["maps"].min() >= 0
     assert kept["maps"].max((1, 2)).tolist() == [1] * 17
@@ -630,7 +633,7 @@ def test_a_target_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.Captu
     one = study(bench)
     how = diagnosis.Attribution(steps=2, places="even", score=height_of_peak)
     diagnosis.attribute(one, ["0"], how, tmp_path)
-    kept = Stream(tmp_path, "ig").read("0")
+    kept = Stream(tmp_path, "ig").arrays("0")
     loaded, _ = diagnosis.load(one, ["0"])
     assert loaded is not None
     with torch.no_grad():
@@ -678,8 +681,8 @@ def test_a_data_set_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.Cap
     other = replace(one.data, people=one.data.people[:1])
     assert other.sha256() != one.data.sha256()
     diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=1, places="even"), tmp_path / "python")
-    assert set(Stream(tmp_path / "python", "ig").read("0", ["DI", "nothing"])) == {"DI"}
-    kept = Stream(tmp_path / "python", "ig").read("0")
+    assert set(Stream(tmp_path / "python", "ig").arrays("0", ["DI", "nothing"])) == {"DI"}
+    kept = Stream(tmp_path / "python", "ig").arrays("0")
     assert kept["mask"].astype(float).mean() == pytest.approx(130 * 60 / np.prod(one.data.people[0].extent), rel=0.05)
     elsewhere = replace(one.data.people[0], joints=one.data.people[0].joints + 1)
     assert replace(one.data, people=(elsewhere, *one.data.people[1:])).sha256() != one.data.sha256()
@@ -737,7 +740,7 @@ def test_a_network_that_regresses_hands_in_three_dimensions(tmp_path: Path) -> N
     ids = diagnosis.chosen(made)
     # the scores of an untrained network half a metre off are 0 in float32; the wrist's are tiny but not
     diagnosis.errors(made, ids, tmp_path)
-    kept = Stream(tmp_path, "epe").read(ids[0])
+    kept = Stream(tmp_path, "epe").arrays(ids[0])
     assert kept["predicted"].shape == (21, 3)
     assert np.isfinite(kept["EPE"]).all()
     diagnosis.attribute(made, ids[:1], how, tmp_path)
@@ -773,7 +776,7 @@ def test_a_network_that_regresses_shares_of_the_picture(tmp_path: Path) -> None:
     diagnosis.errors(made, ["0"], tmp_path)
     loaded, _ = diagnosis.load(made, ["0"])
     assert loaded is not None
-    kept = Stream(tmp_path, "epe").read("0")
+    kept = Stream(tmp_path, "epe").arrays("0")
     with torch.no_grad():
         away = net(loaded.batch.x)[0].numpy() * 64 - loaded.samples[0].joints
     shown = kept["weight"] > 0
@@ -855,7 +858,7 @@ def test_vitpose_of_transformers(tmp_path: Path) -> None:
     assert one.crop.heatmap == (48, 64)
     done = diagnosis.attribute(one, ["0"], diagnosis.Attribution(steps=2, places="even"), tmp_path / "run")
     assert (done.made, dict(done.failed)) == (1, {})
-    assert np.isfinite(Stream(tmp_path / "run", "ig").read("0")["DI"]).sum() == 17
+    assert np.isfinite(Stream(tmp_path / "run", "ig").arrays("0")["DI"]).sum() == 17
 
 
 @pytest.mark.parametrize(
@@ -887,7 +890,7 @@ def test_pairs_may_stand_behind_options_of_several_values(bench: Path, tmp_path:
     words = ["pose", "epe", "--cfg", str(bench / "net.yaml"), "--data", str(bench / "data"), "-o", str(tmp_path)]
     pairs = ["TEST.MODEL_FILE", str(bench / "net.pth"), "TEST.USE_GT_BBOX", "True"]
     assert main([*words, "--ids", "0", "1", *pairs]) == 0
-    assert Stream(tmp_path, "epe").done() == ["0", "1"]
+    assert Stream(tmp_path, "epe").ids() == ["0", "1"]
 
 
 def test_a_data_set_of_nobody_and_an_output_that_is_a_file(
@@ -926,7 +929,7 @@ def test_what_chance_gives(bench: Path) -> None:
 def test_other_places_on_the_template_s_path(bench: Path, tmp_path: Path, places: str) -> None:
     command = ["pose", "ig", *common(bench), "-o", str(tmp_path), "--ids", "0", "--steps", "40", "--places", places]
     assert main(command) == 0
-    kept = Stream(tmp_path, "ig").read("0")
+    kept = Stream(tmp_path, "ig").arrays("0")
     assert np.abs(kept["completeness_residual"]).max() < 1e-3 * np.abs(kept["scores"]).max()
 
 

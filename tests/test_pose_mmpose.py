@@ -20,10 +20,10 @@ from torchloupe import diagnosis
 from torchloupe.cli import main
 from torchloupe.errors import BadInput, MissingPackage
 from torchloupe.probe import Batch
-from torchloupe.runner import Stream
 from torchloupe.sources import mmpose, subject
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.poses import COCO_BODY, Crop, gaussians, read
+from torchloupe.store.stream import Stream
 from torchloupe.targets.pose import exchanged
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -167,7 +167,7 @@ def test_the_commands_take_a_config_file(tmp_path: Path, capsys: pytest.CaptureF
     ]
     some = [*common, "--ids", "0", "-o", str(tmp_path / "run"), *changes]
     assert main(["pose", "ig", "--steps", "2", "--places", "even", "--path", "straight", *some]) == 0
-    kept = Stream(tmp_path / "run", "ig").read("0")
+    kept = Stream(tmp_path / "run", "ig").arrays("0")
     assert np.isfinite(kept["DI"]).any()
     assert main(["pose", "epe", *some]) == 0
     assert Stream(tmp_path / "run", "epe").settings()["decoded"] == "codec"

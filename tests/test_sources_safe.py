@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile
-from torchloupe.sources.safe import load_into, load_pickle_arrays, load_state, read_checkpoint, sha256
+from torchloupe.sources.safe import load_into, load_pickle_arrays, load_state, read_checkpoint
+from torchloupe.store import sha256
 
 
 class Small(nn.Module):

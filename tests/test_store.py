@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torchloupe import store
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeError, UnsafeFile
+from torchloupe.kinds.maps import Heatmaps, names_of
 from torchloupe.probe import Batch
 from torchloupe.results import Maps, Scores
 
@@ -211,8 +212,9 @@ def maps_of_two(dtype: torch.dtype = torch.float32) -> tuple[dict[str, Maps], Ba
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_maps_of_one_sample(dtype: torch.dtype) -> None:
     found, batch = maps_of_two(dtype)
-    arrays, parts = store.maps_arrays(found, batch, 1)
-    assert store.names_of(tuple(arrays)) == [("gradcam", "layer3"), ("gradcam", "layer4"), ("occlusion", "input")]
+    heatmaps = Heatmaps.of(found, batch, 1)
+    arrays, parts = heatmaps.arrays(), heatmaps.record
+    assert names_of(tuple(arrays)) == [("gradcam", "layer3"), ("gradcam", "layer4"), ("occlusion", "input")]
     np.testing.assert_array_equal(arrays["map/gradcam/layer3"], [[[[4, 5], [6, 7]]]])
     assert arrays["map/gradcam/layer3"].dtype == (np.float64 if dtype == torch.float64 else np.float32)
     assert arrays["picture"].shape == (1, 4, 4, 3)
@@ -222,9 +224,10 @@ def test_maps_of_one_sample(dtype: torch.dtype) -> None:
     assert parts["id"] == "b.png"
     assert parts["empty"] == [["gradcam", "layer4", 0]]
     assert parts["methods"]["occlusion"] == {"signed": True, "notes": {"residual": [pytest.approx(0.2)]}}
-    record = store.maps_record(
-        parts, model="timm:x", target="Top(1)", layouts={"layer3": Layout()}, options={"gradcam": {"pool": "hw"}}
+    made = heatmaps.made(
+        model="timm:x", target="Top(1)", layouts={"layer3": Layout()}, options={"gradcam": {"pool": "hw"}}
     )
+    record = made.record
     assert record["layers"]["layer3"] == {
         "size": [1, 2, 2],
         "pattern": "n c h w",
@@ -241,18 +244,20 @@ def test_maps_that_are_not_finite() -> None:
     found, batch = maps_of_two()
     found["gradcam"].maps["layer3"][0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(BadInput, match=r"a\.png: the gradcam map at layer 'layer3' is not finite"):
-        store.maps_arrays(found, batch, 0)
+        Heatmaps.of(found, batch, 0)
     with pytest.raises(BadInput, match="no maps"):
-        store.maps_arrays({}, batch, 0)
+        Heatmaps.of({}, batch, 0)
 
 
 def test_pictures_that_were_seen_are_kept() -> None:
     found, batch = maps_of_two()
     seen = torch.randint(0, 255, (2, 1, 4, 4, 3), dtype=torch.uint8)
     batch = Batch(batch.x, ids=batch.ids, pictures=seen)
-    arrays, parts = store.maps_arrays(found, batch, 1)
+    heatmaps = Heatmaps.of(found, batch, 1)
+    arrays, parts = heatmaps.arrays(), heatmaps.record
     np.testing.assert_array_equal(arrays["picture"], seen[1].numpy())
     assert parts["picture"] == "seen"
-    arrays, parts = store.maps_arrays(found, Batch(torch.rand(2, 5, 4, 4)), 0)
+    heatmaps = Heatmaps.of(found, Batch(torch.rand(2, 5, 4, 4)), 0)
+    arrays, parts = heatmaps.arrays(), heatmaps.record
     assert parts["picture"] == "none"
     assert (arrays["picture"] == 255).all()

@@ -36,7 +36,7 @@ from torchloupe.methods.poseig import poseig
 from torchloupe.methods.registry import named, options_of
 from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.results import Maps
-from torchloupe.runner import Stream, Summary, run
+from torchloupe.runs.run import Asking, Summary, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import Experiment, described
 from torchloupe.sources.mmpose import Decode, estimator
@@ -55,7 +55,9 @@ from torchloupe.sources.poses import (
     read,
     rhd,
 )
-from torchloupe.sources.safe import sha256
+from torchloupe.store import sha256
+from torchloupe.store.records import Artifact
+from torchloupe.store.stream import Stream
 from torchloupe.taps import restored
 from torchloupe.targets.pose import Joints, exchanged, joint_index, merge_mirrored, peaks, predicted, true
 
@@ -480,27 +482,12 @@ def attribute(
         probe = probe.at(INPUT)
     # only when all options were found right is anything written
     stream = Stream(root, "ig")
-    stream.open({**study.record(), "attribution": how.record(), "maps": maps})
-    work = partial(_apart, partial(_attributed, study, how, probe, maps))
-    return run(stream, ids, work, batch=batch, strict=strict, title="attribution")
+    about = {**study.record(), "attribution": how.record(), "maps": maps}
+    work = Asking(ids, partial(_attributed, study, how, probe, maps), about)
+    return run(work, stream, batch=batch, strict=strict, what="attribution")
 
 
-Made = Iterator[tuple[str, Mapping[str, Array] | LoupeError]]
-
-
-def _apart(work: Callable[[Sequence[str]], Made], ids: Sequence[str]) -> Made:
-    """What work makes of a batch; a batch in which it fails is halved, until only the samples at fault fail."""
-    try:
-        found = list(work(ids))
-    except LoupeError as error:
-        if len(ids) == 1:
-            yield ids[0], error
-            return
-        middle = len(ids) // 2
-        for part in (ids[:middle], ids[middle:]):
-            yield from _apart(work, part)
-    else:
-        yield from found
+Made = Iterator[tuple[str, Artifact | LoupeError]]
 
 
 def _attributed(study: Study, how: Attribution, probe: Probe, maps: str, ids: Sequence[str]) -> Made:
@@ -519,7 +506,7 @@ def _attributed(study: Study, how: Attribution, probe: Probe, maps: str, ids: Se
     _, batch = probe.ask(loaded.batch.take(rows))
     found = how.maps(probe, batch, study.crop)
     for row, number in enumerate(rows):
-        yield batch.ids[row], _kept(study, how, found, batch, row, loaded.samples[number], maps)
+        yield batch.ids[row], Artifact(_kept(study, how, found, batch, row, loaded.samples[number], maps), {})
 
 
 def _blank(study: Study) -> Tensor:
@@ -583,7 +570,7 @@ def stored_indices(root: Path, ids: Sequence[str] | None = None, again: bool = F
     again: compute them from the stored maps. Errors: BadInput where maps were never computed, or not kept and asked for.
     """
     stream = Stream(root, "ig")
-    settings, there = stream.settings(), stream.done()
+    settings, there = stream.settings(), stream.ids()
     if not there:
         raise BadInput(f"{root}: no maps were computed yet; run `loupe pose ig` first")
     lacking = [id for id in ids or () if id not in there]
@@ -600,7 +587,7 @@ def stored_indices(root: Path, ids: Sequence[str] | None = None, again: bool = F
     crop = crop_of(settings)
     found = {}
     for id in ids or there:
-        kept = stream.read(id)
+        kept = stream.arrays(id)
         values = read_indices(torch.from_numpy(kept["maps"]), kept, crop) if again else kept
         found[id] = {name: values[name] for name in ("DI", "FI", "LI", "RI")} | {"weight": kept["weight"]}
     return found
@@ -646,9 +633,9 @@ def errors(
     how = study.reading if flip is None else replace(study.reading, flip=flip)
     stream = Stream(root, "epe")
     decoded = "codec" if how.decode else "peaks"
-    stream.open({**study.record(), "flip": how.flip, "shift": how.shift, "quarter": how.quarter, "decoded": decoded})
-    work = partial(_apart, partial(_measured, study, how))
-    return run(stream, ids, work, batch=batch, strict=strict, title="errors")
+    about = {**study.record(), "flip": how.flip, "shift": how.shift, "quarter": how.quarter, "decoded": decoded}
+    work = Asking(ids, partial(_measured, study, how), about)
+    return run(work, stream, batch=batch, strict=strict, what="errors")
 
 
 def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Made:
@@ -670,27 +657,25 @@ def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Made:
         person, sample = loaded.people[row], loaded.samples[row]
         back = inverse(affine(person.centre, person.extent, study.crop.size))
         flat = points.shape[-1] == 2
-        yield (
-            id,
-            {
-                "predicted": points[row].double().numpy(),
-                "true": truth[row].double().numpy(),
-                "unit": _unit(study, is_heatmap),
-                "weight": np.asarray(sample.weight, np.float64),
-                "EPE": indices.end_point_error(points[row], truth[row], batch.truth["weight"][row]).numpy(),
-                "decoded": moved(at[row].double().numpy(), back) if flat else np.full((len(points[row]), 2), np.nan),
-                "annotated": person.joints[:, :2],
-                "confidence": height[row].double().numpy(),
-                "size": np.array(person.size),
-                "centre": np.array(person.centre, np.float64),
-                "extent": np.array(person.extent, np.float64),
-                "area": np.array(float(np.prod(person.extent))),
-                "score": np.array(person.score),
-                "person": np.array(person.id),
-                "image": np.array(str(person.image_id)),
-                "picture": sample.picture,
-            },
-        )
+        arrays = {
+            "predicted": points[row].double().numpy(),
+            "true": truth[row].double().numpy(),
+            "unit": _unit(study, is_heatmap),
+            "weight": np.asarray(sample.weight, np.float64),
+            "EPE": indices.end_point_error(points[row], truth[row], batch.truth["weight"][row]).numpy(),
+            "decoded": moved(at[row].double().numpy(), back) if flat else np.full((len(points[row]), 2), np.nan),
+            "annotated": person.joints[:, :2],
+            "confidence": height[row].double().numpy(),
+            "size": np.array(person.size),
+            "centre": np.array(person.centre, np.float64),
+            "extent": np.array(person.extent, np.float64),
+            "area": np.array(float(np.prod(person.extent))),
+            "score": np.array(person.score),
+            "person": np.array(person.id),
+            "image": np.array(str(person.image_id)),
+            "picture": sample.picture,
+        }
+        yield id, Artifact(arrays, {})
 
 
 def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -709,7 +694,7 @@ def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Te
 
 def table(stream: Stream, names: Sequence[str], ids: Sequence[str] | None = None) -> dict[str, Array]:
     """Arrays of the same name over samples, stacked: name -> (n, ...)."""
-    found = [stream.read(id, names) for id in (stream.done() if ids is None else ids)]
+    found = [stream.arrays(id, names) for id in (stream.ids() if ids is None else ids)]
     return {name: np.stack([one[name] for one in found]) if found else np.zeros((0,)) for name in names}
 
 
@@ -743,12 +728,12 @@ def pixels(stream: Stream, reading: str = "EPE", ids: Sequence[str] | None = Non
     decoded: as published evaluations read them for PCK and AP: peaks, or the model's own codec; NaN in camera units.
     """
     settings = stream.settings()
-    ids = tuple(stream.done() if ids is None else ids)
+    ids = tuple(stream.ids() if ids is None else ids)
     width, height = settings["crop"]["size"]
     names = ("predicted", "true") if reading == "EPE" else ("decoded", "annotated")
     rows, zoom = [], []
     for id in ids:
-        kept = stream.read(id, (*names, "weight", "area", "extent"))
+        kept = stream.arrays(id, (*names, "weight", "area", "extent"))
         # runs of earlier versions kept the extent's area only
         wide = kept["extent"][0] if "extent" in kept else np.sqrt(kept["area"] * width / height)
         zoom.append(1.0 if settings["coordinates"] == "camera" else width / float(wide))
@@ -773,9 +758,9 @@ def average_precision(study: Study, root: Path) -> dict[str, float]:
     out of the run, only the pictures of the others count, and people whose own sample was left out count neither way.
     """
     stream = Stream(root, "epe")
-    entries, done = [], stream.done()
+    entries, done = [], stream.ids()
     for id in done:
-        kept = stream.read(id, ("decoded", "confidence", "score", "area"))
+        kept = stream.arrays(id, ("decoded", "confidence", "score", "area"))
         entries.append(
             {
                 "image_id": study.person(id).image_id,
@@ -838,7 +823,7 @@ def confusion(root: Path, reach: float = 10.0, reading: str = "EPE") -> Confusio
     pairs = tuple((found.ids[n], a, b) for n, a, b in both.taken.nonzero().tolist())
     relation = None
     maps = Stream(root, "ig")
-    known = set(maps.done()) if maps.folder.is_dir() else set()
+    known = set(maps.ids()) if maps.folder.is_dir() else set()
     rows = [row for row, id in enumerate(found.ids) if id in known]
     if rows:
         ri = torch.from_numpy(table(maps, ("RI",), [found.ids[row] for row in rows])["RI"])
@@ -853,7 +838,7 @@ def depend(study: Study, ids: Sequence[str], root: Path) -> Array:
     count = len(study.data.skeleton.joints)
     total, seen = np.zeros((count, count)), np.zeros((count, count))
     for id in ids:
-        kept = stream.read(id)
+        kept = stream.arrays(id)
         if "maps" not in kept:
             raise BadInput(f"{root}: its maps were not kept (--no-save-ig); the dependency needs them")
         loaded, broken = load(study, [id])
@@ -929,7 +914,7 @@ def _joined(streams: Sequence[Stream]) -> list[list[str]]:
             raise BadInput(
                 f"the runs {runs} are of different boxes, and their people cannot be told apart: ids repeat or were not kept"
             )
-        by_person = [{id: id for id in stream.done()} for stream in streams]
+        by_person = [{id: id for id in stream.ids()} for stream in streams]
     first, *others = [one for one in by_person if one is not None]
     common = [person for person in first if all(person in one for one in others)]
     if not common:
@@ -940,8 +925,8 @@ def _joined(streams: Sequence[Stream]) -> list[list[str]]:
 def _people_of(stream: Stream) -> dict[str, str] | None:
     """person -> id, without boxes on nobody; None where ids of persons repeat, or were not kept by an earlier version."""
     found: dict[str, str] = {}
-    for id in stream.done():
-        kept = stream.read(id, ("person", "weight"))
+    for id in stream.ids():
+        kept = stream.arrays(id, ("person", "weight"))
         if "person" not in kept or str(kept["person"]) in found:
             return None
         if (kept["weight"] > 0).any():

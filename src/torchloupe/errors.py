@@ -6,6 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
+PARTLY = 3
+"""Exit status of a run that went on without some of its samples."""
+
 
 class LoupeError(Exception):
     """The base of every error that torchloupe raises on purpose. The command line prints it and exits with status 2."""

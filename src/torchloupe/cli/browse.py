@@ -57,10 +57,10 @@ def schedule(
     cfg_options
         Changes to the config, key=value, for example train_cfg.max_epochs=10 optim_wrapper.optimizer.lr=0.01.
     """
-    from torchloupe.cli.options import progress
     from torchloupe.errors import BadInput
     from torchloupe.methods.schedule import record
     from torchloupe.render import curves as render
+    from torchloupe.runs.progress import progress
     from torchloupe.sources.configs import options
     from torchloupe.sources.schedules import Training, schedules
 
@@ -222,12 +222,12 @@ def _browse_one(
     import numpy as np
 
     from torchloupe import store
-    from torchloupe.cli.options import progress
     from torchloupe.data.samples import BadSample
     from torchloupe.errors import BadInput, LoupeWarning
     from torchloupe.methods.browse import Census, samples
     from torchloupe.render import curves
     from torchloupe.render import samples as render
+    from torchloupe.runs.progress import progress
 
     mode, factor, flip = look
     total = len(feed) if number is None else min(number, len(feed))

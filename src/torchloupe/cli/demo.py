@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torchloupe.cli.options import progress, say
+from torchloupe.cli.options import say
+from torchloupe.runs.progress import progress
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,6 +126,8 @@ def kept(model: nn.Module, save: Path) -> list[Path]:
 
 def drawn(model: nn.Module, scene: Scenes, save: Path, name: str) -> list[Path]:
     """One picture: as it is, its maps for each of its digits, and the labelled grid of them."""
+    from dataclasses import replace
+
     from PIL import Image
 
     from torchloupe import store
@@ -140,15 +143,13 @@ def drawn(model: nn.Module, scene: Scenes, save: Path, name: str) -> list[Path]:
     target = Classes(tuple(int(label) for label in scene.present[0].nonzero()[0]), subject.classes)
     with digits.threads(1):
         found = cams(Probe(subject, subject.layers, target), batch, COLUMNS)
-    arrays, parts = store.maps_arrays(found, batch, 0)
-    record: Any = store.maps_record(parts, model=subject.spec, target=repr(target), weights="digits.safetensors")
+    sheet = Sheet.of(found, batch, 0).made(model=subject.spec, target=repr(target), weights="digits.safetensors")
     with store.aside(save / f"{name}.png") as (draft,):
         Image.fromarray(scene.pictures[0]).save(draft)
-    stored = store.save(save, name, arrays, record)
-    sheet = Sheet.read(*store.load(stored), name)
+    stored = store.save(save, name, sheet.arrays(), sheet.record)
     return [
         *(save / f"{name}.png", stored, stored.with_suffix(".npz")),
-        *drawing([sheet], Style(compare=True, dpi=150)).save(save),
+        *drawing([replace(sheet, id=name)], Style(compare=True, dpi=150)).save(save),
     ]
 
 

@@ -408,10 +408,10 @@ def _demo_digits(folder: Path, steps: int, seed: int, pictures: int = 500) -> No
     from PIL import Image
 
     from torchloupe.arrange import embed_file, project_file
-    from torchloupe.cli.options import progress
     from torchloupe.examples import digits as example
     from torchloupe.probe import Batch
     from torchloupe.render.points import draw_points
+    from torchloupe.runs.progress import progress
     from torchloupe.sources.samples import samples
 
     def prepare(images: Any, ids: Any = ()) -> Batch:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from torchloupe.cli.options import Model, Words, progress, say
+from torchloupe.cli.options import Model, Words, say
 from torchloupe.render.features import Look
 from torchloupe.render.style import Style
+from torchloupe.runs.progress import progress
 
 if TYPE_CHECKING:
     from torchloupe.probe import Batch, Subject

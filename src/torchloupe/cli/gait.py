@@ -82,9 +82,9 @@ def cam(
     """
     import warnings
 
-    from torchloupe.cli.options import progress
     from torchloupe.errors import BadInput, BadSample, LoupeWarning, UnsafeFile
     from torchloupe.gait import embed_gallery, explain_walk, question_key, record
+    from torchloupe.runs.progress import progress
     from torchloupe.sources.opengait import pick_layers
     from torchloupe.sources.sequences import sequences
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,22 +45,26 @@ class Model:
     std: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None
     cfg_options: Words | None = None
 
+    def words(self, spec: str) -> dict[str, Any]:
+        """The spec and these options as plain data: the arguments of `sources.subject`."""
+        return {
+            "model": spec,
+            "weights": self.weights and str(self.weights),
+            "device": self.device,
+            "ema": self.ema,
+            "unsafe_load": self.unsafe_load,
+            "classes": self.classes and str(self.classes),
+            "size": self.size,
+            "mean": self.mean,
+            "std": self.std,
+            "cfg_options": pairs(self.cfg_options or (), "--cfg-options"),
+        }
+
     def load(self, spec: str) -> Subject:
         """The subject of a spec with these options."""
         from torchloupe.sources import subject
 
-        return subject(
-            spec,
-            weights=self.weights,
-            device=self.device,
-            ema=self.ema,
-            unsafe_load=self.unsafe_load,
-            classes=self.classes,
-            size=self.size,
-            mean=self.mean,
-            std=self.std,
-            cfg_options=pairs(self.cfg_options or (), "--cfg-options"),
-        )
+        return subject(**self.words(spec))
 
 
 def pairs(words: Sequence[str], option: str) -> dict[str, Any]:
@@ -84,35 +87,3 @@ def pairs(words: Sequence[str], option: str) -> dict[str, Any]:
 def say(text: str) -> None:
     """A line for the person who runs the command."""
     print(text, file=sys.stderr, flush=True)
-
-
-class Progress:
-    """A bar with samples, rate and time left on a terminal; silent elsewhere."""
-
-    def __init__(self, bar: Any = None, task: Any = None) -> None:
-        self._bar, self._task = bar, task
-
-    def advance(self, count: int = 1) -> None:
-        """So many more are done."""
-        if self._bar is not None:
-            self._bar.advance(self._task, count)
-
-    def part(self, done: int, total: int) -> None:
-        """How far the present one is."""
-        if self._bar is not None:
-            self._bar.update(self._task, part=f"{100 * done // max(total, 1)} %" if done < total else "")
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Progress]:
-    """Progress over total things, shown when standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield Progress()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[part]}"))
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        yield Progress(bar, bar.add_task(what, total=total, part=""))

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from torchloupe.diagnosis import Study
     from torchloupe.methods.indices import Interval
-    from torchloupe.runner import Summary
+    from torchloupe.runs.run import Summary
 
 Flag = Parameter(negative="")
 Several = Parameter(consume_multiple=True, negative="")
@@ -234,7 +234,7 @@ def ig(
     if load_ig:
         return index(*overrides, output=output, load_ig=True, subjects=subjects, choice=choice, how=how)
     from torchloupe import diagnosis
-    from torchloupe.runner import Stream
+    from torchloupe.store.stream import Stream
 
     study = subjects.study(overrides)
     ids, asked = choice.of(study), how.attribution()
@@ -247,7 +247,7 @@ def ig(
     )
     _say(done, output)
     scales = [
-        value for id in ids if id not in done.failed for value in Stream(output, "ig").read(id, ["scale"])["scale"]
+        value for id in ids if id not in done.failed for value in Stream(output, "ig").arrays(id, ["scale"])["scale"]
     ]
     if 0 in scales:
         print(
@@ -282,7 +282,8 @@ def index(
 
     from torchloupe import diagnosis
     from torchloupe.render.pose_report import Run, by_joint_rows, text_table
-    from torchloupe.runner import Stream, whole
+    from torchloupe.store import whole
+    from torchloupe.store.stream import Stream
 
     ids = list(dict.fromkeys(str(number) for number in choice.ids or ()))
     if load_ig:
@@ -308,7 +309,7 @@ def index(
 
 def _agree(output: Path, subjects: Subjects, overrides: Sequence[str], how: How) -> None:
     """Errors: BadInput where stored maps are of another model, other data or other options than those given."""
-    from torchloupe.runner import Stream
+    from torchloupe.store.stream import Stream
 
     stream = Stream(output, "ig")
     if subjects.cfg is not None or subjects.model is not None:
@@ -342,7 +343,7 @@ def epe(
     from torchloupe import diagnosis
     from torchloupe.errors import MissingPackage
     from torchloupe.render.pose_report import MEANING, columns
-    from torchloupe.runner import whole
+    from torchloupe.store import whole
 
     study = subjects.study(overrides)
     ids = choice.of(study)
@@ -396,7 +397,7 @@ def inversions(
 
     from torchloupe import diagnosis
     from torchloupe.render.pose_report import TITLES, Run, number, text_table
-    from torchloupe.runner import whole
+    from torchloupe.store import whole
 
     if subjects.cfg is not None or subjects.model is not None:
         epe(*overrides, output=output, subjects=subjects, choice=choice)
@@ -490,7 +491,7 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
 
     from torchloupe import diagnosis
     from torchloupe.render.pose_report import number, text_table
-    from torchloupe.runner import whole
+    from torchloupe.store import whole
     from torchloupe.store import plain
 
     count, found = diagnosis.compare(runs, seed)
@@ -533,7 +534,7 @@ def depend(
     from torchloupe import diagnosis
     from torchloupe.errors import BadInput
     from torchloupe.render.pose_report import Run, number, text_table
-    from torchloupe.runner import whole
+    from torchloupe.store import whole
 
     study = subjects.study(overrides)
     known = set(Run(output).ig.done())
@@ -612,7 +613,7 @@ def demo(
     from torchloupe.examples import figures
     from torchloupe.render.pose_report import columns, number, text_table
     from torchloupe.render.pose_report import report as write
-    from torchloupe.runner import progress
+    from torchloupe.runs.progress import counted
     from torchloupe.sources.assemble import Options
     from torchloupe.sources.hrnet import experiment, network
 
@@ -625,7 +626,7 @@ def demo(
     if not weights["trained"].exists():
         torch.save(net.state_dict(), weights["random"])
         print(f"{steps} training steps on 2000 figures")
-        batches = progress(range(steps), "training")
+        batches = counted(range(steps), "training")
         figures.train(net, figures.rendered(2000, seed + 2), steps, seed, progress=lambda *_: next(batches))
         torch.save(net.state_dict(), weights["trained"])
     for name, path in weights.items():

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchloupe import store
-from torchloupe.errors import BadInput, nearest, one_line
+from torchloupe.errors import BadInput, one_line
+from torchloupe.kinds.maps import Heatmaps, Where
 from torchloupe.render import colour
 from torchloupe.render.marks import Mark, framed_boxes, inside_box, inside_region, listed, outlined
 from torchloupe.render.plots import FONT, Bar, Cell, Group, bare, grid, raster, vector
 from torchloupe.render.style import FORMATS, VECTOR, Style, style
+from torchloupe.store.results import Files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,87 +56,10 @@ TITLES = {
     "poseig": "PoseIG",
 }
 SHARED = {"map": "of each map", "sequence": "of each sequence", "run": "of the run"}
-Where = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """All there is to draw about one sample.
-
-    picture (t, h, w, 3) uint8; maps: (method, layer) -> (k, t, h, w) raw; signed: the methods whose sign matters;
-    questions and scores: k each. Where the questions have places in the picture: boxes (k, 4), with no extent where there
-    is none, and detections (m, 6), each a box, its score and the number of its class in classes; or regions (k, h', w').
-    """
-
-    id: str
-    picture: np.ndarray
-    maps: Mapping[Where, np.ndarray]
-    signed: frozenset[str]
-    questions: tuple[str, ...]
-    scores: tuple[float, ...]
-    boxes: np.ndarray | None = None
-    detections: np.ndarray | None = None
-    regions: np.ndarray | None = None
-    classes: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Sheet:
-        """The heatmaps of one sample, as `store` holds them. Errors: BadInput where something is missing or odd."""
-        who = name or str(record.get("id", "result"))
-        maps = {(m, layer): arrays[f"map/{m}/{layer}"] for m, layer in store.names_of(tuple(arrays))}
-        if not maps or "picture" not in arrays:
-            raise BadInput(f"{who}: no heatmaps in it; expected the arrays 'picture' and 'map/METHOD/LAYER'")
-        questions = tuple(str(question) for question in record.get("questions", ()))
-        scores = tuple(float("nan") if s is None else float(s) for s in record.get("scores", ()))
-        picture = arrays["picture"]
-        if picture.ndim != 4 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
-            raise BadInput(f"{who}: picture {picture.shape} {picture.dtype}; expected (t, h, w, 3) uint8")
-        for (method, layer), values in maps.items():
-            if values.ndim != 4 or len(values) != len(questions) or len(scores) != len(questions) or not values.size:
-                raise BadInput(
-                    f"{who}: map {method} at {layer} {values.shape} does not fit {len(questions)} questions with "
-                    f"{len(scores)} scores; expected (k, t, h, w)"
-                )
-            if not np.isfinite(values).all():
-                raise BadInput(f"{who}: map {method} at {layer} is not finite (NaN or infinite)")
-        about = record.get("methods", {})
-        signed = frozenset(m for m, _ in maps if isinstance(about.get(m), Mapping) and about[m].get("signed"))
-        places = arrays.get("boxes"), arrays.get("detections"), arrays.get("region")
-        shapes = ((len(questions), 4), (None, 6), (len(questions), None, None))
-        for place, shape in zip(places, shapes, strict=True):
-            if place is not None and not _fits(place.shape, shape):
-                raise BadInput(f"{who}: boxes or regions {place.shape} do not fit {len(questions)} questions")
-        return cls(who, picture, maps, signed, questions, scores, *places, record.get("classes", {}))
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(method for method, _ in self.maps))
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(layer for _, layer in self.maps))
-
-    def only(self, methods: Sequence[str] = (), layers: Sequence[str] = (), targets: Sequence[str] = ()) -> Sheet:
-        """The part that was asked for, by names or globs; a target also by a part of its name that only it has.
-
-        Errors: BadInput that offers the nearest names.
-        """
-        some = _chosen(self.id, "method", methods, self.methods)
-        where = _chosen(self.id, "layer", layers, self.layers)
-        kept = {(m, layer): maps for (m, layer), maps in self.maps.items() if m in some and layer in where}
-        if not kept:
-            raise BadInput(f"{self.id}: none of {', '.join(some)} has a map at {', '.join(where)}")
-        rows = [
-            k for k, name in enumerate(self.questions) if name in _chosen(self.id, "target", targets, self.questions)
-        ]
-        return replace(
-            self,
-            maps={key: maps[rows] for key, maps in kept.items()},
-            questions=tuple(self.questions[k] for k in rows),
-            scores=tuple(self.scores[k] for k in rows),
-            boxes=None if self.boxes is None else self.boxes[rows],
-            regions=None if self.regions is None else self.regions[rows],
-        )
+class Sheet(Heatmaps):
+    """The heatmaps of one sample, as they are drawn."""
 
     def inside(self, k: int) -> np.ndarray | None:
         """(h, w) bool of the picture: where question k is; None where it is nowhere in particular."""
@@ -178,28 +102,8 @@ class Sheet:
         return replace(self, maps=found)
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
-
-
 def _extent(box: np.ndarray) -> bool:
     return bool(box[2] > box[0] and box[3] > box[1])
-
-
-def _chosen(who: str, what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    if not wanted:
-        return tuple(known)
-    found: list[str] = []
-    for name in wanted:
-        low = name.lower()
-        hits = [k for k in known if k == name] or [k for k in known if fnmatchcase(k.lower(), low)]
-        if not hits and what == "target":
-            hits = [k for k in known if low in k.lower()]
-            hits = hits if len(hits) == 1 else []
-        if not hits:
-            raise BadInput(f"{who}: no {what} {name!r} in it.{nearest(name, known)} It has: {'; '.join(known)}.")
-        found += hits
-    return tuple(k for k in known if k in found)
 
 
 @dataclass(frozen=True)
@@ -426,8 +330,8 @@ class Drawing:
         replace(self, style=replace(self.style, dpi=min(self.style.dpi, SCREEN))).image.save(held, "png")
         return held.getvalue()
 
-    def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Writes the pictures and gives their paths.
+    def save(self, path: str | os.PathLike[str], *, stale: Callable[[Path], bool] = lambda path: True) -> list[Path]:
+        """Writes the pictures and gives their paths. stale: whether a file is to be written; all are unless told otherwise.
 
         path: a file, whose ending says the kind; several pictures get what tells them apart behind its stem. Without an
         ending, a folder, in which pictures are named by their sample.
@@ -451,7 +355,8 @@ class Drawing:
             else:
                 jobs += [(f"{stem}-{tile.name}", number, tile) for tile in tiles]
         home = goal if folder else goal.parent
-        return [self._write(home / f"{stem}.{kind}", kind, number, tile) for stem, number, tile in jobs]
+        found = [(home / f"{stem}.{kind}", number, tile) for stem, number, tile in jobs]
+        return [self._write(file, kind, number, tile) if stale(file) else file for file, number, tile in found]
 
     def _write(self, path: Path, kind: str, sheet: int, tile: Tile | None) -> Path:
         about = self._about(self.sheets[sheet], tile)
@@ -515,7 +420,7 @@ def draw(maps: Maps | Mapping[str, Maps], batch: Batch, *, classes: Sequence[str
     that Probe.ask gives back; classes: names for those beside the question.
     """
     found = maps if isinstance(maps, Mapping) else {"map": maps}
-    sheets = [Sheet.read(*store.maps_arrays(found, batch, sample, classes)) for sample in range(batch.n)]
+    sheets = [Sheet.of(found, batch, sample, classes) for sample in range(batch.n)]
     return drawing(sheets, style(**options))
 
 
@@ -523,6 +428,27 @@ def drawing(sheets: Sequence[Sheet], style: Style) -> Drawing:
     """Checks what can go wrong before anything is drawn. Errors: BadInput for an unknown colour map or equal ids."""
     colour.palette(style.cmap)
     return Drawing(tuple(sheets), style)
+
+
+def draw_run(results: Files, names: Sequence[str], save: str | os.PathLike[str], style: Style) -> list[Path]:
+    """Pictures of these results of a run; those that are as they should be, and not older than their result, stay.
+
+    save: as in Drawing.save. On one scale of a run all are drawn together.
+    """
+    if style.scale == "run":
+        read = [(name, results.note(name, results.read(name))) for name in names]
+        return drawing([Sheet.read(*one, name) for name, one in read], style).save(save)
+    written: list[Path] = []
+    for name in names:
+        before = results.read(name)
+        noted = results.note(name, before)
+        made = store.pair(results.root / store.safe_name(name))[1].stat().st_mtime_ns
+
+        def stale(file: Path, same: bool = noted is before, made: int = made) -> bool:
+            return not (same and file.is_file() and file.stat().st_mtime_ns >= made)
+
+        written += drawing([Sheet.read(*noted, name)], style).save(save, stale=stale)
+    return written
 
 
 def redraw(

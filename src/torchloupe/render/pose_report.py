@@ -23,7 +23,8 @@ from torchloupe.render import pose
 from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
 from torchloupe.render.style import Style
 from torchloupe.render.template import address, filled
-from torchloupe.runner import Stream, whole
+from torchloupe.store import whole
+from torchloupe.store.stream import Stream
 from torchloupe.sources.poses import affine, moved
 
 Array = NDArray[Any]
@@ -69,7 +70,7 @@ class Run:
 
     def has(self, kind: str) -> bool:
         """Whether results of a kind are there."""
-        return bool(Stream(self.root, kind).done())
+        return bool(Stream(self.root, kind).ids())
 
     def settings(self) -> dict[str, Any]:
         """How the results were made. Errors: BadInput for a folder without any."""
@@ -95,7 +96,7 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
     Errors: BadInput for a sample without maps, or a joint that was not asked about, saying which were.
     """
     run = Run(root)
-    kept, names = run.ig.read(sample), run.names()
+    kept, names = run.ig.arrays(sample), run.names()
     if "maps" not in kept:
         raise BadInput(f"{root}: its maps were not kept (--no-save-ig); run `loupe pose ig` into a new folder")
     picture, maps, joints = kept["picture"], kept["maps"].astype(np.float64), kept["joints"].tolist()
@@ -116,7 +117,7 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
         made[f"{joint}_kde"] = pose.enlarged(pose.over_density(picture, values))
         made[f"{joint}_over"] = pose.enlarged(pose.marked(pose.over(picture, values), at))
         made[f"{joint}_img"] = pose.enlarged(pose.marked(picture, at))
-    if points and sample in run.epe.done() and run.epe.read(sample, ["predicted"])["predicted"].shape[-1] == 2:
+    if points and sample in run.epe.ids() and run.epe.arrays(sample, ["predicted"])["predicted"].shape[-1] == 2:
         made["skeleton"] = _skeleton(run, sample)
     return [_saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
 
@@ -136,7 +137,7 @@ def redraw(
     sheets = []
     for path in paths:
         run = Run(path.parent.parent)
-        kept, names = run.ig.read(path.stem), run.names()
+        kept, names = run.ig.arrays(path.stem), run.names()
         if "maps" not in kept:
             raise BadInput(f"{path}: its maps were not kept (--no-save-ig); run `loupe pose ig` into a new folder")
         maps = kept["maps"].astype(np.float64) * kept["scale"][:, None, None]
@@ -171,7 +172,7 @@ def redraw_joints(
 
 
 def _skeleton(run: Run, sample: str) -> Array:
-    found = run.epe.read(sample)
+    found = run.epe.arrays(sample)
     if found["predicted"].shape[-1] != 2:
         raise BadInput("a skeleton is drawn of 2D coordinates; this model gives 3D ones")
     seen, size = (found["true"], found["predicted"]), run.epe.settings()["crop"]["size"]
@@ -219,8 +220,8 @@ def columns(root: Path) -> tuple[list[str], dict[str, Array], dict[str, float]]:
 def residuals(stream: Stream, count: int) -> Array:
     """|completeness residual| by sample and joint; NaN where there is none, as of methods other than PoseIG."""
     made = []
-    for id in stream.done():
-        kept = stream.read(id, ["completeness_residual", "joints"])
+    for id in stream.ids():
+        kept = stream.arrays(id, ["completeness_residual", "joints"])
         row = np.full(count, np.nan)
         if "completeness_residual" in kept:
             row[kept["joints"]] = np.abs(kept["completeness_residual"])
@@ -329,10 +330,10 @@ def _facts(run: Run) -> str:
         about = f": {method}, {how['path']} path" if how.get("method") == "poseig" else f": {method}" if method else ""
         of = [settings.get("model") or "a model of your own"]
         of += [f"weights {settings['weights_sha256'][:12]}"] if settings.get("weights_sha256") else []
-        said = f"{what} of {len(stream.done())} samples{lost}; {', '.join([*of, settings['data']])}{about}"
+        said = f"{what} of {len(stream.ids())} samples{lost}; {', '.join([*of, settings['data']])}{about}"
         lines.append(f"<li>{html.escape(said)}</li>")
     broken = sum(
-        float(run.ig.read(id, ["nan_gradients"]).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.done()
+        float(run.ig.arrays(id, ["nan_gradients"]).get("nan_gradients", np.zeros(1)).sum()) for id in run.ig.ids()
     )
     if broken:
         lines.append(f"<li><b>{broken:.0f} gradient values were not finite and counted as 0</b></li>")
@@ -348,8 +349,8 @@ def _by_joint(folder: Path, names: Sequence[str], by_joint: Mapping[str, Array],
 
 
 def _against_error(folder: Path, run: Run) -> list[str]:
-    known = set(run.epe.done())
-    ids = [id for id in run.ig.done() if id in known]
+    known = set(run.epe.ids())
+    ids = [id for id in run.ig.ids() if id in known]
     if not ids:
         return []
     found = diagnosis.table(run.ig, FIGURES, ids)
@@ -374,7 +375,7 @@ def _against_error(folder: Path, run: Run) -> list[str]:
 
 
 def _inversions(run: Run, names: Sequence[str]) -> str:
-    if run.epe.read(run.epe.done()[0], ["predicted"])["predicted"].shape[-1] != 2:
+    if run.epe.arrays(run.epe.ids()[0], ["predicted"])["predicted"].shape[-1] != 2:
         return ""
     parts = ["<h2>Inversions</h2><p>A joint nearer than 10 input pixels to another's place than to its own.</p>"]
     for reading, title in TITLES.items():
@@ -394,8 +395,8 @@ def _inversions(run: Run, names: Sequence[str]) -> str:
 
 
 def _worst(folder: Path, run: Run, names: Sequence[str], count: int) -> str:
-    ids = run.epe.done()
-    if run.epe.read(ids[0], ["predicted"])["predicted"].shape[-1] != 2:
+    ids = run.epe.ids()
+    if run.epe.arrays(ids[0], ["predicted"])["predicted"].shape[-1] != 2:
         return ""
     soft, decoded = (diagnosis.pixels(run.epe, reading).errors for reading in diagnosis.READINGS)
     known = np.isfinite(decoded)
@@ -449,8 +450,8 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
     if not files:
         raise BadInput(f"{root}: its runs hold no finished sample to export")
     _made_folder(folder / "ig")
-    for id in run.ig.done():
-        kept = run.ig.read(id)
+    for id in run.ig.ids():
+        kept = run.ig.arrays(id)
         weight = kept["weight"]
         if "maps" in kept:
             full = np.zeros((len(weight), *kept["maps"].shape[1:]), np.float32)
@@ -458,8 +459,8 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
             whole(folder / "ig" / f"{id}_ig.pickle", pickle.dumps(full, protocol=4))
         files["idx.json"][id] = {name: _rounded(kept[name] * weight) for name in FIGURES} | {"weight": weight.tolist()}
         files["RI.json"][id] = {a: dict(enumerate(row)) for a, row in enumerate(np.nan_to_num(kept["RI"]).tolist())}
-    for id in run.epe.done():
-        kept = run.epe.read(id)
+    for id in run.epe.ids():
+        kept = run.epe.arrays(id)
         if "unit" not in kept:
             raise BadInput(
                 f"{root}: its predictions were stored by an earlier version; run `loupe pose epe` into a new folder"

@@ -20,7 +20,8 @@ from torchloupe.results import Scores
 from torchloupe.sources import patches
 from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import Preparation
-from torchloupe.sources.safe import load_into, read_checkpoint, sha256, weights_in
+from torchloupe.sources.safe import load_into, read_checkpoint, weights_in
+from torchloupe.store import sha256
 from torchloupe.taps import restored
 from torchloupe.trace import Trace, Visit, default_layers, tensors, tracing
 

@@ -20,7 +20,8 @@ from torchloupe.probe import Subject
 from torchloupe.sources.assemble import Loaded, Options, finish
 from torchloupe.sources.poses import COCO_BODY, MPII_BODY
 from torchloupe.sources.preparation import resize_crop
-from torchloupe.sources.safe import read_checkpoint, sha256, weights_in
+from torchloupe.sources.safe import read_checkpoint, weights_in
+from torchloupe.store import sha256
 
 # Every key of an experiment file with its default, whose type is the type that is asked for. EXTRA is open, as it
 # depends on the network; what a network reads there is checked when it is built.

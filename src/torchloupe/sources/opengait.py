@@ -27,9 +27,10 @@ from torchloupe.sources.assemble import Options, split_spec
 from torchloupe.sources.devices import device as choose_device
 from torchloupe.sources.opengait_checkout import real_class
 from torchloupe.sources.opengait_config import Config, build, channels_of, read_config
-from torchloupe.sources.safe import load_state, sha256
+from torchloupe.sources.safe import load_state
 from torchloupe.sources.sequences import Walk
 from torchloupe.sources.walk_inputs import POSES, check, grey_pictures, prepare
+from torchloupe.store import sha256
 from torchloupe.taps import restored
 from torchloupe.trace import Trace, find_layout, tracing
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from torchloupe.errors import BadInput, LoupeWarning
-from torchloupe.sources.safe import sha256
+from torchloupe.store import sha256
 
 Array = NDArray[Any]
 

@@ -30,15 +30,6 @@ EMA_WRAPPINGS = (
 ENOUGH = 0.5
 
 
-def sha256(path: str | Path) -> str:
-    """The file's SHA-256 as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def state_sha256(module: nn.Module) -> str:
     """SHA-256 over the names and values of a module's weights, where no file tells them."""
     digest = hashlib.sha256()

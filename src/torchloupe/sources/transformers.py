@@ -16,7 +16,7 @@ from torchloupe.probe import Subject
 from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec
 from torchloupe.sources.preparation import Preparation, resize_crop
-from torchloupe.sources.safe import sha256
+from torchloupe.store import sha256
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 

@@ -1,0 +1,67 @@
+"""Kinds of result: one dataclass each, which knows the names of its arrays, its record and its row in a table.
+
+A kind of somebody else is known by an entry point of the group `torchloupe.kinds`: its name is the kind's, its value the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from torchloupe.errors import BadInput, nearest
+
+Self = TypeVar("Self", bound="Kind")
+
+
+class Kind(Protocol):
+    """What one sample gave. `record["kind"]` is its name; arrays and record are all there is of it on disk."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """How it was made: JSON-like, with the kind's name."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays by their names on disk."""
+
+    def row(self) -> dict[str, Any]:
+        """Its line in the table of a run: plain numbers and words by the names of columns."""
+
+    @classmethod
+    def read(cls: type[Self], arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Self:
+        """From disk. Errors: BadInput where something is missing or odd, naming the result by `name`."""
+
+
+HOMES: dict[str, str] = {
+    "maps": "torchloupe.kinds.maps:Heatmaps",
+}
+"""Kind -> where its class is."""
+
+
+def known() -> tuple[str, ...]:
+    """The names of all kinds, installed ones included."""
+    return tuple(sorted({*HOMES, *(entry.name for entry in entry_points(group="torchloupe.kinds"))}))
+
+
+def kind(name: str) -> type[Any]:
+    """The class of a kind. Errors: BadInput for one that is not known, or that cannot be imported."""
+    if name in HOMES:
+        home, _, attribute = HOMES[name].partition(":")
+        return getattr(import_module(home), attribute)
+    for entry in entry_points(group="torchloupe.kinds", name=name):
+        try:
+            return entry.load()
+        except Exception as error:  # a stranger's package may fail in any way
+            raise BadInput(f"kind {name!r} of {entry.value}: cannot be imported ({error})") from error
+    raise BadInput(f"no kind of result {name!r}; known: {', '.join(known())}.{nearest(name, known())}")
+
+
+def read(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Any:
+    """A stored result as its kind says. Errors: BadInput for an unknown kind, or what the kind says of it."""
+    told = record.get("kind")
+    if not isinstance(told, str):
+        raise BadInput(f"{name or 'result'}: no 'kind' in its record; is it a result of loupe?")
+    return kind(told).read(arrays, record, name)

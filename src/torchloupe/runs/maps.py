@@ -1,0 +1,239 @@
+"""Heatmaps of pictures, asked of many: the work behind `loupe cam`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchloupe import __version__, sources
+from torchloupe.errors import BadInput, BadSample, LoupeError
+from torchloupe.kinds.maps import Heatmaps
+from torchloupe.methods.cam import cams
+from torchloupe.methods.registry import named, options_of
+from torchloupe.methods.smooth import aug_smooth
+from torchloupe.probe import Batch, Probe, expand
+from torchloupe.results import Maps, Scores
+from torchloupe.runs.run import Job
+from torchloupe.sources.images import read
+from torchloupe.sources.safe import state_sha256
+from torchloupe.store import plain, sha256
+from torchloupe.targets.boxes import boxes, regions
+from torchloupe.targets.classes import Each, class_index
+from torchloupe.targets.pose import Peaks, surest
+from torchloupe.targets.words import target as words_to_target
+
+PLACED = ("detector", "segmenter")
+TRUTH = ("truth", "true", "label")
+
+
+class Explaining:
+    """Why a model answers as it does, for every picture of a list.
+
+    job.model: the arguments of `sources.subject`. job.data: files (name -> path), labels (a file, or None).
+    job.ask: layers, methods, options, target (words, or None), each, explain, threshold, aug_smooth, eigen_smooth.
+    notices: what the person who asks should be told before.
+    Errors: BadInput for what is not known or does not fit.
+    """
+
+    part: Callable[[int, int], None] | None = None
+
+    def __init__(self, job: Job) -> None:
+        ask, self.files = job.ask, {str(name): Path(path) for name, path in job.data["files"].items()}
+        self.notices: list[str] = []
+        self.methods = [named(name).__name__ for name in ask["methods"]]
+        self.options = dict(ask["options"])
+        if ask["eigen_smooth"]:
+            without = [name for name in self.methods if "eigen_smooth" not in options_of(named(name))]
+            if without:
+                raise BadInput(
+                    f"--eigen-smooth has no meaning with {', '.join(without)}: there is no weighted sum in it"
+                )
+            self.options["eigen_smooth"] = True
+        words = list(ask["target"] or ())
+        self.each: Mapping[str, str] = {}
+        if ask["each"]:
+            if len(words) != len(self.files):
+                raise BadInput(f"--each: {len(words)} targets for {len(self.files)} pictures; give one a picture")
+            self.each = dict(zip(self.files, words, strict=True))
+        self.aug = bool(ask["aug_smooth"])
+        self.subject = sources.subject(**job.model)
+        self.spec = str(job.model["model"])
+        if self.subject.prepare is None:
+            raise BadInput(
+                f"model {self.spec!r}: it is not known how a picture is prepared for it; use it from Python with a Batch"
+            )
+        self.probe = Probe(self.subject, self._layers(ask["layers"]), self._question(ask, words))
+        self.truth = self._truth(words, job.data.get("labels"))
+        self._layouts: Mapping[str, Any] = {}
+        self._sources: dict[str, str] = {}
+        self._about = plain(
+            {
+                "model": self.spec,
+                "weights": self.subject.notes.get("weights", {}).get("sha256") or state_sha256(self.subject.module),
+                "layers": self.probe.layers,
+                "methods": self.methods,
+                "options": self.options,
+                "aug_smooth": self.aug,
+                "target": words or ["predicted"],
+                "each": bool(ask["each"]),
+                "explain": ask["explain"],
+                "threshold": ask["threshold"],
+                **{key: job.model.get(key) for key in ("cfg_options", "size", "mean", "std", "ema", "classes")},
+                "version": __version__,
+            }
+        )
+
+    def _layers(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        known = dict(self.subject.module.named_modules())
+        found = [name for word in wanted or self.subject.layers for name in expand(known, word)]
+        if not found:
+            raise BadInput(
+                f"model {self.spec!r}: no default layer was found; name one with --layers (see: loupe layers {self.spec})"
+            )
+        if "weights" not in self.subject.notes and not self.spec.startswith("torch:"):
+            self.notices.append("no --weights: the network is random, so its maps mean nothing; give a checkpoint")
+        else:
+            report = self.subject.notes.get("weights", {}).get("report", {})
+            if report.get("trusted") and "loaded" in report:
+                self.notices.append(f"weights: {report['loaded']} of {report['total']} from the file fit")
+        if not wanted:
+            self.notices.append(f"layer: {', '.join(found)} (default)")
+        return tuple(found)
+
+    def _question(self, ask: Mapping[str, Any], words: Sequence[str]) -> Any:
+        kind, classes = self.subject.kind, self.subject.classes
+        if kind != "detector" and (ask["threshold"] or ask["explain"] != "score"):
+            raise BadInput(f"--threshold and --explain are for detectors; {self.spec!r} is a {kind}")
+        if ask["each"] and kind in PLACED:
+            raise BadInput(
+                f"--each: {self.spec!r} is a {kind}, which is asked for boxes or regions; give --target alone"
+            )
+        if kind == "pose" and self.aug:
+            raise BadInput(
+                "--aug-smooth mirrors pictures, in which left joints are right ones; leave it out for a pose model"
+            )
+        asked = [] if ask["each"] else list(words)
+        if kind == "detector":
+            return boxes(asked, classes, value=ask["explain"], threshold=ask["threshold"])
+        by_kind: Mapping[str, Any] = {"segmenter": regions, "pose": surest}
+        return by_kind.get(kind, words_to_target)(asked, classes)
+
+    def _truth(self, words: Sequence[str], labels: str | None) -> Mapping[str, int]:
+        """The class index of every picture, from a list of "picture class" lines or from the folders' names."""
+        if not any(word.lower() in TRUTH for word in words):
+            return {}
+        if self.subject.kind == "pose":
+            raise BadInput(
+                f"--target truth: {self.spec!r} is a pose model; where joints truly are, loupe pose ig asks about"
+            )
+        classes = self.subject.classes
+        count = len(classes) or 10**9
+        if labels is None:
+            named_by = {name: file.resolve().parent.name for name, file in self.files.items()}
+        else:
+            known = _listed(Path(labels))
+            missing = [file.name for file in self.files.values() if file.name not in known]
+            if missing:
+                raise BadInput(f"--labels {labels}: no label for {missing[0]}; expected lines of 'picture class'")
+            named_by = {name: known[file.name] for name, file in self.files.items()}
+        return {name: class_index(label, classes, count) for name, label in named_by.items()}
+
+    def about(self) -> Mapping[str, Any]:
+        """See `runs.run.Work.about`."""
+        return self._about
+
+    def ids(self) -> Sequence[str]:
+        """See `runs.run.Work.ids`; the names of the pictures."""
+        return list(self.files)
+
+    def asked(self, id: str) -> Mapping[str, Any]:
+        """See `runs.run.Work.asked`; the class or joint that is asked of this picture alone, and its file's sha256."""
+        try:
+            self._sources[id] = sha256(self.files[id])
+        except OSError as error:
+            raise BadSample(f"{self.files[id]}: cannot be read ({error.strerror or error})") from error
+        return {"own": self.each.get(id, self.truth.get(id)), "source": self._sources[id]}
+
+    def do(self, ids: Sequence[str]) -> Iterator[tuple[str, Heatmaps | LoupeError]]:
+        """See `runs.run.Work.do`."""
+        images: dict[str, Any] = {}
+        for id in ids:
+            try:
+                images[id] = read(self.files[id])
+            except BadInput as error:
+                yield id, error
+        if images:
+            yield from self._explained(images)
+
+    def _explained(self, images: Mapping[str, Any]) -> Iterator[tuple[str, Heatmaps]]:
+        assert self.subject.prepare is not None
+        names = list(images)
+        batch = self.subject.prepare(list(images.values()), tuple(str(self.files[name]) for name in names))
+        if self.truth:
+            batch = replace(batch, truth={"label": torch.tensor([self.truth[name] for name in names])})
+        probe = self._for_each([self.each[name] for name in names]) if self.each else self.probe
+        options = dict(self.options)
+        if self.part and any("progress" in options_of(named(name)) for name in self.methods):
+            options["progress"] = self.part
+
+        def ask(asked: Probe, samples: Batch) -> Mapping[str, Maps]:
+            return cams(asked, samples, self.methods, **options)
+
+        if self.subject.kind in PLACED:
+            _, batch = probe.ask(batch)
+        found = aug_smooth(ask, probe, batch) if self.aug else ask(probe, batch)
+        if not self._layouts:
+            layers = {layer for maps in found.values() for layer in maps.maps}
+            self._layouts = layouts(probe.at(*sorted(layers)), batch.take([0]))
+        for i, name in enumerate(names):
+            yield name, self._recorded(Heatmaps.of(found, batch, i, self.subject.classes), probe, name)
+
+    def _recorded(self, heatmaps: Heatmaps, probe: Probe, name: str) -> Heatmaps:
+        used = {m: {o: v for o, v in self.options.items() if o in options_of(named(m))} for m in self.methods}
+        weights = self.subject.notes.get("weights", {})
+        return heatmaps.made(
+            model=self.subject.spec,
+            target=repr(probe.target),
+            weights=weights.get("path"),
+            weights_sha256=weights.get("sha256"),
+            layouts=self._layouts,
+            options=used,
+            source=self.files[name],
+            source_sha256=self._sources[name],
+            seed=self.options.get("seed", 0),
+            aug_smooth=self.aug,
+            weights_report=weights.get("report"),
+        )
+
+    def _for_each(self, words: Sequence[str]) -> Probe:
+        """The question with one class, or joint, a picture."""
+        classes = self.subject.classes
+        if self.subject.kind == "pose":
+            return replace(self.probe, target=Peaks(tuple(words), each=True, names=classes))
+        return replace(self.probe, target=Each(tuple(words), classes))
+
+
+def _listed(labels: Path) -> dict[str, str]:
+    """File name -> class, of lines of "picture class". Errors: BadInput for a list that cannot be read."""
+    try:
+        lines = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--labels {labels}: cannot be read ({error})") from error
+    known = {}
+    for line in lines:
+        name, _, word = line.replace("\t", " ").replace(",", " ").partition(" ")
+        known[Path(name).name] = word.strip()
+    return known
+
+
+def layouts(probe: Probe, batch: Batch) -> Mapping[str, Any]:
+    """The layout of each of the probe's layers, found with one forward that asks nothing."""
+
+    def nothing(_output: Any, asked: Batch) -> Scores:
+        return Scores(torch.zeros(1, asked.n), (asked.ids,))
+
+    return replace(probe, target=nothing)(batch, grad=False).layouts

@@ -1,0 +1,23 @@
+"""Results on disk: whole or absent, never pickle. Needs numpy, not torch."""
+
+from torchloupe.store.files import aside, held, never_over, safe_name, sha256, sweep, whole
+from torchloupe.store.records import Artifact, key, load, load_arrays, load_record, pair, plain, save, write_arrays
+
+__all__ = [
+    "Artifact",
+    "aside",
+    "held",
+    "key",
+    "load",
+    "load_arrays",
+    "load_record",
+    "never_over",
+    "pair",
+    "plain",
+    "safe_name",
+    "save",
+    "sha256",
+    "sweep",
+    "whole",
+    "write_arrays",
+]
