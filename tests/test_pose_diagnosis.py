@@ -967,7 +967,7 @@ def test_a_run_in_which_everything_fails_says_why(
 def test_bones_that_earlier_versions_kept_wrongly(
     tmp_path: Path, kept: list[list[int]], bones: list[tuple[int, int]]
 ) -> None:
-    Stream(tmp_path, "epe").open({"skeleton": {"joints": ["a", "b", "c"], "bones": kept}})
+    Stream(tmp_path, "epe").begin({"skeleton": {"joints": ["a", "b", "c"], "bones": kept}})
     assert pose_report.Run(tmp_path).bones() == bones
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchloupe import sources
 from torchloupe.axes import resize
-from torchloupe.errors import BadInput, LoupeError
+from torchloupe.errors import BadInput, BadSample, LoupeError
 from torchloupe.methods import indices, keypoints
 from torchloupe.methods.blur import (
     Curve,
@@ -483,11 +483,19 @@ def attribute(
     # only when all options were found right is anything written
     stream = Stream(root, "ig")
     about = {**study.record(), "attribution": how.record(), "maps": maps}
-    work = Asking(ids, partial(_attributed, study, how, probe, maps), about)
+    work = Asking(ids, partial(_blamed, partial(_attributed, study, how, probe, maps)), about)
     return run(work, stream, batch=batch, strict=strict, what="attribution")
 
 
 Made = Iterator[tuple[str, Artifact | LoupeError]]
+
+
+def _blamed(work: Callable[[Sequence[str]], Made], ids: Sequence[str]) -> Made:
+    """What work makes of a batch; whatever it cannot answer is some sample's fault."""
+    try:
+        yield from list(work(ids))
+    except LoupeError as error:
+        raise BadSample(str(error)) from error
 
 
 def _attributed(study: Study, how: Attribution, probe: Probe, maps: str, ids: Sequence[str]) -> Made:
@@ -634,7 +642,7 @@ def errors(
     stream = Stream(root, "epe")
     decoded = "codec" if how.decode else "peaks"
     about = {**study.record(), "flip": how.flip, "shift": how.shift, "quarter": how.quarter, "decoded": decoded}
-    work = Asking(ids, partial(_measured, study, how), about)
+    work = Asking(ids, partial(_blamed, partial(_measured, study, how)), about)
     return run(work, stream, batch=batch, strict=strict, what="errors")
 
 

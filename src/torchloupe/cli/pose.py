@@ -537,7 +537,7 @@ def depend(
     from torchloupe.store import whole
 
     study = subjects.study(overrides)
-    known = set(Run(output).ig.done())
+    known = set(Run(output).ig.ids())
     ids = [id for id in choice.of(study) if id in known]
     if not ids:
         raise BadInput(f"{output}: none of the chosen samples has a map; run `loupe pose ig` for them first")
@@ -613,7 +613,7 @@ def demo(
     from torchloupe.examples import figures
     from torchloupe.render.pose_report import columns, number, text_table
     from torchloupe.render.pose_report import report as write
-    from torchloupe.runs.progress import counted
+    from torchloupe.runs.progress import progress
     from torchloupe.sources.assemble import Options
     from torchloupe.sources.hrnet import experiment, network
 
@@ -626,8 +626,8 @@ def demo(
     if not weights["trained"].exists():
         torch.save(net.state_dict(), weights["random"])
         print(f"{steps} training steps on 2000 figures")
-        batches = counted(range(steps), "training")
-        figures.train(net, figures.rendered(2000, seed + 2), steps, seed, progress=lambda *_: next(batches))
+        with progress("training", steps) as bar:
+            figures.train(net, figures.rendered(2000, seed + 2), steps, seed, progress=lambda *_: bar.advance())
         torch.save(net.state_dict(), weights["trained"])
     for name, path in weights.items():
         study = diagnosis.study(config=experiment(config), data=data, options=Options(weights=path, device="cpu"))

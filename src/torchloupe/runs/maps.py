@@ -15,7 +15,8 @@ from torchloupe.kinds.maps import Heatmaps
 from torchloupe.methods.cam import cams
 from torchloupe.methods.registry import named, options_of
 from torchloupe.methods.smooth import aug_smooth
-from torchloupe.probe import Batch, Probe, expand
+from torchloupe.names import expand
+from torchloupe.probe import Batch, Probe
 from torchloupe.results import Maps, Scores
 from torchloupe.runs.run import Job
 from torchloupe.sources.images import read

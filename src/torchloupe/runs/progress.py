@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
-
-Thing = TypeVar("Thing")
+from typing import Any
 
 
 class Progress:
@@ -46,13 +44,3 @@ def progress(what: str, total: int) -> Iterator[Progress]:
     part = TextColumn("{task.fields[part]}")
     with Bar(*columns, TimeRemainingColumn(), part, console=Console(stderr=True), transient=True) as bar:
         yield Progress(bar, bar.add_task(what, total=total, part=""))
-
-
-def counted(things: Iterable[Thing], what: str, weights: Sequence[int] | None = None) -> Iterator[Thing]:
-    """The things, with progress over them; weights: how much each counts."""
-    things = list(things)
-    weights = weights or [1] * len(things)
-    with progress(what, sum(weights)) as bar:
-        for thing, weight in zip(things, weights, strict=True):
-            yield thing
-            bar.advance(weight)

@@ -84,6 +84,10 @@ def unwritable(error: OSError, folder: Path) -> LoupeError:
             f"{folder}: the disk is full; nothing was written that is not whole. Free some space and run the same command "
             "again, or give another folder"
         )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return BadInput(
+            f"{folder}: cannot be made a folder for results, since a file stands there; give another folder"
+        )
     return BadInput(f"{folder}: cannot write here ({error.strerror or error}); give another folder")
 
 
