@@ -18,8 +18,9 @@ from torchloupe.errors import BadInput
 from torchloupe.methods.indices import bootstrap
 from torchloupe.probe import Batch, Subject
 from torchloupe.render import pose_report
-from torchloupe.store.stream import Stream
 from torchloupe.sources.poses import COCO_BODY, Crop, Person, PoseData, frame
+from torchloupe.store import Artifact
+from torchloupe.store.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +124,9 @@ def test_people_who_cannot_be_told_apart_are_refused(runs: Path, tmp_path: Path)
         bare[name] = tmp_path / name
         kept, stream = Stream(runs / name, "epe"), Stream(tmp_path / name, "epe")
         stream.begin(kept.settings())
-        for id in kept.done():
-            stream.write(id, {key: v for key, v in kept.read(id).items() if key not in ("person", "extent", "centre")})
+        for id in kept.ids():
+            arrays = {key: v for key, v in kept.arrays(id).items() if key not in ("person", "extent", "centre")}
+            stream.write(id, Artifact(arrays, {}), {})
     with pytest.raises(BadInput, match="are of different boxes, and their people cannot be told apart"):
         diagnosis.compare(list(bare.values()))
     count, found = diagnosis.compare([runs / "annotated", bare["annotated"]])
@@ -139,8 +141,8 @@ def test_no_interval_of_no_width(runs: Path, tmp_path: Path, capsys: pytest.Capt
         assert np.isnan(found.high)
         assert found.mean == pytest.approx(np.nanmean(values))
     kept, few = Stream(runs / "annotated", "epe"), Stream(tmp_path / "few", "epe")
-    few.open(kept.settings())
-    few.write("3", {**kept.read("3"), "predicted": kept.read("3")["predicted"] + 1})
+    few.begin(kept.settings())
+    few.write("3", Artifact({**kept.arrays("3"), "predicted": kept.arrays("3")["predicted"] + 1}, {}), {})
     words = ["pose", "compare", str(runs / "annotated"), str(tmp_path / "few"), "--save", str(tmp_path / "c.json")]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -214,9 +216,10 @@ def test_errors_of_crops_of_other_sizes_are_in_pixels_of_the_first(runs: Path, t
     kept = Stream(runs / "annotated", "epe")
     stream = Stream(tmp_path, "epe")
     stream.begin({**kept.settings(), "crop": {**kept.settings()["crop"], "size": list(wide.crop.size)}})
-    for id in kept.done():
-        values = kept.read(id)
-        stream.write(id, values | {"predicted": values["predicted"] * 2, "true": values["true"] * 2})
+    for id in kept.ids():
+        values = kept.arrays(id)
+        doubled = values | {"predicted": values["predicted"] * 2, "true": values["true"] * 2}
+        stream.write(id, Artifact(doubled, {}), {})
     _, found = diagnosis.compare([runs / "annotated", tmp_path])
     for row in found:
         assert row.means[1] == pytest.approx(row.means[0])

@@ -491,8 +491,7 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
 
     from torchloupe import diagnosis
     from torchloupe.render.pose_report import number, text_table
-    from torchloupe.store import whole
-    from torchloupe.store import plain
+    from torchloupe.store import plain, whole
 
     count, found = diagnosis.compare(runs, seed)
     rows = []

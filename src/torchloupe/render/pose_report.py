@@ -23,9 +23,9 @@ from torchloupe.render import pose
 from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
 from torchloupe.render.style import Style
 from torchloupe.render.template import address, filled
+from torchloupe.sources.poses import affine, moved
 from torchloupe.store import whole
 from torchloupe.store.stream import Stream
-from torchloupe.sources.poses import affine, moved
 
 Array = NDArray[Any]
 FIGURES = ("DI", "FI", "LI")
