@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 from gait_fixtures import SMALL, write_config, write_walkers
 from gait_models import MODELS, gaitgraph, gaittr
+from PIL import Image
 from test_gait_networks import SEED_TABLE
 
 import torchloupe as loupe
@@ -143,15 +145,44 @@ def test_the_probe_itself_is_told_and_left_out(configs, trees):
 
 
 def test_a_copy_under_another_name_is_the_probe_itself(configs, tmp_path):
+    """Another name of the folder, of the file, another pickle of the same numbers, and the same frames as pictures."""
     write_tree(tmp_path / "Gallery", [0, 1], ("nm-01",), ("090",), frames=5)
-    copy = tmp_path / "Probe" / "000" / "nm-09" / "090"
-    copy.mkdir(parents=True)
-    (copy / "090.pkl").write_bytes((tmp_path / "Gallery/000/nm-01/090/090.pkl").read_bytes())
+    held = (tmp_path / "Gallery/000/nm-01/090/090.pkl").read_bytes()
+    for kind in ("copy", "renamed", "repickled", "pictures"):
+        place = tmp_path / kind / "000" / "nm-09" / "090"
+        place.mkdir(parents=True)
+        array = pickle.loads(held)
+        if kind == "pictures":
+            for i, frame in enumerate(array):
+                Image.fromarray(frame).save(place / f"{i}.png")
+        elif kind == "repickled":
+            (place / "090.pkl").write_bytes(pickle.dumps(list(array), protocol=2))
+        else:
+            (place / ("090.pkl" if kind == "copy" else "walk.pkl")).write_bytes(held)
+    made = subject_of(configs, "gaitset")
+    gallery = embed_gallery(made, sequences(tmp_path / "Gallery"), cache=tmp_path / "cache")
+    again = embed_gallery(made, sequences(tmp_path / "Gallery"), cache=tmp_path / "cache")
+    for kind in ("copy", "renamed", "repickled", "pictures"):
+        (probe,) = sequences(tmp_path / kind)
+        with pytest.warns(LoupeWarning, match=r"000-nm-09-090 is the same data as 000-nm-01-090 \(distance 0\)"):
+            found = explain_walk(made, probe, Nearest(again if kind == "renamed" else gallery))
+        assert found.answers == ("001-nm-01-090",)
+        with pytest.raises(BadSample, match="000-nm-09-090 is the same data as 000-nm-01-090: distance 0, nothing to"):
+            explain_walk(made, probe, Pair(gallery, name="000-nm-01-090"))
+
+
+def test_an_answer_at_distance_0_is_told(configs, tmp_path):
+    """Other data, but the same set of frames: a GaitSet cannot tell them apart."""
+    write_tree(tmp_path / "Gallery", [0, 1], ("nm-01",), ("090",), frames=5)
+    place = tmp_path / "Probe" / "000" / "nm-09" / "090"
+    place.mkdir(parents=True)
+    array = pickle.loads((tmp_path / "Gallery/000/nm-01/090/090.pkl").read_bytes())
+    (place / "090.pkl").write_bytes(pickle.dumps(array[::-1].copy()))
     made = subject_of(configs, "gaitset")
     gallery = embed_gallery(made, sequences(tmp_path / "Gallery"))
-    with pytest.warns(LoupeWarning, match=r"000-nm-09-090 is itself in the gallery \(as 000-nm-01-090\)"):
+    with pytest.warns(LoupeWarning, match="000-nm-09-090: its distance to 000-nm-01-090 is 0: the model cannot tell"):
         found = explain_walk(made, sequences(tmp_path / "Probe")[0], Nearest(gallery))
-    assert found.answers == ("001-nm-01-090",)
+    assert found.answers == ("000-nm-01-090",)
 
 
 def test_a_gallery_is_embedded_once_and_found_by_model_and_data(configs, trees, tmp_path):
@@ -341,6 +372,15 @@ def test_layers_and_subjects_that_no_map_can_be_made_of_are_said(configs, trees)
             ask(other, [walk])
         with pytest.raises(BadInput, match=r"cannot read walks"):
             ask(replace(made, prepare=None), [walk])
+    for name, message in (
+        ("set_blok1", "no layer 'set_blok1'"),
+        ("no*thing", "no layer fits"),
+        ("Bn#9", "did not run"),
+    ):
+        with pytest.raises(BadInput, match=f"{message}.*loupe gait layers"):
+            explain_walk(made, walk, Nearest(gallery), pick_layers(made, [name]))
+    with pytest.raises(BadInput, match="no layer 'nothing' in this model.*`loupe gait layers`"):
+        explain_walk(made, walk, Nearest(gallery), ["nothing"])
     with pytest.raises(BadInput, match="layer 'joints' cannot be drawn: its nodes are pairs"):
         undrawn = torch.nn.Module()
         undrawn.joints = torch.nn.Identity()

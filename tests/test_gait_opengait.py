@@ -9,7 +9,7 @@ import torch
 import yaml
 from gait_fixtures import SMALL, write_config, write_walkers
 from gait_formula import SHARED, needs_reference, reference
-from gait_models import MODELS, gaittr
+from gait_models import MODELS, gaitgraph, gaittr
 
 import torchloupe as loupe
 from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile
@@ -174,6 +174,55 @@ def test_transforms(kind, array, want, tmp_path):
     np.testing.assert_allclose(transformed(array, {"type": kind, "img_w": 64}, tmp_path), want(array))
 
 
+@pytest.mark.parametrize(
+    ("transform", "array", "want"),
+    [
+        ({"type": "BaseSilCuttingTransform", "divsor": 1.0}, grey(2, 64, 64, top=1), lambda a: a[..., 10:54]),
+        ({"type": "BaseSilTransform", "divsor": 1.0}, grey(2, 64, 44, top=1).astype(bool), lambda a: a * 1.0),
+        ({"type": "BaseSilTransform", "divsor": 1}, grey(2, 64, 44) / 255, lambda a: a),
+        ({"type": "BaseSilTransform", "divsor": 1.0}, grey(2, 64, 44), lambda a: a),
+        ({"type": "RatioHW"}, grey(3, 2) + 1, lambda a: a[:, 1] / a[:, 0]),
+        ({"type": "Rearrange", "source": "t h w c", "destination": "t c h w"}, grey(2, 5, 4, 3), lambda a: a.transpose(0, 3, 1, 2)),
+        ({"type": "SelectSequenceCenter", "sequence_length": 4}, grey(9, 17, 3), lambda a: a[2:6]),
+        ({"type": "SelectSequenceCenter", "sequence_length": 4}, grey(8, 17, 3), lambda a: a[2:6]),
+        ({"type": "SelectSequenceCenter", "sequence_length": 5}, grey(8, 17, 3), lambda a: a[1:6]),
+        ({"type": "SelectSequenceCenter"}, grey(10, 17, 3), lambda a: a),
+    ],
+)  # fmt: skip
+def test_transforms_with_options(transform, array, want, tmp_path):
+    made = transformed(array, transform, tmp_path)
+    np.testing.assert_allclose(made, want(array))
+    assert made.dtype.kind in "uif"
+
+
+@pytest.mark.parametrize(
+    ("transform", "array", "message"),
+    [
+        ({"type": "SelectSequenceCenter", "sequence_length": 6}, grey(5, 17, 3), "5 frames; .* sequence_length 6"),
+        ({"type": "BaseSilTransform", "divsor": 2.0}, grey(2, 64, 44, top=1), "values 0 to 1; expected grey values 0 to 255"),
+        ({"type": "BaseSilTransform", "divsor": 0}, grey(2, 64, 44), "divsor 0; expected a number above 0"),
+        ({"type": "BaseSilTransform", "divsor": "x"}, grey(2, 64, 44), "divsor 'x'; expected a number above 0"),
+        ({"type": "PointCloudsTransform"}, grey(2, 5, 3), "point clouds are not read"),
+        ({"type": "RandomRotate"}, grey(2, 64, 44), "RandomRotate .*by chance; .*evaluator"),
+    ],
+)  # fmt: skip
+def test_transforms_that_do_not_fit_are_said(transform, array, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        transformed(array, transform, tmp_path / "x.pkl")
+
+
+def test_a_centre_crop_of_poses_crops_what_is_drawn_too(tmp_path):
+    model = gaitgraph("GaitGraph1", "coco", [3, 8, 8], [8, 8], 4, 6)
+    steps = [{"type": "SelectSequenceCenter", "sequence_length": 4}, {"type": "GaitGraph1Input"}]
+    sampler = {"sample_type": "fixed_ordered", "frames_num_fixed": 10}
+    blocks = {"evaluator_cfg": {"sampler": sampler, "transform": [{"type": "Compose", "trf_cfg": steps}]}}
+    file = write_config(tmp_path, "g1", model, **blocks)
+    pose = np.random.default_rng(0).random((20, 17, 3)) + 0.1
+    batch = prepare(walk_of(tmp_path / "data", a=pose), read_config(file))
+    np.testing.assert_allclose(batch.x[0, ..., 0].numpy(), pose[8:12].transpose(2, 0, 1), rtol=1e-6)
+    np.testing.assert_allclose(batch.truth["pose"][0].numpy(), pose[8:12], rtol=1e-6)
+
+
 def test_transforms_of_colour_empty_joints_and_chains(tmp_path):
     rgb = grey(2, 3, 4, 4)
     centre = np.array([0.485, 0.456, 0.406]) * 255
@@ -211,6 +260,18 @@ def gaitset(tmp_path) -> Path:
         ({"a": grey(3, 64, 64), "b": grey(3, 64, 64)}, "2 modalities, but the config names 1 transforms"),
         ({"a": grey(64, 64)}, r"shape \(64, 64\); BaseSilCuttingTransform takes silhouettes"),
         ({"a": grey(3, 2, 64, 64)}, "2 channels a frame; GaitSet by this config takes 1"),
+        (
+            {"a": grey(3, 64, 64, 3)},
+            r"colour pictures, shape \(3, 64, 64, 3\); GaitSet by this config takes silhouettes",
+        ),
+        (
+            {"a": grey(3, 3, 64, 64)},
+            r"colour pictures, shape \(3, 3, 64, 64\); GaitSet by this config takes silhouettes",
+        ),
+        (
+            {"a": grey(3, 64, 44, 1)},
+            r"shape \(3, 64, 44, 1\); GaitSet by this config takes silhouettes \(t, h, w\), without the last axis",
+        ),
     ],
 )
 def test_data_that_does_not_fit_is_one_clear_line(tmp_path, gaitset, arrays, message):
@@ -430,7 +491,7 @@ def test_maps_and_silhouettes_that_are_not_two_and_arrays_that_hold_nothing_are_
         prepare(walk_of(tmp_path / "none", a=grey(3, 0, 64)), read_config(file))
     blocks = {"evaluator_cfg": {"transform": [{"type": "BaseSilCuttingTransform", "divsor": "many"}]}}
     file.write_text(yaml.safe_dump({"model_cfg": SMALL["gaitset"], **blocks}))
-    with pytest.raises(BadInput, match=r"a\.pkl: transform BaseSilCuttingTransform with \{'divsor': 'many'\} failed"):
+    with pytest.raises(BadInput, match=r"a\.pkl: BaseSilCuttingTransform with divsor 'many'; expected a number"):
         prepare(walk_of(tmp_path / "w", a=grey(3, 64, 64)), read_config(file))
     file.write_text(
         yaml.safe_dump({"model_cfg": SMALL["gaitset"], "evaluator_cfg": {"transform": [{"type": "NoOperation"}]}})

@@ -70,6 +70,27 @@ def test_what_is_no_array_is_said(tmp_path, value, message):
         read_pickle(file)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([np.ones((64, 40 + i), np.uint8) for i in range(9)], r"frames of 9 different shapes \(64 x 40, 64 x 41, 64 x 42 \.\.\.\); expected"),
+        ([np.ones((64, 44), np.uint8), np.ones((64, 44, 3), np.uint8)], r"frames of 2 different shapes \(64 x 44, 64 x 44 x 3\)"),
+        ([np.ones((90 + i, 3)) for i in range(4)], r"4 point clouds of different length; point clouds are not read"),
+        ([np.ones((5, 4)), np.ones((7, 4))], "point clouds are not read"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [list, tuple, "object"])
+def test_uneven_frames_and_clouds_are_told_apart(tmp_path, value, message, kind):
+    if kind == "object":
+        held = np.empty(len(value), object)
+        held[:] = value
+    else:
+        held = kind(value)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(held))
+    with pytest.raises(BadInput, match=message):
+        read_pickle(tmp_path / "x.pkl")
+
+
 def test_damaged_and_absent_files(tmp_path):
     file = tmp_path / "x.pkl"
     file.write_bytes(pickle.dumps(np.zeros(100))[:50])
@@ -122,6 +143,87 @@ def test_pictures_are_normalised_and_empty_ones_left_out(tmp_path):
     assert abs(columns.mean() - 31.5) <= 1
     assert frames[0].max(1).min() > 127
     assert abs(frames[0].astype(int) - frames[1]).mean() < 12
+
+
+def cubic(distance: float) -> float:
+    """Keys' kernel with a = -0.75."""
+    d, a = abs(distance), -0.75
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
+def stretched(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Bicubic over the four nearest pixels, edges repeated, nothing smoothed before; rounded."""
+
+    def matrix(size: int, old: int) -> np.ndarray:
+        found = np.zeros((size, old))
+        for i in range(size):
+            place = (i + 0.5) * old / size - 0.5
+            for k in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+                found[i, min(max(k, 0), old - 1)] += cubic(place - k)
+        return found
+
+    made = matrix(rows, picture.shape[0]) @ picture.astype(float) @ matrix(columns, picture.shape[1]).T
+    return np.clip(np.rint(made), 0, 255)
+
+
+def stored(picture: np.ndarray, size: int, resize) -> np.ndarray:
+    """A silhouette by the recipe of gait data sets, one pixel after the other."""
+    inside = [y for y in range(picture.shape[0]) if picture[y].any()]
+    cut = picture[inside[0] : inside[-1] + 1]
+    made = resize(cut, size, int(size * (cut.shape[1] / cut.shape[0])))
+    total, mass, middle = made.sum(dtype=float), 0.0, 0
+    for x in range(made.shape[1]):
+        mass += made[:, x].sum(dtype=float)
+        if mass > total / 2:
+            middle = x
+            break
+    cell = np.zeros((size, size))
+    for x in range(size):
+        place = middle - size // 2 + x
+        if 0 <= place < made.shape[1]:
+            cell[:, x] = made[:, place]
+    return cell
+
+
+def someone(rows: int, columns: int, seed: int) -> np.ndarray:
+    """A person of `rows` rows: ragged, grey at the edge, not in the middle."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:rows, :columns]
+    middle = columns * (0.5 + 0.1 * np.sin(y / rows * 5 + seed))
+    width = rows * (0.12 + 0.08 * np.sin(y / rows * 9) ** 2) + rng.integers(0, 2, (rows, 1))
+    return np.clip((width - abs(x - middle)) * 90, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(512, 700), (300, 211), (137, 150), (65, 60), (40, 55), (64, 200)])
+@pytest.mark.parametrize("size", [64, 128])
+def test_silhouettes_are_shrunk_as_gait_data_sets_are(rows, columns, size):
+    picture = np.pad(someone(rows, columns, rows), ((7, 3), (0, 0)))
+    found = centred(picture, size)
+    want = stored(picture, size, stretched)
+    assert found.shape == (size, size)
+    # torch's sums are in single precision, which may round a half the other way
+    assert abs(found - want).max() <= 1
+    assert (found != want).mean() < 0.001
+    cv2 = pytest.importorskip("cv2")
+    other = stored(picture, size, lambda cut, h, w: cv2.resize(cut, (w, h), interpolation=cv2.INTER_CUBIC))
+    assert abs(found - other).max() <= 1
+    assert (found != other).mean() < 0.005
+
+
+def test_a_median_between_two_columns_and_a_person_in_the_first_column(tmp_path):
+    picture = np.zeros((64, 64), np.uint8)
+    picture[:, 20:24] = 255  # half of the mass lies left of column 22, not more: the middle is column 22
+    assert np.flatnonzero(centred(picture).any(0)).tolist() == [30, 31, 32, 33]
+    Image.fromarray(someone(200, 90, 1)).save(tmp_path / "0.png")
+    for i, width in ((1, 1), (2, 3)):  # nothing is left of a thin line, and a wide one has no column before its middle
+        picture = np.zeros((200, 90), np.uint8)
+        picture[:, :width] = 255
+        assert centred(picture) is None
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    with pytest.warns(LoupeWarning, match="2 of 3 frames show nobody"):
+        assert len(sequences(tmp_path)[0].read()[0]) == 1
 
 
 def test_pictures_of_the_right_size_are_taken_as_they_are(tmp_path):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageSequence
 
 from torchloupe.errors import BadInput, BadSample, LoupeWarning, need
@@ -110,19 +111,27 @@ def read_pickle(file: str | Path) -> np.ndarray:
     """
     path = Path(file)
     found = load_pickle_arrays(path)
-    if isinstance(found, (list, tuple)) and all(isinstance(part, np.ndarray) for part in found):
-        shapes = {part.shape for part in found}
+    rows = list(found) if isinstance(found, (list, tuple)) or getattr(found, "dtype", None) == object else []
+    if isinstance(found, (list, tuple)) and not found:
+        found = np.zeros((0,))
+    if rows and all(isinstance(part, np.ndarray) for part in rows):
+        shapes = list(dict.fromkeys(part.shape for part in rows))
         if len(shapes) > 1:
-            raise BadInput(
-                f"{path}: a list of arrays of {len(shapes)} different shapes (point clouds are not read); "
-                f"expected one array, time first"
-            )
-        found = np.stack(found) if found else np.zeros((0,))
+            raise BadInput(f"{path}: {_uneven(shapes, len(rows))}")
+        found = np.stack(rows)
     if not isinstance(found, np.ndarray) or found.ndim == 0:
         raise BadInput(f"{path}: holds {type(found).__name__}; expected a numpy array, time first")
     if found.dtype.kind not in "buif":
         raise BadInput(f"{path}: dtype {found.dtype}; expected numbers (uint8 silhouettes, float poses)")
     return found
+
+
+def _uneven(shapes: list[tuple[int, ...]], count: int) -> str:
+    """What frames of these different shapes are."""
+    if all(len(shape) == 2 and shape[1] in (3, 4) for shape in shapes):
+        return f"{count} point clouds of different length; point clouds are not read, expected one array, time first"
+    told = ", ".join(" x ".join(map(str, shape)) for shape in shapes[:3]) + (" ..." if len(shapes) > 3 else "")
+    return f"frames of {len(shapes)} different shapes ({told}); expected all frames of one shape"
 
 
 def _grey(picture: Image.Image) -> np.ndarray:
@@ -163,7 +172,8 @@ def _silhouettes(frames: list[np.ndarray], size: int, file: Path) -> np.ndarray:
         if len({frame.shape for frame in frames}) > 1:
             raise BadInput(f"{file.parent}: frames of different widths; expected {size} x {size}")
         return np.stack(frames)
-    kept = [centred(frame, size) for frame in frames if frame.sum(dtype=np.int64) > FAINT]
+    shown = (centred(frame, size) for frame in frames if frame.sum(dtype=np.int64) > FAINT)
+    kept = [frame for frame in shown if frame is not None]
     if not kept and max(int(frame.max()) for frame in frames) == 1:
         raise BadInput(f"{file}: values 0 to 1; expected grey values 0 to 255 (multiply by 255)")
     if not kept:
@@ -176,13 +186,22 @@ def _silhouettes(frames: list[np.ndarray], size: int, file: Path) -> np.ndarray:
     return np.stack(kept)
 
 
-def centred(frame: np.ndarray, size: int = 64) -> np.ndarray:
-    """A silhouette (h, w) uint8 as OpenGait stores it: (size, size), height filled, median of mass in the middle."""
+def centred(frame: np.ndarray, size: int = 64) -> np.ndarray | None:
+    """A silhouette (h, w) uint8 as OpenGait stores it: (size, size), height filled, median of mass in the middle.
+
+    Rows without the person are cut; width by the same factor as height, rounded down; bicubic over the nearest 4 x 4
+    pixels (Keys' kernel, a = -0.75), not smoothed before, rounded. None where more than half of the mass is in the first
+    column or nothing is left of it, as OpenGait leaves such frames out.
+    Source: Keys 1981, Cubic convolution interpolation, IEEE TASSP, doi:10.1109/TASSP.1981.1163711.
+    """
     rows = np.flatnonzero(frame.sum(1, dtype=np.int64))
-    person = frame[rows[0] : rows[-1] + 1]
-    width = max(1, round(person.shape[1] * size / person.shape[0]))
-    scaled = np.asarray(Image.fromarray(person).resize((width, size), Image.Resampling.BICUBIC))
+    person = torch.from_numpy(frame[rows[0] : rows[-1] + 1].astype(np.float32))[None, None]
+    width = max(1, int(size * (person.shape[3] / person.shape[2])))
+    grown = torch.nn.functional.interpolate(person, (size, width), mode="bicubic", align_corners=False, antialias=False)
+    scaled = grown[0, 0].round().clamp(0, 255).numpy().astype(np.uint8)
     mass = scaled.sum(0, dtype=np.int64).cumsum()
-    middle = int(np.searchsorted(mass, mass[-1] / 2))
+    middle = int(np.searchsorted(2 * mass, mass[-1], side="right"))
+    if not 0 < middle < width:
+        return None
     padded = np.pad(scaled, ((0, 0), (size, size)))
     return padded[:, middle + size - size // 2 : middle + size + size // 2]

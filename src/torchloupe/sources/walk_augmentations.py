@@ -271,9 +271,10 @@ def _mirror_joints(pose: np.ndarray, probability: float = 0.5, joint_format: str
 
 
 def _window(pose: np.ndarray, sequence_length: int = 10, middle: bool = False) -> tuple[np.ndarray, str]:
-    if len(pose) <= sequence_length:
-        raise BadInput(f"{len(pose)} frames; expected more than sequence_length {sequence_length}")
     room = len(pose) - sequence_length
+    if room < (0 if middle else 1):
+        least = "at least" if middle else "more than"
+        raise BadInput(f"{len(pose)} frames; expected {least} sequence_length {sequence_length}")
     start = room // 2 if middle else int(np.random.randint(room))
     return pose[start : start + sequence_length], f"frames {start} to {start + sequence_length - 1}"
 

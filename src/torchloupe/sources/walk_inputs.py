@@ -18,6 +18,7 @@ from torchloupe.networks.gait.skeletons import joints_velocity_bones, positions_
 from torchloupe.probe import Batch
 from torchloupe.sources.opengait_config import Config, channels_of, steps_of
 from torchloupe.sources.sequences import Walk
+from torchloupe.sources.walk_augmentations import DRAWN, taken
 from torchloupe.targets.retrieval import METRICS
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -66,10 +67,14 @@ def prepare(walk: Walk, config: Config, module: nn.Module | None = None) -> Batc
     own = next((i for i, array in enumerate(arrays) if array.ndim >= 3), 0)
     first = arrays[own]
     if config.model in POSES:
-        return _poses(first, raw[0], walk, config)
+        # what is drawn is cropped as what the model sees
+        crops = [step for step in steps_of(config.transforms[0]) if step["type"] == "SelectSequenceCenter"]
+        drawn = transformed(raw[0], {"type": "Compose", "trf_cfg": crops}, walk.files[0])
+        return _poses(first, drawn, walk, config)
     if config.model == "SkeletonGaitPP":
         first = _maps_and_silhouettes(arrays, walk)
     x = torch.from_numpy(np.ascontiguousarray(first, dtype=np.float32))[None]
+    _check_colour(x, raw[own], walk, config)
     if config.model in NETWORKS and x.dim() == 5 and x.shape[2] == channels_of(config) == 1:
         x = x[:, :, 0]
     if x.dim() not in (4, 5):
@@ -167,12 +172,12 @@ def transformed(array: np.ndarray, transform: Mapping[str, Any], file: Path) -> 
             array = transformed(array, part, file)
         return array
     if kind not in TRANSFORMS:
-        raise BadInput(_unknown(kind))
+        raise BadInput(f"{file}: {_unknown(kind)}")
     wanted, make = TRANSFORMS[kind]
     if wanted == "pose" and (array.ndim != 3 or array.shape[-1] < 3):
         raise BadInput(f"{file}: shape {array.shape}; {kind} takes poses (t, joints, 3) of x, y, score")
     if wanted == "silhouette":
-        _check_grey(array, file, kind)
+        _check_grey(array, file, kind, transform.get("divsor", 255.0))
     if wanted == "pose":
         _check_empty(array, file)
     options = {key: value for key, value in transform.items() if key != "type"}
@@ -185,15 +190,22 @@ def transformed(array: np.ndarray, transform: Mapping[str, Any], file: Path) -> 
 
 
 def _unknown(kind: str) -> str:
+    if kind == "PointCloudsTransform":
+        return f"transform {kind}: point clouds are not read"
+    if kind in DRAWN or kind == "DA4GaitSSB":
+        return f"transform {kind} changes walks by chance; an evaluator's transforms must not"
     return f"transform {kind!r} is not known.{nearest(kind, TRANSFORMS)} Known: {', '.join(TRANSFORMS)}."
 
 
-def _check_grey(array: np.ndarray, file: Path, kind: str) -> None:
+def _check_grey(array: np.ndarray, file: Path, kind: str, divisor: Any) -> None:
+    """divisor: what white is divided by; masks of 0 and 1 are right where it is 1, and a mistake where it is more."""
+    if not isinstance(divisor, (int, float)) or not divisor > 0:
+        raise BadInput(f"{file}: {kind} with divsor {divisor!r}; expected a number above 0")
     if array.ndim < 3:
         raise BadInput(f"{file}: shape {array.shape}; {kind} takes silhouettes (t, h, w)")
-    if array.dtype.kind == "b" or (array.size and 0 < array.max() <= 1):
+    if divisor > 1 and (array.dtype.kind == "b" or (array.size and 0 < array.max() <= 1)):
         raise BadInput(
-            f"{file}: dtype {array.dtype} with values 0 to 1; expected grey values 0 to 255 (multiply by 255)"
+            f"{file}: dtype {array.dtype} with values 0 to 1; expected grey values 0 to 255 (multiply by 255, or set divsor to 1)"
         )
     if array.min() < 0 or array.max() > 255:
         raise BadInput(
@@ -272,6 +284,9 @@ TRANSFORMS: Mapping[str, tuple[str, Callable[..., np.ndarray]]] = {
     "GaitGraph_MultiInput": ("pose", _three),
     "GaitTRMultiInput": ("pose", _ten),
     "MSGGTransform": ("pose", _twelve),
+    "SelectSequenceCenter": ("any", lambda array, **options: taken("SelectSequenceCenter", array, options)[0]),
+    "RatioHW": ("any", lambda array, **_: taken("RatioHW", array, {})[0]),
+    "Rearrange": ("any", lambda array, **options: taken("Rearrange", array, options)[0]),
     "SkeletonInput": ("any", lambda pose, **_: pose.transpose(0, 2, 1)[..., None]),
 }
 
@@ -304,6 +319,18 @@ def _maps_and_silhouettes(arrays: Sequence[np.ndarray], walk: Walk) -> np.ndarra
     width = 44 if parts[0].shape[-2] == 64 else min(part.shape[-1] for part in parts)
     sides = [(part.shape[-1] - width) // 2 for part in parts]
     return np.concatenate([part[..., side : side + width] for part, side in zip(parts, sides, strict=True)], 1)
+
+
+def _check_colour(x: Tensor, raw: np.ndarray, walk: Walk, config: Config) -> None:
+    """Errors: BadInput for coloured pictures, or an axis too many, where our network takes silhouettes."""
+    if config.model not in NETWORKS or channels_of(config) != 1 or raw.ndim != 4 or x.dim() != 5:
+        return
+    file, shape = walk.files[0], tuple(raw.shape)
+    takes = f"{config.model} by this config takes silhouettes (t, h, w)"
+    if shape[-1] == 3 or shape[1] == 3:
+        raise BadInput(f"{file}: colour pictures, shape {shape}; {takes}")
+    if shape[-1] == 1 and shape[1] != 1:
+        raise BadInput(f"{file}: shape {shape}; {takes}, without the last axis")
 
 
 def _check_picture(x: Tensor, raw: np.ndarray, walk: Walk, config: Config, module: nn.Module | None) -> None:
