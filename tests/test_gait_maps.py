@@ -379,7 +379,7 @@ def test_layers_and_subjects_that_no_map_can_be_made_of_are_said(configs, trees)
     ):
         with pytest.raises(BadInput, match=f"{message}.*loupe gait layers"):
             explain_walk(made, walk, Nearest(gallery), pick_layers(made, [name]))
-    with pytest.raises(BadInput, match="no layer 'nothing' in this model.*`loupe gait layers`"):
+    with pytest.raises(BadInput, match="no layer 'nothing' in this model.*`loupe gait layers -c"):
         explain_walk(made, walk, Nearest(gallery), ["nothing"])
     with pytest.raises(BadInput, match="layer 'joints' cannot be drawn: its nodes are pairs"):
         undrawn = torch.nn.Module()

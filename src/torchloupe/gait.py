@@ -28,10 +28,12 @@ from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, place_of
 from torchloupe.sources.sequences import Walk
 from torchloupe.taps import restored
-from torchloupe.targets.retrieval import Gallery, Retrieval
+from torchloupe.targets.retrieval import Gallery, Pair, Retrieval
 from torchloupe.trace import find_layout, tracing
 
 RUNNERS_UP = 5
+# of the length of an embedding: nearer is as near as the same data comes in single precision
+NO_DISTANCE = 1e-6
 
 
 def embed_gallery(
@@ -51,7 +53,7 @@ def embed_gallery(
     """
     config, prepare = config_of(subject), _reader(subject)
     digests: dict[str, str] = {}
-    rows, kept = [], []
+    rows, kept, contents = [], [], []
     lost: list[str] = []
     for walk in walks:
         with _left_out(lost, strict):
@@ -70,13 +72,15 @@ def embed_gallery(
     with restored(subject.module), torch.no_grad():
         for done, walk in enumerate(readable, 1):
             with _left_out(lost, strict):
-                row = subject.output(prepare(walk))[0].float().cpu()
+                batch = prepare(walk)
+                row = subject.output(batch)[0].float().cpu()
                 if not torch.isfinite(row).all():
                     raise BadInput(
                         f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights and the transforms"
                     )
                 rows.append(row)
                 kept.append(walk)
+                contents.append(content(batch))
             tell(done, len(readable))
     if not rows:
         raise BadInput(f"gallery: none of {len(walks)} sequences could be embedded; the last: {lost[-1]}")
@@ -86,11 +90,21 @@ def embed_gallery(
         tuple(walk.identity for walk in kept),
         metric or config.metric,
         key,
-        tuple(digests[walk.name] for walk in kept),
+        tuple(contents),
     )
     if file is not None:
         _write(file, made)
     return made
+
+
+def content(batch: Batch) -> str:
+    """sha256 over what the model is fed, whatever files it came from."""
+    state = hashlib.sha256()
+    inputs = {"x": batch.x, **{key: value for key, value in batch.extra.items() if isinstance(value, Tensor)}}
+    for name, value in sorted(inputs.items()):
+        state.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        state.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
 
 
 def _reader(subject: Subject) -> Callable[..., Batch]:
@@ -120,12 +134,14 @@ def _key(model: str, digests: Mapping[str, str]) -> str:
 
 
 def _cached(file: Path) -> Gallery | None:
-    """The gallery as it was kept; None where the file is damaged, so that it is made anew."""
+    """The gallery as it was kept; None where it is damaged, or of a version that knew files only: it is made anew."""
     try:
         held = store.load_arrays(file)
     except LoupeError:
         return None
-    names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "digests"))
+    if "contents" not in held:
+        return None
+    names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "contents"))
     return Gallery(
         torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"].reshape(-1)[0]), digests
     )
@@ -136,7 +152,7 @@ def _write(file: Path, gallery: Gallery) -> None:
         "embeddings": gallery.embeddings.numpy(),
         "names": np.array(gallery.names),
         "identities": np.array(gallery.identities),
-        "digests": np.array(gallery.digests),
+        "contents": np.array(gallery.digests),
         "digest": np.array(gallery.digest),
     }
     store.save(file.parent, file.stem, arrays, {"kind": "gait gallery", "items": len(gallery.names)})
@@ -185,12 +201,16 @@ def explain_walk(
         batch = prepare(walk)
     except BadInput as error:
         raise BadSample(str(error)) from error
-    own = walk.digest()
-    same = [name == walk.name or other == own for name, other in zip(gallery.names, gallery.digests, strict=True)]
-    if any(same):
-        twins = [name for name, is_twin in zip(gallery.names, same, strict=True) if is_twin and name != walk.name]
-        told = f" (as {', '.join(twins)})" if twins else ""
-        warnings.warn(f"{walk.name} is itself in the gallery{told}; left out there", LoupeWarning, stacklevel=2)
+    own = content(batch)
+    twins = [name for name, other in zip(gallery.names, gallery.digests, strict=True) if other == own]
+    same = [name == walk.name or name in twins for name in gallery.names]
+    if isinstance(target, Pair) and target.name in twins:
+        raise BadSample(f"{walk.name} is the same data as {target.name}: distance 0, nothing to explain")
+    if others := [name for name in twins if name != walk.name]:
+        told = f"{walk.name} is the same data as {', '.join(others)} (distance 0); left out there"
+        warnings.warn(told, LoupeWarning, stacklevel=2)
+    elif any(same):
+        warnings.warn(f"{walk.name} is itself in the gallery; left out there", LoupeWarning, stacklevel=2)
     batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
     heard = _Heard(target)
     probe = Probe(subject, tuple(layers) or subject.layers or _last_pictures(subject, target, batch), heard)
@@ -202,9 +222,15 @@ def explain_walk(
         text = f"{walk.name}: nothing speaks for it at {dark}, the map is 0 everywhere; try --signed, or another method"
         warnings.warn(text, LoupeWarning, stacklevel=2)
     answers = tuple(gallery.names[i] for i in heard.item[0].tolist())
-    ranked = gallery.distances(heard.output)[0].cpu().masked_fill(torch.tensor(same), float("inf"))
+    every = gallery.distances(heard.output)[0].cpu()
+    scale = float(torch.linalg.vector_norm(heard.output[0].float(), dim=0).mean()) if gallery.metric == "euc" else 1.0
+    for name, i in zip(answers, heard.item[0].tolist(), strict=True):
+        if float(every[i]) <= NO_DISTANCE * scale:
+            text = f"{walk.name}: its distance to {name} is 0: the model cannot tell them apart, and no map can say why"
+            warnings.warn(text, LoupeWarning, stacklevel=2)
+    ranked = every.masked_fill(torch.tensor(same), float("inf"))
     order = [i for i in ranked.argsort(stable=True).tolist() if not same[i]][: RUNNERS_UP + 1]
-    others = {other.name: other for other in gallery_walks}
+    shelf = {other.name: other for other in gallery_walks}
     return SequenceMaps(
         name=walk.name,
         identity=walk.identity,
@@ -220,7 +246,7 @@ def explain_walk(
         gallery=tuple(gallery.names[i] for i in order),
         distances=tuple(float(ranked[i]) for i in order),
         signed=found.signed,
-        **_answered(subject, others.get(answers[0])),
+        **_answered(subject, shelf.get(answers[0])),
         **_laid_out(subject, found, batch),
         **_shown(subject, batch),
     )

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from torchloupe.errors import BadInput, nearest
-from torchloupe.subjects import INPUT
+from torchloupe.subjects import INPUT, LISTING
 
 
 def split_call(name: str) -> tuple[str, int | None]:
@@ -20,10 +20,10 @@ def split_call(name: str) -> tuple[str, int | None]:
     return bare, int(call) if mark else None
 
 
-def resolve(known: Mapping[str, nn.Module], name: str) -> str:
+def resolve(known: Mapping[str, nn.Module], name: str, listing: str = LISTING) -> str:
     """A layer as users write it -> its dotted name: layer4[-1] -> layer4.2.
 
-    known: dict(module.named_modules()).
+    known: dict(module.named_modules()). listing: the command that lists the layers.
     Errors: BadInput that offers the nearest names.
     """
     if name == INPUT:
@@ -43,7 +43,7 @@ def resolve(known: Mapping[str, nn.Module], name: str) -> str:
         dotted = f"{dotted[: found.start()]}.{children[int(found[1])]}{dotted[found.end() :]}"
     if not dotted or dotted not in known:
         raise BadInput(
-            f"no layer {name!r} in this model.{nearest(dotted, (k for k in known if k))} `loupe layers` lists all of them."
+            f"no layer {name!r} in this model.{nearest(dotted, (k for k in known if k))} `{listing}` lists all of them."
         )
     return dotted + suffix
 

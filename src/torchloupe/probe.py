@@ -62,7 +62,9 @@ class Probe:
         if not names:
             raise BadInput("no layer was named")
         modules = dict(self.subject.module.named_modules())
-        object.__setattr__(self, "layers", tuple(dict.fromkeys(resolve(modules, name) for name in names)))
+        object.__setattr__(
+            self, "layers", tuple(dict.fromkeys(resolve(modules, name, self.subject.listing) for name in names))
+        )
 
     def at(self, *layers: str) -> Probe:
         """The same question at other layers."""
@@ -136,7 +138,8 @@ class Probe:
         if name == INPUT:
             return batch.layout
         if not calls:
-            raise BadInput(f"layer {name!r} did not run in the forward, or not so often; `loupe layers` shows which do")
+            text = f"layer {name!r} did not run in the forward, or not so often"
+            raise BadInput(f"{text}; `{self.subject.listing}` shows which do")
         bare, call = split_call(name)
         declared = self.subject.layout(bare)
         if calls > 1 and (declared is None or declared.join is None):

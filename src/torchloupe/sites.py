@@ -184,7 +184,7 @@ def capture(subject: Subject, batch: Batch, points: Sequence[str] | Mapping[str,
     for label, matches in wanted.items():
         for point in matches:
             held = named.get(point.name, records[point])
-            _check_ran(point, held, trace)
+            _check_ran(point, held, trace, subject.listing)
             own = label if len(matches) == 1 and not _is_glob(label) else str(point)
             found.update((one.label, one) for one in _seen(own, point, held, subject, batch, trace))
     return found
@@ -430,7 +430,7 @@ def _describe(value: Any) -> str:
     return f"is a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"is a {type(value).__name__}"
 
 
-def _check_ran(point: Point, records: Sequence[Record], trace: Trace) -> None:
+def _check_ran(point: Point, records: Sequence[Record], trace: Trace, listing: str) -> None:
     if records and any(record.tensors for record in records):
         return
     if records:
@@ -441,9 +441,7 @@ def _check_ran(point: Point, records: Sequence[Record], trace: Trace) -> None:
     if point.kind == "module":
         inside = next((name for name in trace.calls if name.startswith(f"{point.name}.")), None)
         hint = f"; its parts did, such as {inside}: its forward is called past its hooks" if inside else ""
-        raise BadInput(
-            f"point {str(point)!r}: the module did not run in the forward; `loupe layers` shows which do{hint}"
-        )
+        raise BadInput(f"point {str(point)!r}: the module did not run in the forward; `{listing}` shows which do{hint}")
     raise BadInput(
         f"point {str(point)!r}: the function was not called (often enough) in the forward; it may run inside C++ (a fused "
         f"kernel), or the model may hold it under another module's name{_other_names(point.name)}"

@@ -14,6 +14,7 @@ from torchloupe.errors import BadInput
 from torchloupe.trace import tensors
 
 INPUT = "input"
+LISTING = "loupe layers"
 Kind = Literal["classifier", "embedder", "pose", "detector", "segmenter"]
 
 
@@ -122,7 +123,7 @@ class Subject:
     call: (module, batch) -> output. read: output -> what targets take (logits (n, classes) for classifiers).
     layers: the default layers; () where they are not known. spec: where the model came from.
     classes: names of the classes, or ().
-    prepare: picture files or images -> Batch, or None.
+    prepare: picture files or images -> Batch, or None. listing: the command that lists its layers, for messages.
     """
 
     module: nn.Module
@@ -135,6 +136,7 @@ class Subject:
     classes: tuple[str, ...] = ()
     prepare: Callable[..., Batch] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    listing: str = LISTING
 
     @property
     def device(self) -> torch.device:

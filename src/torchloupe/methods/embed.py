@@ -62,7 +62,7 @@ class Embedder:
             known = self.subject.kind != "embedder" and self.subject.layers
             self.layer = self.subject.layers[-1] if known else OUTPUT
         if self.layer != OUTPUT:
-            self.layer = resolve(dict(self.subject.module.named_modules()), self.layer)
+            self.layer = resolve(dict(self.subject.module.named_modules()), self.layer, self.subject.listing)
         if self.pool not in POOLS:
             pooled(torch.empty(0), self.pool)
 

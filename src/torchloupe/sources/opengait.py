@@ -140,6 +140,7 @@ def gait(
         spec=f"opengait:{settings.path}",
         prepare=partial(_prepared, config=settings, module=module),
         notes=notes,
+        listing=f"loupe gait layers -c {settings.path}" + (f" --opengait {checkout}" if checkout else ""),
     )
 
 
@@ -237,19 +238,21 @@ def pick_layers(subject: Subject, wanted: Sequence[str]) -> tuple[str, ...]:
         if word.isdigit():
             if int(word) not in numbered:
                 raise BadInput(
-                    f"layer {word}: this model's layers are numbered 1 to {len(numbered)}; see loupe gait layers"
+                    f"layer {word}: this model's layers are numbered 1 to {len(numbered)}; see `{subject.listing}`"
                 )
             found = [numbered[int(word)] + ("" if call is None else f"#{call}")]
         elif any(mark in one for mark in "*?"):
             found = [name for name in known if fnmatchcase(name, one) and _drawable(subject, name)]
             if not found:
-                raise BadInput(f"no layer fits {one!r}.{nearest(one.strip('*'), known)} See loupe gait layers.")
+                raise BadInput(
+                    f"no layer fits {one!r}.{nearest(one.strip('*'), known)} `{subject.listing}` lists all of them."
+                )
         else:
             found = [one]
         for name in found:
             if (place := place_of(subject, name)) is not None and place.layout is None:
                 raise BadInput(f"layer {name!r} cannot be drawn: {place.word}")
-        picked += [resolve(known, _plain_pass(subject, name)) for name in found]
+        picked += [resolve(known, _plain_pass(subject, name), subject.listing) for name in found]
     return tuple(dict.fromkeys(picked)) or subject.layers
 
 

@@ -111,8 +111,9 @@ def read_pickle(file: str | Path) -> np.ndarray:
     """
     path = Path(file)
     found = load_pickle_arrays(path)
-    rows = list(found) if isinstance(found, (list, tuple)) or getattr(found, "dtype", None) == object else []
-    if isinstance(found, (list, tuple)) and not found:
+    listed = isinstance(found, (list, tuple)) or (isinstance(found, np.ndarray) and found.dtype.kind == "O")
+    rows = list(found) if listed else []
+    if listed and not rows:
         found = np.zeros((0,))
     if rows and all(isinstance(part, np.ndarray) for part in rows):
         shapes = list(dict.fromkeys(part.shape for part in rows))

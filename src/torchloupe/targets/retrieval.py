@@ -20,7 +20,7 @@ class Gallery:
     """Embedded items among which the answer is looked for.
 
     embeddings (N, c, p); names and identities: one an item; metric: 'euc' or 'cos'; digest: hash of model
-    and data; digests: hash of each item's files, or ().
+    and data; digests: hash of what the model is fed of each item, or ().
     """
 
     embeddings: Tensor = field(repr=False)
