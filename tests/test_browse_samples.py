@@ -349,7 +349,7 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{photos}", "--show-interval", "-1"], "--show-interval -1"),
         (["{photos}", "--grid", "4"], "expected ROWSxCOLUMNS"),
         (["{photos}", "--mode", "sideways"], "sideways"),
-        (["{photos}", "--transform", "{tf}:nothing"], "has no nothing"),
+        (["{photos}", "--transform", "{tf}:nothing"], "has no 'nothing'"),
         (["{photos}", "--transform", "{tf}:bad"], "step bad: ValueError: no luck today"),
         (["{photos}", "--strict"], "torn.jpg"),
         (["{photos}", "--model", "timm:resnet1888"], "timm has no model"),

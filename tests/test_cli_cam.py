@@ -111,9 +111,9 @@ def test_the_seeds_names_of_options_work(tmp_path: Path) -> None:
 
 
 def test_every_method_runs(tmp_path: Path) -> None:
-    from torchloupe.methods.registry import load_all
+    from torchloupe.methods.registry import ours
 
-    names = sorted(load_all())
+    names = sorted(ours())
     status = run(
         "cam",
         "red.png",
@@ -376,7 +376,7 @@ BAD_WORDS = {
     "class index": (["--target", "3"], "class 3: the model has 3 classes, 0 to 2"),
     "class name": (["--target", "tabby"], "no class names"),
     "too many": (["--target", "top9"], "top 9 of 3 classes"),
-    "target function": (["--target", "tiny:nothing"], "cannot be imported"),
+    "target function": (["--target", "tiny:nothing"], "has no 'nothing'"),
     "target value": (["--target", "tiny:number"], "expected a function"),
     "option": (["--option", "stepz=3"], "no option 'stepz'"),
     "option type": (["--method", "smoothgrad", "--option", "samples=few"], "option samples is 'few'; expected int"),

@@ -11,13 +11,12 @@ from zoo import ZOO, Case, Peaks
 
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import cams
-from torchloupe.methods.registry import METHODS, load_all
+from torchloupe.methods.registry import METHODS
 from torchloupe.methods.smooth import aug_smooth
 from torchloupe.probe import INPUT, Batch, Probe
 from torchloupe.targets.classes import Classes, Each, Top, Truth
 from torchloupe.testing import check_method, check_restored, check_target, state
 
-load_all()
 RANDOM = {"smooth_gradcam_pp", "smoothgrad", "sscam"}
 FEW = {"smooth_gradcam_pp": 2, "smoothgrad": 2, "sscam": 2, "iscam": 2}
 CASES = [pytest.param(case, id=case.name) for case in ZOO]

@@ -213,7 +213,7 @@ def test_the_command_small(small: tuple[Path, Path], capsys: pytest.CaptureFixtu
     assert re.search(r"^cam +stage2 +refused: ", out, re.MULTILINE)
     record = json.loads((save / "demo.json").read_text())
     assert record["rows"][0]["method"] == "chance"
-    assert {row["method"] for row in record["rows"][1:]} == set(digits.load_all())
+    assert {row["method"] for row in record["rows"][1:]} == set(digits.ours())
     assert sum(1 for _ in save.glob("picture-*-grid.png")) >= 1
     by_hand = out.rstrip().splitlines()[-1].split()[1:]
     assert main([*by_hand[:-1], str(save / "again")]) == 0

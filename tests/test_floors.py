@@ -13,7 +13,7 @@ import torchloupe
 
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
-    {"axes", "results", "errors", "data", "store"},
+    {"axes", "results", "errors", "named", "data", "store"},
     {"trace", "subjects", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
     {"methods", "metrics", "targets", "networks"},
     {"sources"},

@@ -641,7 +641,7 @@ def test_a_target_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.Captu
     np.testing.assert_allclose(kept["scores"], heights.numpy()[kept["joints"]], rtol=1e-5)
     assert Stream(tmp_path, "ig").settings()["attribution"]["score"].endswith(":height_of_peak")
     assert main(["pose", "ig", *common(bench), *QUICK, "-o", str(tmp_path / "x"), "--score", "nowhere:f"]) == 2
-    assert "No module named 'nowhere'" in capsys.readouterr().err
+    assert "no Python module 'nowhere'" in capsys.readouterr().err
 
 
 def far_too_far(output: torch.Tensor, _batch: object) -> torch.Tensor:
@@ -698,8 +698,8 @@ def test_a_data_set_of_one_s_own(bench: Path, tmp_path: Path, capsys: pytest.Cap
     for name, message in (
         (f"{__name__}:same", "the data set same failed with TypeError"),
         (f"{__name__}:QUICK", "is a list; expected a function"),
-        (f"{__name__}:nothing", "has no attribute 'nothing'"),
-        ("nowhere:f", "No module named 'nowhere'"),
+        (f"{__name__}:nothing", "has no 'nothing'"),
+        ("nowhere:f", "no Python module 'nowhere'"),
     ):
         assert main(["pose", "epe", *command, "--data", name]) == 2
         assert message in capsys.readouterr().err

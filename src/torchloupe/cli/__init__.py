@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable
-from importlib import import_module
 from itertools import islice
 from typing import Any
+
+from torchloupe.named import own
 
 # name -> where its function is; the files of commands import nothing heavy before they run.
 COMMANDS: dict[str, str] = {
@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "draw": "torchloupe.cli.draw:draw",
     "features": "torchloupe.cli.features:features",
     "layers": "torchloupe.cli.layers:layers",
+    "plugins": "torchloupe.cli.plugins:plugins",
     "embed": "torchloupe.cli.embed:embed",
     "project": "torchloupe.cli.embed:project",
     "tsne": "torchloupe.cli.embed:tsne",
@@ -65,21 +66,16 @@ def build() -> Any:
     plain = Parameter(show_default=lambda value: None if value is False else value)
     app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__, default_parameter=plain)
     for name, path in COMMANDS.items():
-        app.command(_function(path), name=name)
+        app.command(own(path), name=name)
     for name, (text, commands) in GROUPS.items():
         group = App(name=name, help=text)
         for command, path in commands.items():
             if command:
-                group.command(_function(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
+                group.command(own(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
             else:
-                group.default(_function(path))
+                group.default(own(path))
         app.command(group)
     return app
-
-
-def _function(path: str) -> Callable[..., Any]:
-    home, _, name = path.partition(":")
-    return getattr(import_module(home), name)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -68,7 +68,7 @@ def demo(
         f"{reads.exact:.1%} of pictures without a fault"
     )
     asked = digits.questions(seen)
-    with progress("methods", len(digits.load_all())) as bar:
+    with progress("methods", len(digits.ours())) as bar:
         rows = digits.measure(model, asked, bar.advance)
     print(f"\n{EXPLAINED}\n\n{digits.table(rows)}\n")
     for line in suspicious(rows):

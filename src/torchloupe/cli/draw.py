@@ -56,9 +56,8 @@ def draw(
         look: How to draw points.
         change: How to draw feature maps.
     """
-    from importlib import import_module
-
     from torchloupe.errors import BadInput
+    from torchloupe.named import own
 
     paths = found(results)
     kinds: dict[str, list[Path]] = {}
@@ -80,8 +79,7 @@ def draw(
             raise BadInput(
                 f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join((*KINDS, *FEATURES, *POINTS))}"
             )
-        home, _, name = KINDS[kind].partition(":")
-        written += getattr(import_module(home), name)(some, save, style, method or (), layers or (), target or ())
+        written += own(KINDS[kind])(some, save, style, method or (), layers or (), target or ())
     for picture in written:
         print(picture)
 

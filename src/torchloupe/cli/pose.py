@@ -183,24 +183,9 @@ def _given(data: Path | None) -> Any:
 
 def _function(path: str, option: str) -> Any:
     """package.module:function, the current directory among the places to look."""
-    import os
-    import sys
-    from importlib import import_module
+    from torchloupe.named import called
 
-    from torchloupe.errors import BadInput
-
-    home, mark, name = path.partition(":")
-    if not mark or not home or not name:
-        raise BadInput(f"{option} {path!r}: expected package.module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(import_module(home), name)
-    except Exception as error:  # a stranger's module may fail in any way
-        raise BadInput(f"{option} {path!r}: {type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise BadInput(f"{option} {path!r}: is a {type(found).__name__}; expected a function")
-    return found
+    return called(path, option, "a function")
 
 
 ERRORS = ("EPE", "decoded", "PCK")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from torchloupe.axes import resize
 from torchloupe.errors import BadInput, NoGradient, need
-from torchloupe.methods.registry import load_all
+from torchloupe.methods.registry import ours
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Maps
 from torchloupe.targets.classes import Truth
@@ -378,7 +378,7 @@ def measure(model: nn.Module, batch: Batch, progress: Progress | None = None) ->
     probe = Probe(subject(model), LAYERS, Truth(CLASSES))
     rows = [Row.of("chance", "", chance(batch), batch)]
     with threads(1):
-        for name, ask in load_all().items():
+        for name, ask in ours().items():
             some = batch.take(range(max(1, batch.n // SLOW.get(name, 1))))
             rows += asked(name, ask, probe, some)
             if progress:

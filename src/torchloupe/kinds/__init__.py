@@ -6,13 +6,12 @@ A kind of somebody else is known by an entry point of the group `torchloupe.kind
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from torchloupe.errors import BadInput, nearest
+from torchloupe.named import own, plugged, registered
 
 Self = TypeVar("Self", bound="Kind")
 
@@ -43,19 +42,16 @@ HOMES: dict[str, str] = {
 
 def known() -> tuple[str, ...]:
     """The names of all kinds, installed ones included."""
-    return tuple(sorted({*HOMES, *(entry.name for entry in entry_points(group="torchloupe.kinds"))}))
+    return tuple(sorted({*HOMES, *registered("kinds")}))
 
 
 def kind(name: str) -> type[Any]:
     """The class of a kind. Errors: BadInput for one that is not known, or that cannot be imported."""
     if name in HOMES:
-        home, _, attribute = HOMES[name].partition(":")
-        return getattr(import_module(home), attribute)
-    for entry in entry_points(group="torchloupe.kinds", name=name):
-        try:
-            return entry.load()
-        except Exception as error:  # a stranger's package may fail in any way
-            raise BadInput(f"kind {name!r} of {entry.value}: cannot be imported ({error})") from error
+        found: type[Any] = own(HOMES[name])
+        return found
+    if (point := registered("kinds").get(name)) is not None:
+        return plugged(point)
     raise BadInput(f"no kind of result {name!r}; known: {', '.join(known())}.{nearest(name, known())}")
 
 

@@ -299,7 +299,10 @@ def cams(probe: Probe, batch: Batch, names: Sequence[str | Method], **options: A
     """
     from torchloupe.methods.registry import named
 
-    chosen = {fn.__name__: fn for fn in (named(name) if isinstance(name, str) else name for name in names)}
+    chosen: dict[str, Method] = {}
+    for fn in (named(name) if isinstance(name, str) else name for name in names):
+        if chosen.setdefault(fn.__name__, fn) is not fn:
+            raise BadInput(f"two methods are called {fn.__name__!r}; give one of them another name")
     for option in options:
         if not any(option in options_of(fn) for fn in chosen.values()):
             known = sorted({o for fn in chosen.values() for o in options_of(fn)})

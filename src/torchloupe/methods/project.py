@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
 import logging
@@ -23,6 +22,7 @@ from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.methods.kept import Kept, Progress, quiet
 from torchloupe.methods.neighbours import LIST, Neighbours, nearby, nearest_neighbours, neighbours_in_lists
 from torchloupe.methods.rows import Rows
+from torchloupe.named import imported
 
 SEED = 1597
 EXACT_NEIGHBOURS = 20_000
@@ -464,13 +464,8 @@ def _pacmap(name: str, title: str) -> Algorithm:
 
 def _imported(path: str) -> Algorithm:
     """A class with fit_transform(x), given n_components and random_state where it takes them."""
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(
-            f"method {path!r}: {error}; expected the import path of a class, such as sklearn.manifold.Isomap"
-        ) from None
+    # sklearn.manifold.Isomap is how such classes are written, too
+    made = imported(path if ":" in path else ":".join(path.rsplit(".", 1)), "method")
     if not callable(getattr(made, "fit_transform", None)):
         raise BadInput(f"method {path!r}: no method fit_transform; expected a scikit-learn style class")
     names = inspect.signature(made).parameters

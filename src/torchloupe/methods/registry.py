@@ -3,34 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import TypeVar
 
 from torchloupe.errors import BadInput, nearest
+from torchloupe.named import called, is_path, plugged, registered
 from torchloupe.results import Maps
 
 Method = Callable[..., Maps]
-METHODS: dict[str, Method] = {}
+OWN = ("cam", "path", "backprop", "perturb", "opengait")
+_KNOWN: dict[str, Method] = {}
 M = TypeVar("M", bound=Method)
 
 
+class _Methods(Mapping[str, Method]):
+    """name -> method, whole from the start: our own, those that packages register, those that were made here and now."""
+
+    def __getitem__(self, name: str) -> Method:
+        own = _all()
+        if name in own:
+            return own[name]
+        return _plugged(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**_all(), **registered("methods")})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"METHODS({', '.join(sorted(self))})"
+
+
+METHODS: Mapping[str, Method] = _Methods()
+
+
 def method(fn: M) -> M:
-    """Registers a method under its own name."""
-    METHODS[fn.__name__] = fn
+    """Registers a method under its own name, unless it is not ours and one of ours has that name, which stays."""
+    mine = fn.__module__.startswith("torchloupe.methods.")
+    if mine or fn.__name__ not in ours():
+        _KNOWN[fn.__name__] = fn
     return fn
 
 
 def named(name: str) -> Method:
-    """A method by its published name; case, '-' and '+' as people write them ("Grad-CAM++") are understood.
+    """A method by its published name, or by "package.module:function"; case, '-' and '+' as people write them ("Grad-CAM++")
+    are understood.
 
-    Errors: BadInput that offers the nearest names.
+    Errors: BadInput that offers the nearest names, and as torchloupe.named.imported.
     """
+    if is_path(name):
+        return _foreign(name)
     plain = re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp"))
-    found = {known.replace("_", ""): known for known in load_all()}.get(plain)
+    found = {re.sub(r"[^a-z0-9]", "", known.lower()): known for known in METHODS}.get(plain)
     if found is None:
-        raise BadInput(f"no method {name!r}.{nearest(name, METHODS)} Known: {', '.join(sorted(METHODS))}.")
+        raise BadInput(
+            f"no method {name!r}.{nearest(name, METHODS)} Known: {', '.join(sorted(METHODS))}; "
+            "or package.module:function of your own"
+        )
     return METHODS[found]
 
 
@@ -39,8 +72,39 @@ def options_of(fn: Method) -> dict[str, Parameter]:
     return {name: part for name, part in signature(fn).parameters.items() if part.kind is Parameter.KEYWORD_ONLY}
 
 
-def load_all() -> dict[str, Method]:
-    """Imports every file of methods and gives METHODS, by name."""
-    for file in ("cam", "path", "backprop", "perturb", "opengait"):
+def ours() -> dict[str, Method]:
+    """The methods of this package, by name."""
+    return {name: fn for name, fn in _all().items() if fn.__module__.startswith("torchloupe.methods.")}
+
+
+def _all() -> dict[str, Method]:
+    for file in OWN:
         import_module(f"torchloupe.methods.{file}")
-    return METHODS
+    return _KNOWN
+
+
+@cache
+def _foreign(path: str) -> Method:
+    found = called(path, "--method", "a function (probe, batch, **options) -> Maps")
+    return _checked(found, path)
+
+
+@cache
+def _plugged(name: str) -> Method:
+    return _checked(plugged(registered("methods")[name]), name)
+
+
+def _checked(fn: Method, name: str) -> Method:
+    """Errors: BadInput unless it can be called with a probe and a batch, and has a name that is not one of ours."""
+    try:
+        signature(fn).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"method {name!r}: takes {signature(fn) if callable(fn) else type(fn).__name__}; expected a function "
+            "(probe, batch, **options) -> Maps, or a formula behind @loupe.rule or @loupe.weights"
+        ) from error
+    if not hasattr(fn, "__name__"):
+        raise BadInput(f"method {name!r}: a {type(fn).__name__} without a name of its own; expected a function")
+    if ours().get(fn.__name__, fn) is not fn:
+        raise BadInput(f"method {name!r}: torchloupe has a method {fn.__name__!r}; give yours another name")
+    return fn

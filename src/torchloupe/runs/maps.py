@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torchloupe.store import plain, sha256
 from torchloupe.targets.boxes import boxes, regions
 from torchloupe.targets.classes import Each, class_index
 from torchloupe.targets.pose import Peaks, surest
+from torchloupe.targets.words import foreign, question
 from torchloupe.targets.words import target as words_to_target
 
 PLACED = ("detector", "segmenter")
@@ -45,10 +47,10 @@ class Explaining:
     def __init__(self, job: Job) -> None:
         ask, self.files = job.ask, {str(name): Path(path) for name, path in job.data["files"].items()}
         self.notices: list[str] = []
-        self.methods = [named(name).__name__ for name in ask["methods"]]
+        self.methods = {fn.__name__: fn for fn in map(named, ask["methods"])}
         self.options = dict(ask["options"])
         if ask["eigen_smooth"]:
-            without = [name for name in self.methods if "eigen_smooth" not in options_of(named(name))]
+            without = [name for name, fn in self.methods.items() if "eigen_smooth" not in options_of(fn)]
             if without:
                 raise BadInput(
                     f"--eigen-smooth has no meaning with {', '.join(without)}: there is no weighted sum in it"
@@ -76,7 +78,8 @@ class Explaining:
                 "model": self.spec,
                 "weights": self.subject.notes.get("weights", {}).get("sha256") or state_sha256(self.subject.module),
                 "layers": self.probe.layers,
-                "methods": self.methods,
+                "methods": list(self.methods),
+                "code": foreign([*ask["methods"], *words, *self._factory()], self.subject.classes),
                 "options": self.options,
                 "aug_smooth": self.aug,
                 "target": words or ["predicted"],
@@ -87,6 +90,10 @@ class Explaining:
                 "version": __version__,
             }
         )
+
+    def _factory(self) -> list[str]:
+        scheme, _, rest = self.spec.partition(":")
+        return [rest.partition("?")[0]] if scheme == "torch" else []
 
     def _layers(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
         known = dict(self.subject.module.named_modules())
@@ -119,9 +126,9 @@ class Explaining:
             )
         asked = [] if ask["each"] else list(words)
         if kind == "detector":
-            return boxes(asked, classes, value=ask["explain"], threshold=ask["threshold"])
+            return question(asked, classes, partial(boxes, value=ask["explain"], threshold=ask["threshold"]))
         by_kind: Mapping[str, Any] = {"segmenter": regions, "pose": surest}
-        return by_kind.get(kind, words_to_target)(asked, classes)
+        return question(asked, classes, by_kind[kind]) if kind in by_kind else words_to_target(asked, classes)
 
     def _truth(self, words: Sequence[str], labels: str | None) -> Mapping[str, int]:
         """The class index of every picture, from a list of "picture class" lines or from the folders' names."""
@@ -178,11 +185,11 @@ class Explaining:
             batch = replace(batch, truth={"label": torch.tensor([self.truth[name] for name in names])})
         probe = self._for_each([self.each[name] for name in names]) if self.each else self.probe
         options = dict(self.options)
-        if self.part and any("progress" in options_of(named(name)) for name in self.methods):
+        if self.part and any("progress" in options_of(fn) for fn in self.methods.values()):
             options["progress"] = self.part
 
         def ask(asked: Probe, samples: Batch) -> Mapping[str, Maps]:
-            return cams(asked, samples, self.methods, **options)
+            return cams(asked, samples, tuple(self.methods.values()), **options)
 
         if self.subject.kind in PLACED:
             _, batch = probe.ask(batch)
@@ -194,7 +201,7 @@ class Explaining:
             yield name, self._recorded(Heatmaps.of(found, batch, i, self.subject.classes), probe, name)
 
     def _recorded(self, heatmaps: Heatmaps, probe: Probe, name: str) -> Heatmaps:
-        used = {m: {o: v for o, v in self.options.items() if o in options_of(named(m))} for m in self.methods}
+        used = {m: {o: v for o, v in self.options.items() if o in options_of(fn)} for m, fn in self.methods.items()}
         weights = self.subject.notes.get("weights", {})
         return heatmaps.made(
             model=self.subject.spec,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Protocol
 
 from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError
 from torchloupe.kinds import Kind
+from torchloupe.named import called, is_path, own
 from torchloupe.runs.progress import Progress, progress
 from torchloupe.store import Artifact, held, key, plain
 from torchloupe.store.results import Results
@@ -99,10 +99,11 @@ class Job:
 
     def open(self) -> Any:
         """The Work, with the model loaded. Errors: BadInput for a kind that is not known, or what its opener says."""
-        home, _, name = OPENERS.get(self.kind, self.kind).partition(":")
-        if not name:
+        if self.kind in OPENERS:
+            return own(OPENERS[self.kind])(self)
+        if not is_path(self.kind):
             raise BadInput(f"no kind of job {self.kind!r}; known: {', '.join(OPENERS)}, or package.module:function")
-        return getattr(import_module(home), name)(self)
+        return called(self.kind, "job", "a function (job) -> Work")(self)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchloupe.errors import BadInput, nearest
+from torchloupe.named import own, plugged, registered
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,13 +79,23 @@ def subject(
 
         return given(model, options)
     scheme, mark, rest = model.partition(":")
-    if not mark or not rest or scheme not in SCHEMES:
-        known = ", ".join(f"{name}:..." for name in SCHEMES)
+    plugs = registered("sources")
+    if not mark or not rest or not (scheme in SCHEMES or scheme in plugs):
+        known = ", ".join(f"{name}:..." for name in (*SCHEMES, *plugs))
         hint = (
-            nearest(scheme, SCHEMES)
+            nearest(scheme, (*SCHEMES, *plugs))
             if mark
             else nearest(model, (f"{name}:{model}" for name in ("timm", "torchvision")))
         )
         raise BadInput(f"model {model!r}: expected a scheme and what it loads, one of {known}.{hint}")
-    home, _, name = SCHEMES[scheme].partition(":")
-    return getattr(import_module(home), name)(rest, options)
+    made: Subject = (own(SCHEMES[scheme]) if scheme in SCHEMES else _plugged(plugs[scheme]))(rest, options)
+    return made
+
+
+def _plugged(point: EntryPoint) -> Any:
+    found = plugged(point)
+    if not callable(found):
+        raise BadInput(
+            f"{point.name} ({point.value}): is a {type(found).__name__}; expected a function (rest, Options)"
+        )
+    return found

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, need
 from torchloupe.sources import openmmlab
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
@@ -141,37 +141,6 @@ def _catalogue(path: Path) -> bool:
     """Whether a YAML file lists the models of OpenMMLab's configs, whatever it is called."""
     with path.open(encoding="utf-8", errors="replace") as file:
         return any(line.startswith(("Collections:", "Models:", "Import:")) for line in file)
-
-
-def imported(text: str, option: str) -> Any:
-    """The object that 'package.module:name' or 'path/to/file.py:name' names. The module runs as code.
-
-    Errors: BadInput for a word without a colon, a module that does not import, a name that the module lacks.
-    """
-    module_name, colon, name = text.rpartition(":")
-    if not colon or not module_name or not name:
-        raise BadInput(f"{option} {text}: expected package.module:name or path/to/file.py:name")
-    try:
-        if module_name.endswith(".py"):
-            if not Path(module_name).is_file():
-                raise BadInput(f"{option} {text}: no file {module_name}")
-            found = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
-            assert found is not None
-            assert found.loader is not None
-            module = importlib.util.module_from_spec(found)
-            found.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-    except LoupeError:
-        raise
-    except Exception as error:
-        raise BadInput(f"{option} {text}: {module_name} does not import: {one_line(error)}") from error
-    value: Any = module
-    for part in name.split("."):
-        if not hasattr(value, part):
-            raise BadInput(f"{option} {text}: {module_name} has no {part}.{nearest(part, dir(value))}")
-        value = getattr(value, part)
-    return value
 
 
 def yaml_config(path: str | Path, changes: Mapping[str, Any]) -> dict[str, Any]:

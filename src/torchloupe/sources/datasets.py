@@ -12,7 +12,8 @@ from typing import Any
 
 from torchloupe.data.samples import BadSample, Exhausted, Feed, Sample, Step
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.sources.configs import expand, imported, located, one_line, spec, yaml_config
+from torchloupe.sources import patches
+from torchloupe.sources.configs import expand, located, one_line, spec, yaml_config
 from torchloupe.sources.mixing import MixedFeed, divided
 from torchloupe.sources.pipelines import PipelineFeed, config_mixers, config_stages
 from torchloupe.sources.transforms import (
@@ -150,7 +151,7 @@ def torch_feed(source: str, rest: str, query: Mapping[str, Any], steps: Sequence
 
     Errors: BadInput for anything else, and for an empty data set.
     """
-    made = imported(rest, "torch:")
+    made = patches.named(rest, "torch:")
     ready = hasattr(made, "__getitem__") or hasattr(made, "__iter__")
     if not callable(made) and not ready:
         raise BadInput(f"{source}: expected a data set or a factory of one, found {type(made).__name__}")

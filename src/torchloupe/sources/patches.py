@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import torchloupe.named
 from torchloupe.errors import LoupeWarning
 
 _LOCK = RLock()
@@ -32,6 +33,11 @@ def imported(name: str) -> Any:
             raise
     torchvision()
     return import_module(name)
+
+
+def named(text: str, what: str) -> Any:
+    """As torchloupe.named.imported, with `imported` for what it imports."""
+    return torchloupe.named.imported(text, what, imported)
 
 
 def lacks_operators(error: BaseException | None) -> bool:

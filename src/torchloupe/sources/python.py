@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from importlib import import_module
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
-from torchloupe.errors import BadInput, LoupeError, nearest
+from torchloupe.errors import BadInput, LoupeError
+from torchloupe.named import is_path, own
 from torchloupe.probe import Subject
 from torchloupe.sources import patches
-from torchloupe.sources.assemble import Options, channels, finish, split_spec
+from torchloupe.sources.assemble import Options, channels, class_names, finish, load_weights, split_spec
+from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import resize_crop
 
-HOMES = {name: f"torchloupe.sources.{name}" for name in ("timm", "torchvision", "transformers")}
+HOMES = {name: f"torchloupe.sources.{name}:given" for name in ("timm", "torchvision", "transformers")}
 
 
 def factory(rest: str, options: Options) -> Subject:
     """torch:package.module:factory?key=value: call it and take the nn.Module (or Subject) that it returns.
 
     The current directory is importable. Importing and calling run that code.
-    Errors: BadInput for a module or factory that is absent, fails, or returns something else.
+    Errors: BadInput for a module or factory that is absent, fails, or returns something else, and for options that a Subject
+    which the factory has made settles by itself.
     """
     path, arguments = split_spec(rest)
-    home, mark, name = path.partition(":")
-    if not mark or not home or not name:
+    if not is_path(path):
         raise BadInput(
             f"model {options.spec!r}: expected torch:package.module:factory, as in torch:my.models:small?depth=3"
         )
-    make = _attribute(_imported(home, options), name, options)
+    make, name = patches.named(path, "torch:"), path.rpartition(":")[2]
     if not callable(make):
         raise BadInput(
             f"{options.spec}: {name} is a {type(make).__name__}; expected a function or class that makes a model"
@@ -42,42 +41,37 @@ def factory(rest: str, options: Options) -> Subject:
     except Exception as error:  # the user's own code
         raise BadInput(f"{options.spec}: {name} failed with {type(error).__name__}: {error}") from error
     if isinstance(made, Subject):
-        return made
+        return _obeying(made, options)
     if not isinstance(made, nn.Module):
         raise BadInput(f"{options.spec}: {name} returned a {type(made).__name__}; expected an nn.Module")
     return given(made, options)
 
 
-def _imported(home: str, options: Options) -> Any:
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return patches.imported(home)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (home == error.name or home.startswith(error.name + ".")):
+def _obeying(made: Subject, options: Options) -> Subject:
+    """A Subject of a factory with the options that it can take: weights, device, class names, layers.
+
+    Errors: BadInput for one that it cannot: how pictures are prepared is the factory's own.
+    """
+    for name in ("size", "mean", "std", "cfg_options"):
+        if getattr(options, name):
             raise BadInput(
-                f"{options.spec}: no Python module {error.name!r} in the current directory or among the installed packages"
-            ) from error
-        raise BadInput(f"{options.spec}: importing {home} failed, it needs {error.name!r}, which is absent") from error
-    except Exception as error:  # the user's own code
-        raise BadInput(f"{options.spec}: importing {home} failed with {type(error).__name__}: {error}") from error
-
-
-def _attribute(home: Any, name: str, options: Options) -> Any:
-    found = home
-    for part in name.split("."):
-        if not hasattr(found, part):
-            known = [other for other in dir(found) if not other.startswith("_")]
-            raise BadInput(f"{options.spec}: {home.__name__} has no {name!r}.{nearest(part, known)}")
-        found = getattr(found, part)
-    return found
+                f"--{name.replace('_', '-')}: {options.spec} returns a Subject, which prepares its pictures itself; give the "
+                "factory an argument (?key=value) instead"
+            )
+    loaded = load_weights(made.module, options)
+    if options.device != "auto":
+        made.module.to(device(options.device))
+    names = class_names(options.classes) if options.classes is not None else made.classes
+    notes = {**made.notes, **({"weights": dict(loaded.note)} if loaded.note else {})}
+    layers = tuple(options.layers) if options.layers is not None else made.layers
+    return replace(made, spec=options.spec, classes=names, notes=notes, layers=layers)
 
 
 def given(module: nn.Module, options: Options) -> Subject:
     """A module as it is, prepared by resize, crop and normalise; those of timm, torchvision and transformers as there."""
     home = HOMES.get(type(module).__module__.partition(".")[0])
     if home is not None:
-        found = import_module(home).given(module, options)
+        found = own(home)(module, options)
         if found is not None:
             return found
     h, w = options.hw or (224, 224)

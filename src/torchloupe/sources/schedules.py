@@ -18,10 +18,10 @@ import numpy as np
 
 from torchloupe.data.schedules import Mark, Plan, Ticker, Unit
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
+from torchloupe.sources import patches
 from torchloupe.sources.configs import (
     OPENGAIT_DEFAULTS,
     expand,
-    imported,
     literal,
     located,
     merged,
@@ -144,7 +144,7 @@ def _torch(name: str, rest: str, query: dict[str, Any], training: Training) -> P
 
     length, unit, per_epoch, per = _length(name, query, training)
     if ":" in rest:
-        made = imported(rest, "torch:")(**query)
+        made = patches.named(rest, "torch:")(**query)
         if not isinstance(made, tuple) or len(made) != 2 or not hasattr(made[0], "param_groups"):
             raise BadInput(f"{name}: the factory must return (optimizer, scheduler), found {type(made).__name__}")
         optimizer, found = made

@@ -14,7 +14,8 @@ import numpy as np
 from torchloupe.data.samples import Marks, Step
 from torchloupe.errors import BadInput, need
 from torchloupe.methods.browse import told
-from torchloupe.sources.configs import imported, one_line
+from torchloupe.sources import patches
+from torchloupe.sources.configs import one_line
 
 # What the drawing methods of transforms are called: torchvision v2 (new, old) and v1.
 DRAWING = ("make_params", "_get_params", "get_params")
@@ -434,7 +435,7 @@ def described(value: Any) -> str:
 
 def named_transform(text: str) -> list[Stage]:
     """The steps of `package.module:name`: a transform, a list of them, or a function without arguments that makes one."""
-    found = imported(text, "--transform")
+    found = patches.named(text, "--transform")
     if inspect.isfunction(found) or inspect.isclass(found):
         try:
             inspect.signature(found).bind()
@@ -457,8 +458,6 @@ def model_transform(text: str) -> list[Stage]:
     makers = {"timm": _timm, "transformers": _transformers, "torchvision": _torchvision}
     if not name or framework not in makers:
         raise BadInput(f"--model {text}: expected {', '.join(f'{key}:NAME' for key in makers)} or an OpenMMLab config")
-    from torchloupe.sources import patches
-
     patches.torchvision()
     try:
         return makers[framework](name, text)

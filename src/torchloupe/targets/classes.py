@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from torchloupe.errors import BadInput, nearest
 from torchloupe.probe import Batch, Target
 from torchloupe.results import Scores
+
+PLACES = ("boxes", "labels", "region")
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,42 @@ class Several:
     targets: tuple[Target, ...]
 
     def choose(self, output: Any, batch: Batch) -> Mapping[str, Tensor]:
-        """The choices of each target under its number."""
-        found = {}
-        for number, target in enumerate(self.targets):
+        """The choices of each target under its number; places (PLACES) that every target has chosen, together as well."""
+        chosen = []
+        for target in self.targets:
             choose = getattr(target, "choose", None)
-            for name, value in (choose(output, batch) if choose else {}).items():
-                found[f"{number}:{name}"] = value
+            chosen.append(choose(output, batch) if choose else {})
+        return self._numbered(chosen)
+
+    @property
+    def mirrored(self) -> Callable[[Mapping[str, Tensor], Batch], Mapping[str, Tensor]] | None:
+        """What was chosen, for the batch with left and right changed over; None where no target chooses places."""
+        turns = [getattr(target, "mirrored", None) for target in self.targets]
+        if not any(turns):
+            return None
+
+        def mirrored(asked: Mapping[str, Tensor], batch: Batch) -> Mapping[str, Tensor]:
+            own = [self._own(asked, number) for number in range(len(self.targets))]
+            return self._numbered([turn(one, batch) if turn else one for turn, one in zip(turns, own, strict=True)])
+
+        return mirrored
+
+    def _numbered(self, chosen: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        found = {f"{number}:{name}": value for number, one in enumerate(chosen) for name, value in one.items()}
+        for name in PLACES:
+            if all(name in one for one in chosen):
+                found[name] = torch.cat([one[name] for one in chosen], 1)
+        if all("detections" in one for one in chosen):
+            found["detections"] = max((one["detections"] for one in chosen), key=lambda listed: listed.shape[1])
         return found
+
+    def _own(self, asked: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        return {name.partition(":")[2]: v for name, v in asked.items() if name.startswith(f"{number}:")}
 
     def __call__(self, output: Any, batch: Batch) -> Scores:
         answers = []
         for number, target in enumerate(self.targets):
-            own = {name.partition(":")[2]: v for name, v in batch.asked.items() if name.startswith(f"{number}:")}
-            answers.append(target(output, replace(batch, asked=own)))
+            answers.append(target(output, replace(batch, asked=self._own(batch.asked, number))))
         labels = tuple(row for _, rows in answers for row in rows)
         return Scores(torch.cat([value for value, _ in answers]), labels)
 
