@@ -56,6 +56,7 @@ class Layout:
     bins: multi-scale strips on the last axis, for example (16, 8, 4, 2, 1): each scale is stretched to the longest and
         the scales are stacked as channels.
     sizes: lengths of axes that cannot be derived.
+    rests: on what the layout rests, for people: declared, the kind of a module, a gradient. Not compared.
     """
 
     pattern: str = "n c h w"
@@ -63,6 +64,7 @@ class Layout:
     join: str | None = None
     bins: tuple[int, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    rests: str = field(default="", compare=False)
 
     def canonical(self, calls: Sequence[Tensor], n: int, size: Size | None = None) -> Tensor:
         """Raw tensors of the calls of one layer -> (n, c, t, h, w).
@@ -103,6 +105,14 @@ class Layout:
             if letter in re.findall(r"\w+", part):
                 return number
         raise BadInput(f"layout {self.pattern!r} has no axis {letter!r}")
+
+    @property
+    def channel_axes(self) -> tuple[int, ...]:
+        """Numbers of the raw axes that hold channels alone."""
+        right = self.pattern.partition("->")[2] or self._right()
+        channels = set(re.findall(r"[a-z]+", re.findall(r"\([^)]*\)|\w+", right)[1]))
+        parts = [set(re.findall(r"\w+", part)) for part in self._parts()]
+        return tuple(number for number, part in enumerate(parts) if part and part <= channels)
 
     def _right(self) -> str:
         names = re.findall(r"\w+", self.pattern)

@@ -265,7 +265,7 @@ def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[s
         if (
             isinstance(layout, str)
             or "w" not in layout.pattern
-            or "(h w)" in layout.pattern
+            or layout.axis("h") == layout.axis("w")
             or "t" not in layout.pattern
         ):
             continue

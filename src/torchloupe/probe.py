@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, BadSample, NoGradient
+from torchloupe.evidence import settle
 from torchloupe.names import resolve, split_call
 from torchloupe.results import Scores
 from torchloupe.subjects import INPUT, Batch, Kind, Subject
 from torchloupe.taps import Taps, restored, tapped
-from torchloupe.trace import Trace, find_layout, tracing
+from torchloupe.trace import Trace, tracing
 
 __all__ = ["INPUT", "Batch", "Capture", "Kind", "Probe", "Subject", "Take", "Target"]
 
@@ -148,9 +149,11 @@ class Probe:
             )
         if declared is not None:
             return declared
-        found = find_layout(trace.of(bare)[call or 0], trace, batch.n, batch.size)
+        found = settle(self.subject, batch, trace.of(bare)[call or 0], trace)
         if isinstance(found, str):
-            raise BadInput(f"layer {name!r} cannot be drawn: {found}")
+            raise BadInput(
+                f"layer {name!r} cannot be drawn: {found}. If you know how it lies, say so: layouts={{{name!r}: 'n (h w) c'}}"
+            )
         return found
 
     def _gradients(

@@ -8,13 +8,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeWarning, NoGradient, nearest, need
+from torchloupe.evidence import settle
 from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped
 from torchloupe.results import Scores
 from torchloupe.sources import patches
@@ -196,8 +199,13 @@ def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], i
     kind: Kind = "segmenter" if maps and made.kind == "classifier" else made.kind
     if kind == "segmenter":
         trace = Trace(_encoder(made.module, trace))
-    candidates = list(dict.fromkeys(default_layers(trace, 1, (1, *size[1:]))))
-    found = next((layer for layer in candidates[:MOST_TRIALS] if _leads(made, layer, batch)), None)
+    seen = trace
+
+    def believed(visit: Visit) -> bool:
+        return isinstance(settle(made, batch, visit, seen), Layout)
+
+    candidates = list(islice(default_layers(trace, 1, (1, *size[1:]), believed), MOST_TRIALS))
+    found = next((layer for layer in candidates if _leads(made, layer, batch)), None)
     count = output.shape[1] if isinstance(output, Tensor) and (output.ndim == 2 or kind == "segmenter") else None
     return (found or candidates[0],) if candidates else (), count, kind
 
