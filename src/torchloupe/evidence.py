@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
-from torchloupe.subject import Batch, Subject
+from torchloupe.subjects import Batch, Subject
 from torchloupe.taps import restored
 from torchloupe.trace import CHANNELS_FIRST, Guess, Trace, Visit, guess, tensors, tracing
 
