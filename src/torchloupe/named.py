@@ -17,7 +17,7 @@ from typing import Any
 
 from torchloupe.errors import BadInput, LoupeError, nearest
 
-GROUPS = ("sources", "methods", "targets", "kinds")
+GROUPS = ("sources", "methods", "targets", "kinds", "drawings")
 
 
 def is_path(text: str) -> bool:

@@ -7,28 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from torchloupe.cli.options import say
 from torchloupe.render.features import Change
 from torchloupe.render.look import Look
 from torchloupe.render.style import Style
-
-KINDS: dict[str, str] = {
-    "maps": "torchloupe.render.pictures:redraw",
-    "curves": "torchloupe.render.curves:redraw",
-    "census": "torchloupe.render.samples:redraw",
-    "gait maps": "torchloupe.render.sequences:redraw",
-    "pose maps": "torchloupe.render.pose_report:redraw",
-    "pose joints": "torchloupe.render.pose_report:redraw_joints",
-}
-"""Kind of result -> function(paths, save, style, methods, layers, targets) -> the paths written."""
-
-POINTS = ("projection", "features", "points")
-"""Kinds that are drawn as points."""
-
-SIGNS: dict[str, str] = {"feats": "points", "RI": "pose maps", "decoded": "pose joints"}
-"""An array that tells the kind of an npz file that has no record beside it."""
-
-FEATURES = ("feature maps", "difference", "cka")
-"""Kinds that are drawn as feature maps."""
 
 STYLE, LOOK, CHANGE = Style(), Look(), Change()
 
@@ -56,32 +38,14 @@ def draw(
         look: How to draw points.
         change: How to draw feature maps.
     """
-    from torchloupe.errors import BadInput
-    from torchloupe.named import own
+    from torchloupe.render.kinds import Wish, redraw
 
-    paths = found(results)
-    kinds: dict[str, list[Path]] = {}
-    for path in paths:
-        kinds.setdefault(kind_of(path), []).append(path)
-    written = []
-    for kind, some in kinds.items():
-        if kind in POINTS:
-            from torchloupe.render.points import redraw
-
-            written += redraw(some, save, style, look)
-            continue
-        if kind in FEATURES:
-            from torchloupe.render.features import redraw as redraw_features
-
-            written += redraw_features(some, save, style, method or (), layers or (), target or (), change)
-            continue
-        if kind not in KINDS:
-            raise BadInput(
-                f"{some[0]}: no way to draw a result of kind {kind!r}; known: {', '.join((*KINDS, *FEATURES, *POINTS))}"
-            )
-        written += own(KINDS[kind])(some, save, style, method or (), layers or (), target or ())
+    wish = Wish(style, method or (), layers or (), target or (), look, change)
+    written, left = redraw(found(results), save, wish)
     for picture in written:
         print(picture)
+    for line in left:
+        say(line)
 
 
 def found(names: list[str]) -> list[Path]:
@@ -107,21 +71,3 @@ def found(names: list[str]) -> list[Path]:
         for one in some:
             paths[one.with_suffix(".npz") if one.suffix == ".json" else one] = None
     return list(paths)
-
-
-def kind_of(path: Path) -> str:
-    """The kind that the record tells, or the arrays of an npz file that has no record."""
-    from torchloupe import store
-    from torchloupe.errors import BadInput
-
-    if path.suffix in (".npy", ".parquet"):
-        return "points"
-    data, words = store.pair(path)
-    if data.is_file() and not words.is_file():
-        held = store.load_arrays(data)
-        told = next((kind for sign, kind in SIGNS.items() if sign in held), None)
-    else:
-        told = store.load(path).record.get("kind")
-    if not isinstance(told, str):
-        raise BadInput(f"{path}: no 'kind' in its record; is it a result of loupe?")
-    return told

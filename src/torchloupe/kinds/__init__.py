@@ -55,9 +55,18 @@ def kind(name: str) -> type[Any]:
     raise BadInput(f"no kind of result {name!r}; known: {', '.join(known())}.{nearest(name, known())}")
 
 
+SIGNS: Mapping[str, str] = {"feats": "points", "RI": "pose maps", "decoded": "pose joints"}
+"""An array that tells the kind where there is no record."""
+
+
+def kind_of(arrays: Mapping[str, Any], record: Mapping[str, Any], name: str = "result") -> str:
+    """The kind that a record tells, or the arrays of a result without one. Errors: BadInput where nothing tells it."""
+    told = record.get("kind") or next((kind for sign, kind in SIGNS.items() if sign in arrays), None)
+    if not isinstance(told, str):
+        raise BadInput(f"{name}: no 'kind' in its record; is it a result of loupe?")
+    return told
+
+
 def read(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Any:
     """A stored result as its kind says. Errors: BadInput for an unknown kind, or what the kind says of it."""
-    told = record.get("kind")
-    if not isinstance(told, str):
-        raise BadInput(f"{name or 'result'}: no 'kind' in its record; is it a result of loupe?")
-    return kind(told).read(arrays, record, name)
+    return kind(kind_of(arrays, record, name or "result")).read(arrays, record, name)

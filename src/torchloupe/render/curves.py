@@ -12,7 +12,7 @@ import numpy as np
 from torchloupe import store
 from torchloupe.data.schedules import Curve, Mark, Unit
 from torchloupe.errors import BadInput, nearest
-from torchloupe.render.style import Style
+from torchloupe.render.kinds import Wish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -333,14 +333,7 @@ def load(path: Path) -> tuple[list[Curve], Mapping[str, Any]]:
     return curves, record
 
 
-def redraw(
-    paths: Sequence[Path],
-    goal: str | None,
-    _style: Style,
-    _methods: Sequence[str],
-    _layers: Sequence[str],
-    _targets: Sequence[str],
-) -> list[Path]:
+def redraw(paths: Sequence[Path], save: str | None, _wish: Wish) -> list[Path]:
     """The pictures of stored schedules again, as they were asked for; `loupe draw` calls this."""
     written = []
     for path in paths:
@@ -351,7 +344,7 @@ def redraw(
         figure = draw(
             curves, by=look.get("by"), title=look.get("title"), style=look.get("style", "whitegrid"), size=size
         )
-        place = path.with_suffix(".png") if goal is None else Path(goal)
+        place = path.with_suffix(".png") if save is None else Path(save)
         place = place if place.suffix else place / f"{path.stem}.png"
         save_figure(figure, place)
         written.append(place)

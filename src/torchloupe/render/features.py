@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from torchloupe import store
 from torchloupe.errors import BadInput, nearest
 from torchloupe.render import colour
+from torchloupe.render.kinds import Wish
 from torchloupe.render.marks import Mark, framed_boxes, listed
 from torchloupe.render.plots import SMALL, Bar, Cell, Group, grid, raster, wrap
 from torchloupe.render.style import Style
@@ -552,29 +553,21 @@ def pictures_of(
     return paths
 
 
-def redraw(
-    results: Sequence[Path],
-    save: str | None,
-    style: Style,
-    methods: Sequence[str] = (),
-    layers: Sequence[str] = (),
-    targets: Sequence[str] = (),
-    change: Change | None = None,
-) -> list[Path]:
+def redraw(results: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Stored features and differences drawn again: as they were, but in the style's colours, format and opacity.
 
-    save: a folder; None = beside each result. layers: only these points. change: what else is drawn otherwise.
+    save: a folder; None = beside each result. Of the wish count its style, its layers (points) and its change.
     """
     paths: list[Path] = []
     for path in results:
         artifact = store.load(path)
-        if change is not None:
-            artifact = artifact._replace(record=change.of(artifact.record))
+        if wish.change is not None:
+            artifact = artifact._replace(record=wish.change.of(artifact.record))
         look = look_of(artifact.record)
-        if style.opacity != Style.opacity:
-            look = replace(look, alpha=style.opacity)
+        if wish.style.opacity != Style.opacity:
+            look = replace(look, alpha=wish.style.opacity)
         folder = Path(save) if save is not None else path.parent
-        paths += pictures_of(artifact, folder, store.pair(path)[0].stem, look, style, layers)
+        paths += pictures_of(artifact, folder, store.pair(path)[0].stem, look, wish.style, wish.layers)
     return paths
 
 

@@ -17,6 +17,7 @@ from torchloupe import store
 from torchloupe.errors import BadInput, one_line
 from torchloupe.kinds.maps import Heatmaps, Where
 from torchloupe.render import colour
+from torchloupe.render.kinds import Wish
 from torchloupe.render.marks import Mark, framed_boxes, inside_box, inside_region, listed, outlined
 from torchloupe.render.plots import FONT, Bar, Cell, Group, bare, grid, raster, vector
 from torchloupe.render.style import FORMATS, VECTOR, Style, style
@@ -451,17 +452,12 @@ def draw_run(results: Files, names: Sequence[str], save: str | os.PathLike[str],
     return written
 
 
-def redraw(
-    results: Sequence[Path],
-    save: str | None,
-    look: Style,
-    methods: Sequence[str] = (),
-    layers: Sequence[str] = (),
-    targets: Sequence[str] = (),
-) -> list[Path]:
+def redraw(results: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Pictures of stored heatmaps, without the model. save: as in Drawing.save; None = beside the first result."""
     sheets = []
     for path in results:
         arrays, record = store.load(path)
-        sheets.append(Sheet.read(arrays, record, store.pair(path)[0].stem).only(methods, layers, targets))
-    return drawing(sheets, look).save(save if save is not None else results[0].parent)
+        sheets.append(
+            Sheet.read(arrays, record, store.pair(path)[0].stem).only(wish.methods, wish.layers, wish.targets)
+        )
+    return drawing(sheets, wish.style).save(save if save is not None else results[0].parent)

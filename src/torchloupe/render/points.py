@@ -23,6 +23,7 @@ from PIL import Image
 from torchloupe.errors import BadInput, LoupeWarning, legible, nearest, need
 from torchloupe.points import LABELS, Points
 from torchloupe.render.ink import TEXT, Plain
+from torchloupe.render.kinds import Wish
 from torchloupe.render.look import Look, View
 from torchloupe.render.video import write_video
 from torchloupe.sources.points import read_points
@@ -642,12 +643,13 @@ def draw_points(
     return save(scatter(points, look, cmap=cmap, dpi=dpi), out, transparent=look.transparent)
 
 
-def redraw(paths: Sequence[Path], goal: str | None, style: Any, look: Look) -> list[Path]:
-    """Draw points files for `loupe draw`: goal is a file or a folder, or None for beside each; style gives cmap and dpi."""
+def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
+    """Draw points files for `loupe draw`: save is a file or a folder, or None for beside each; the wish gives its look, and cmap and dpi."""
+    look, style = wish.look or Look(), wish.style
     name = look.save_ext or style.format
     written = []
     for path in paths:
-        out = None if goal is None else Path(goal)
+        out = None if save is None else Path(save)
         if out is not None and (len(paths) > 1 or not out.suffix):
             out = out / f"{path.stem}.{name}"
         cmap = None if style.cmap == "auto" else style.cmap

@@ -20,8 +20,8 @@ from torchloupe import diagnosis
 from torchloupe.errors import BadInput
 from torchloupe.methods.keypoints import pck
 from torchloupe.render import pose
+from torchloupe.render.kinds import Wish
 from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
-from torchloupe.render.style import Style
 from torchloupe.render.template import address, filled
 from torchloupe.sources.poses import affine, moved
 from torchloupe.store import whole
@@ -122,14 +122,7 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
     return [_saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
 
 
-def redraw(
-    paths: Sequence[Path],
-    save: str | None,
-    style: Style,
-    methods: Sequence[str] = (),
-    layers: Sequence[str] = (),
-    targets: Sequence[str] = (),
-) -> list[Path]:
+def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Maps of stored samples (RUN/ig/<sample>.npz) as `loupe draw` draws heatmaps, a target being a joint by its name.
 
     save: a file or a folder; None = pictures/ in the run. Errors: BadInput for maps that were not kept.
@@ -150,24 +143,17 @@ def redraw(
             tuple(names[joint] for joint in kept["joints"].tolist()),
             tuple(kept["scores"].tolist()),
         )
-        sheets.append(sheet.only(methods, layers, targets))
-    return drawing(sheets, style).save(save if save is not None else paths[0].parent.parent / "pictures")
+        sheets.append(sheet.only(wish.methods, wish.layers, wish.targets))
+    return drawing(sheets, wish.style).save(save if save is not None else paths[0].parent.parent / "pictures")
 
 
-def redraw_joints(
-    paths: Sequence[Path],
-    save: str | None,
-    style: Style,
-    _methods: Sequence[str] = (),
-    _layers: Sequence[str] = (),
-    _targets: Sequence[str] = (),
-) -> list[Path]:
+def redraw_joints(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Skeletons of stored predictions (RUN/epe/<sample>.npz), predicted against true."""
     folder = Path(save) if save is not None else paths[0].parent.parent / "pictures"
     if folder.suffix:
         raise BadInput(f"{folder}: skeletons are saved into a folder, one PNG a sample")
     drawn = ((path.stem, _skeleton(Run(path.parent.parent), path.stem)) for path in paths)
-    sizes = ((id, sized(made, style.size(*made.shape[:2]))) for id, made in drawn)
+    sizes = ((id, sized(made, wish.style.size(*made.shape[:2]))) for id, made in drawn)
     return [_saved(folder / f"{id}_skeleton.png", pose.png(made)) for id, made in sizes]
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from torchloupe import store
 from torchloupe.data.samples import MODES, Marks, Sample, Step
 from torchloupe.errors import BadInput, legible, one_line
+from torchloupe.render.kinds import Wish
 from torchloupe.render.template import address, filled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-    from torchloupe.render.style import Style
 
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
            (227, 119, 194), (23, 190, 207), (188, 189, 34))  # fmt: skip
@@ -287,21 +287,14 @@ def _shortened(label: str) -> str:
     return label if len(label) <= 24 else label[:22] + "..."
 
 
-def redraw(
-    paths: Sequence[Path],
-    goal: str | None,
-    _style: Style,
-    _methods: Sequence[str],
-    _layers: Sequence[str],
-    _targets: Sequence[str],
-) -> list[Path]:
+def redraw(paths: Sequence[Path], save: str | None, _wish: Wish) -> list[Path]:
     """The plots of stored censuses again; `loupe draw` calls this."""
     from torchloupe.render.curves import save_figure
 
     written = []
     for path in paths:
         found = store.load(path)
-        place = path.with_suffix(".png") if goal is None else Path(goal)
+        place = path.with_suffix(".png") if save is None else Path(save)
         place = place if place.suffix else place / f"{path.stem}.png"
         name = str(found.record.get("name") or path.parent.name)
         save_figure(plots(name, found.arrays["size"], found.record["summary"]), place)

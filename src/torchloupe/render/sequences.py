@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from torchloupe.errors import BadInput, one_line
-from torchloupe.render.style import Style as WholeStyle
+from torchloupe.render.kinds import Wish
 from torchloupe.sequence_maps import SequenceMaps
 
 MODES = ("merge", "compare", "both")
@@ -85,18 +85,12 @@ def draw(
     return written
 
 
-def redraw(
-    paths: Sequence[Path],
-    save: str | None,
-    how: WholeStyle,
-    methods: Sequence[str],
-    layers: Sequence[str],
-    targets: Sequence[str],
-) -> list[Path]:
+def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Results of `loupe gait cam` drawn by `loupe draw`, with its options; each into a folder of its own.
 
     Errors: BadInput for a layer or a question that a result does not have, or a result of another method.
     """
+    how, methods, layers, targets = wish.style, wish.methods, wish.layers, wish.targets
     results = {path: SequenceMaps.load(path) for path in paths}
     run = limits_of(results.values()) if how.scale == "run" else None
     written = []

@@ -208,8 +208,8 @@ def _loop(
 
 
 def artifact(found: Kind | Artifact) -> Artifact:
-    """A result as it lies on disk."""
-    return found if isinstance(found, Artifact) else Artifact(found.arrays(), found.record)
+    """A result as it lies on disk; its line of the table stands in its record."""
+    return found if isinstance(found, Artifact) else Artifact(found.arrays(), {**found.record, "row": found.row()})
 
 
 def halved(work: Work, group: Sequence[str]) -> Iterator[tuple[str, Kind | Artifact | LoupeError]]:

@@ -1,0 +1,100 @@
+"""Kind of result -> how it is drawn again, without the model.
+
+A drawing of somebody else's kind is known by an entry point of the group `torchloupe.drawings`: its name is the kind's, its
+value a function (paths, save, wish) -> the paths written, as all of these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchloupe import store
+from torchloupe.errors import BadInput
+from torchloupe.kinds import kind_of
+from torchloupe.named import own, plugged, registered
+from torchloupe.render.style import Style
+
+if TYPE_CHECKING:
+    from torchloupe.render.features import Change
+    from torchloupe.render.look import Look
+
+HOMES: Mapping[str, str] = {
+    "census": "torchloupe.render.samples:redraw",
+    "cka": "torchloupe.render.features:redraw",
+    "curves": "torchloupe.render.curves:redraw",
+    "difference": "torchloupe.render.features:redraw",
+    "feature maps": "torchloupe.render.features:redraw",
+    "features": "torchloupe.render.points:redraw",
+    "gait maps": "torchloupe.render.sequences:redraw",
+    "maps": "torchloupe.render.pictures:redraw",
+    "points": "torchloupe.render.points:redraw",
+    "pose joints": "torchloupe.render.pose_report:redraw_joints",
+    "pose maps": "torchloupe.render.pose_report:redraw",
+    "projection": "torchloupe.render.points:redraw",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How results are to be drawn, and which part of them: methods, layers and targets by names or globs; () for all.
+
+    look: of points; change: of feature maps. A kind takes what has a meaning for it.
+    """
+
+    style: Style = field(default_factory=Style)
+    methods: Sequence[str] = ()
+    layers: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    look: Look | None = None
+    change: Change | None = None
+
+
+Redraw = Callable[[Sequence[Path], "str | None", Wish], "list[Path]"]
+
+
+def known() -> tuple[str, ...]:
+    """The kinds that can be drawn, installed ones included."""
+    return tuple(sorted({*HOMES, *registered("drawings")}))
+
+
+def drawing_of(kind: str) -> Redraw | None:
+    """How a kind is drawn; None for one that is not known. Errors: BadInput for one that does not load."""
+    if kind in HOMES:
+        return own(HOMES[kind])
+    point = registered("drawings").get(kind)
+    return plugged(point) if point is not None else None
+
+
+def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> tuple[list[Path], list[str]]:
+    """Results of any kinds drawn, each kind together: the paths written, and a line for each kind that is not drawn.
+
+    Errors: BadInput where not one of them can be drawn.
+    """
+    by_kind: dict[str, list[Path]] = {}
+    for path in paths:
+        by_kind.setdefault(_told(path), []).append(path)
+    written: list[Path] = []
+    left: list[str] = []
+    for kind, some in by_kind.items():
+        draw = drawing_of(kind)
+        if draw is None:
+            more = f" (and {len(some) - 1} more)" if len(some) > 1 else ""
+            left.append(f"{some[0]}{more}: no way to draw a result of kind {kind!r}; known: {', '.join(known())}")
+        else:
+            written += draw(some, save, wish)
+    if left and len(left) == len(by_kind):
+        raise BadInput(left[0])
+    return written, left
+
+
+def _told(path: Path) -> str:
+    """The kind that the record tells, or the arrays of an npz file that has no record."""
+    if path.suffix in (".npy", ".parquet"):
+        return "points"
+    data, words = store.pair(path)
+    if data.is_file() and not words.is_file():
+        return kind_of(store.load_arrays(data), {}, str(path))
+    return kind_of({}, store.load(path).record, str(path))
