@@ -6,10 +6,10 @@ from matplotlib import colormaps
 from PIL import Image
 
 from torchloupe.errors import BadInput
+from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.networks.gait.skeletons import COCO
 from torchloupe.render.sequences import Painter, Style, draw, limits_of, safe, strip
 from torchloupe.render.video import write_video
-from torchloupe.sequence_maps import SequenceMaps
 
 
 def made(frames: int = 8, signed: bool = False, **changes: object) -> SequenceMaps:

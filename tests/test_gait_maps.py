@@ -15,12 +15,13 @@ from PIL import Image
 from test_gait_networks import SEED_TABLE
 
 import torchloupe as loupe
-from torchloupe import store
+from torchloupe import kinds, store
 from torchloupe.errors import BadInput, BadSample, LoupeWarning, NoGradient
 from torchloupe.examples.walkers import write_tree
-from torchloupe.gait import embed_gallery, explain_walk, question_key, record
+from torchloupe.gait import embed_gallery, explain_walk, record
+from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.networks.gait.layers import Seen
-from torchloupe.sequence_maps import SequenceMaps
+from torchloupe.runs.run import Job
 from torchloupe.sources.opengait import example, gait, pick_layers
 from torchloupe.sources.sequences import Walk, sequences
 from torchloupe.targets.retrieval import Gallery, Margin, Nearest, Pair
@@ -287,19 +288,79 @@ def test_a_result_on_disk_is_the_same_and_holds_plain_arrays_only(configs, trees
         SequenceMaps.load(tmp_path / "other.npz")
 
 
+def test_a_result_of_an_older_version_is_read(configs, trees, tmp_path):
+    """Its maps lie under maps/LAYER, in an .npz that tells all, with or without a record."""
+    made, walk = subject_of(configs, "gaitset"), sequences(trees[1])[0]
+    found = explain_walk(made, walk, Nearest(embed_gallery(made, sequences(trees[0]))), ("gl_block2", "Head"))
+    now = found.arrays()
+    assert {key for key in now if key.startswith("map/")} == {"map/gradcam/gl_block2", "map/gradcam/Head"}
+    older = {key.replace("map/gradcam/", "maps/"): value for key, value in now.items()}
+    np.savez(tmp_path / "old.npz", **older)
+    loaded = SequenceMaps.load(tmp_path / "old.npz")
+    assert (loaded.layers, loaded.words, loaded.record) == (found.layers, found.words, {"kind": "gait maps"})
+    for layer in found.layers:
+        np.testing.assert_array_equal(loaded.maps[layer], found.maps[layer])
+    (tmp_path / "old.json").write_text(json.dumps({"kind": "gait maps", "probe": "p", "question": "0a"}))
+    assert kinds.read(*store.load(tmp_path / "old.npz")).record["probe"] == "p"
+    for gone in ("maps/Head", "windows/Head", "scores"):
+        np.savez(tmp_path / "less.npz", **{key: value for key, value in older.items() if key != gone})
+        with pytest.raises(BadInput, match=rf"less\.npz: lacks {gone}"):
+            SequenceMaps.load(tmp_path / "less.npz")
+
+
 def test_the_key_of_a_question_changes_with_all_that_matters(configs, trees):
-    made, walks = subject_of(configs, "gaitset"), sequences(trees[1])
-    gallery = embed_gallery(made, sequences(trees[0]))
-    pair = Pair(gallery, name=gallery.names[0])
-    asked = {
-        question_key(made, walks[0], Nearest(gallery), ("Head",), "gradcam"),
-        question_key(made, walks[1], Nearest(gallery), ("Head",), "gradcam"),
-        question_key(made, walks[0], pair, ("Head",), "gradcam"),
-        question_key(made, walks[0], Nearest(gallery), ("gl_block2",), "gradcam"),
-        question_key(made, walks[0], Nearest(gallery), ("Head",), "layercam"),
-        question_key(made, walks[0], Nearest(gallery), ("Head",), "gradcam", {"relu": False}),
+    def asked(name: str = "gaitset", **ask: object) -> str:
+        file = configs[name]
+        model = {"config": str(file), "weights": str(file.with_suffix(".pt")), "device": "cpu"}
+        data = {"probes": str(trees[1]), "gallery": str(trees[0])}
+        words = {
+            "layers": ["Head"],
+            "method": "gradcam",
+            "signed": False,
+            "target": "nearest",
+            "parts": (),
+            "metric": None,
+        }
+        work = Job("gait maps", model, data, {**words, "exclude": (), **ask}).open()
+        return store.key({**work.about(), **work.asked(work.ids()[0])})
+
+    every = [
+        asked(),
+        asked("gaitgl", layers=["Head0"]),
+        asked(layers=["3"]),
+        asked(method="layercam"),
+        asked(signed=True),
+        asked(target="rival"),
+        asked(target="000-nm-01-000"),
+        asked(parts=(1,)),
+        asked(metric="cos"),
+        asked(exclude=("same-view",)),
+    ]
+    assert len(set(every)) == len(every)
+    assert asked() == every[0]
+    assert asked(exclude=("same-view", "own-view")) == asked(exclude=("own-view", "same-view"))
+
+
+def test_excluded_items_are_no_candidates(configs, trees):
+    made = subject_of(configs, "gaitset")
+    shelf = sequences(trees[0])
+    gallery = embed_gallery(made, shelf)
+    rules = {
+        ("same-view",): lambda item, own: item.view != own.view,
+        ("own-view",): lambda item, own: (item.identity, item.view) != (own.identity, own.view),
+        ("same-view", "own-type"): lambda item, own: item.view != own.view,
     }
-    assert len(asked) == 6
+    for walk in sequences(trees[1]):
+        for exclude, kept in rules.items():
+            found = explain_walk(made, walk, Nearest(gallery), ("Head",), exclude=exclude)
+            assert sorted(found.gallery) == sorted(item.name for item in shelf if kept(item, walk))
+            assert found.answers == found.gallery[:1]
+    with pytest.raises(BadSample, match="no gallery item besides the probe itself and what is left out"):
+        explain_walk(made, shelf[0], Nearest(gallery), ("Head",), exclude=("same-type",))
+    with pytest.raises(BadInput, match="exclude 'view': expected same-view, .*Did you mean"):
+        explain_walk(made, walk, Nearest(gallery), ("Head",), exclude=("view",))
+    with pytest.raises(BadInput, match="exclude 'same-view': the view of the probe or of the gallery is not known"):
+        explain_walk(made, walk, Nearest(replace(gallery, views=())), ("Head",), exclude=("same-view",))
 
 
 def test_attribution_on_the_input_and_perturbation_work_too(configs, trees):

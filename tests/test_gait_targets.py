@@ -108,7 +108,7 @@ def test_the_probe_itself_is_left_out_by_name_or_by_given_mask():
 def test_questions_that_have_no_answer_are_said():
     gallery, probes, batch = made(n=1)
     stranger = gallery.about(Batch(torch.zeros(1, 1, 1, 1), ids=("z-nm-01-000",)), ["z"])
-    with pytest.raises(BadInput, match="z-nm-01-000: no gallery item of the same identity; try --target nearest"):
+    with pytest.raises(BadInput, match="z-nm-01-000: no gallery item of the same identity; try the target nearest"):
         Match(gallery)(probes, stranger)
     alone = Gallery(gallery.embeddings[:2], NAMES[:2], IDS[:2])
     with pytest.raises(BadInput, match="no gallery item of another identity"):

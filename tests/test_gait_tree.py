@@ -7,7 +7,7 @@ from gait_fixtures import write_config
 
 from torchloupe.cli.gait import cam
 from torchloupe.examples.walkers import write_tree
-from torchloupe.sequence_maps import SequenceMaps
+from torchloupe.kinds.sequences import SequenceMaps
 
 VIEWS = tuple(f"{angle:03d}" for angle in range(0, 181, 18))
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from torchloupe import store
 from torchloupe.errors import BadInput, BadSample, LoupeError, LoupeWarning
+from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.methods.registry import named
 from torchloupe.names import split_call
 from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Maps, Scores
-from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, place_of
 from torchloupe.sources.sequences import Walk
 from torchloupe.taps import restored
@@ -91,6 +91,8 @@ def embed_gallery(
         metric or config.metric,
         key,
         tuple(contents),
+        tuple(walk.condition for walk in kept),
+        tuple(walk.view for walk in kept),
     )
     if file is not None:
         _write(file, made)
@@ -139,12 +141,11 @@ def _cached(file: Path) -> Gallery | None:
         held = store.load_arrays(file)
     except LoupeError:
         return None
-    if "contents" not in held:
+    if not {"contents", "views"} <= set(held):
         return None
-    names, identities, digests = (tuple(held[key].tolist()) for key in ("names", "identities", "contents"))
-    return Gallery(
-        torch.from_numpy(held["embeddings"]), names, identities, "euc", str(held["digest"].reshape(-1)[0]), digests
-    )
+    texts = {key: tuple(held[key].tolist()) for key in ("names", "identities", "conditions", "views")}
+    digest, contents = str(held["digest"].reshape(-1)[0]), tuple(held["contents"].tolist())
+    return Gallery(torch.from_numpy(held["embeddings"]), digest=digest, digests=contents, **texts)
 
 
 def _write(file: Path, gallery: Gallery) -> None:
@@ -152,6 +153,8 @@ def _write(file: Path, gallery: Gallery) -> None:
         "embeddings": gallery.embeddings.numpy(),
         "names": np.array(gallery.names),
         "identities": np.array(gallery.identities),
+        "conditions": np.array(gallery.conditions),
+        "views": np.array(gallery.views),
         "contents": np.array(gallery.digests),
         "digest": np.array(gallery.digest),
     }
@@ -188,11 +191,13 @@ def explain_walk(
     method: str = "gradcam",
     options: Mapping[str, Any] | None = None,
     gallery_walks: Iterable[Walk] = (),
+    exclude: Sequence[str] = (),
 ) -> SequenceMaps:
     """Why this probe is as far from the gallery item as the target asks.
 
     layers: dotted names; by default the model's own. method: a published name; options go to it.
-    gallery_walks: where the pictures of the answer are found.
+    gallery_walks: where the pictures of the answer are found. exclude: rules of targets.retrieval.EXCLUDE, of items that
+    are no candidates for this probe.
     Errors: BadSample for a walk that does not fit, BadInput for a layer that does not; LoupeWarning where the probe is itself in the gallery.
     """
     gallery = target.gallery
@@ -211,6 +216,8 @@ def explain_walk(
         warnings.warn(told, LoupeWarning, stacklevel=2)
     elif any(same):
         warnings.warn(f"{walk.name} is itself in the gallery; left out there", LoupeWarning, stacklevel=2)
+    away = gallery.excluded(exclude, walk.identity, walk.condition, walk.view)
+    same = [one or other for one, other in zip(same, away, strict=True)]
     batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
     heard = _Heard(target)
     probe = Probe(subject, tuple(layers) or subject.layers or _last_pictures(subject, target, batch), heard)
@@ -332,21 +339,7 @@ def _answered(subject: Subject, walk: Walk | None) -> dict[str, Any]:
     return {f"answer_{key}": shown[key] for key in ("imgs", "poses") if key in shown}
 
 
-def question_key(
-    subject: Subject,
-    walk: Walk,
-    target: Retrieval,
-    layers: Sequence[str],
-    method: str,
-    options: Mapping[str, Any] | None = None,
-) -> str:
-    """sha256 of all that decides a result: model, data, gallery, question, layers, method and its options."""
-    asked = (target.gallery.digest, repr(target), method, json.dumps(dict(options or {}), sort_keys=True), *layers)
-    parts = (model_digest(subject), walk.name, walk.digest(), *asked)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, Any]:
+def record(subject: Subject, made: SequenceMaps, gallery: Gallery, exclude: Sequence[str] = ()) -> dict[str, Any]:
     """How a result was made, for JSON."""
     from torchloupe import __version__
 
@@ -360,6 +353,8 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, 
         "model and evaluation sha256": model_digest(subject),
         "method": {"name": made.method, **json.loads(made.options)},
         "target": made.target,
+        "exclude": list(exclude),
+        "verdict": _verdict(made, gallery),
         "metric": gallery.metric,
         "gallery": {"items": len(gallery.names), "sha256": gallery.digest},
         "questions": list(made.questions),
@@ -373,3 +368,10 @@ def record(subject: Subject, made: SequenceMaps, gallery: Gallery) -> dict[str, 
         "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "versions": {"torchloupe": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
+
+
+def _verdict(made: SequenceMaps, gallery: Gallery) -> str:
+    """Whether the item that was chosen shows the probe's person; "" where the gallery does not show them at all."""
+    if made.identity not in gallery.identities or not made.answers:
+        return ""
+    return "right" if gallery.identities[gallery.names.index(made.answers[0])] == made.identity else "wrong"

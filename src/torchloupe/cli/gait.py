@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
-    from torchloupe.targets.retrieval import Gallery, Retrieval
 
 ConfigOption = Annotated[Path, Parameter(name=["--config", "-c", "--config-path", "--config_path"])]
 WeightsOption = Annotated[Path | None, Parameter(name=["--weights", "-w"])]
@@ -26,10 +25,13 @@ def cam(
     weights: WeightsOption = None,
     probe: Annotated[Path, Parameter(name=["--probe", "-p", "--probe-dir", "--probe_dir"])] = Path("Probes"),
     gallery: Annotated[Path, Parameter(name=["--gallery", "-g", "--gallery-dir", "--gallery_dir"])] = Path("Gallery"),
-    save: Annotated[Path, Parameter(name=["--save", "-s", "--save-dir", "--save_dir"])] = Path("gait-cam"),
+    save: Annotated[Path, Parameter(name=["--save", "-s", "--save-dir", "--save_dir", "--out", "-o"])] = Path(
+        "gait-cam"
+    ),
     layers: LayersOption = (),
     method: str = "gradcam",
     target: str = "nearest",
+    exclude: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
     parts: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (),
     metric: Literal["euc", "cos"] | None = None,
     device: DeviceOption = "auto",
@@ -37,8 +39,9 @@ def cam(
     cache: Path | None = None,
     signed: Annotated[bool, Parameter(negative=())] = False,
     strict: Annotated[bool, Parameter(negative=())] = False,
+    again: Annotated[bool, Parameter(negative=())] = False,
     unsafe_load: Annotated[bool, Parameter(negative=())] = False,
-) -> None:
+) -> int:
     """Heatmaps of probe sequences: where each layer sees what makes the probe like, or unlike, a gallery sequence.
 
     Writes <id>-<type>-<view>.npz (plain arrays) and .json (how it was made) for every probe; `loupe gait draw` draws
@@ -63,6 +66,9 @@ def cam(
     target
         nearest (whoever it is), match (same identity), rival (another identity), margin (rival - match), or the
         name of a gallery sequence.
+    exclude
+        Gallery sequences that are no candidates: same-view, same-type (of anybody), own-view, own-type (of the probe's
+        own person).
     parts
         Body parts to ask about one by one; all together by default.
     metric
@@ -77,54 +83,53 @@ def cam(
         Keep what makes them unlike as well, below 0 (blue); for methods that cut it off.
     strict
         Stop at the first bad sequence. By default it is told and left out.
+    again
+        Compute anew what lies on disk already.
     unsafe_load
         Let the checkpoint run code while it is read; only for files whose maker is trusted.
     """
-    import warnings
+    from torchloupe.runs.run import Job, run
+    from torchloupe.store.results import Files
 
-    from torchloupe.errors import BadInput, BadSample, LoupeWarning, UnsafeFile
-    from torchloupe.gait import embed_gallery, explain_walk, question_key, record
-    from torchloupe.runs.progress import progress
-    from torchloupe.sources.opengait import pick_layers
-    from torchloupe.sources.sequences import sequences
+    model = _model(config, weights, device, opengait, unsafe_load)
+    data = {
+        "probes": str(probe),
+        "gallery": str(gallery),
+        "only": None,
+        "strict": strict,
+        "cache": str(cache or _cache()),
+    }
+    ask = {
+        "layers": layers,
+        "method": method,
+        "signed": signed,
+        "target": target,
+        "parts": parts,
+        "metric": metric,
+        "exclude": exclude,
+    }
+    work = Job("gait maps", model, data, ask).open()
+    if not layers:
+        work.layers = _asked(work.subject)
+    work.about()  # the gallery is embedded, and the question checked, before anything is written
+    results = Files(save)
+    there: list[str] = []
+    done = run(work, results, batch=1, strict=strict, again=again, what="probes", made=there.append)
+    done.check()
+    for name in there:
+        print(_line(save / f"{name}.npz", results.record(name), target))
+    if done.before:
+        print(f"{done.before} of {len(there)} were there already")
+    for line in done.told("probes"):
+        print(line, file=sys.stderr)
+    return done.status
 
-    options = _options(method, signed)
-    subject = _subject(config, weights, device, opengait, unsafe_load)
-    probes, items = sequences(probe), sequences(gallery)
-    _check_target(target, [walk.name for walk in items])
-    chosen = pick_layers(subject, layers) if layers else _asked(subject)
-    with progress("gallery", len(items)) as bar:
-        held = embed_gallery(
-            subject, items, metric=metric, cache=cache or _cache(), strict=strict, tell=lambda *_: bar.advance()
-        )
-    asked = _target(target, held, parts)
-    failed: list[str] = []
-    with progress("probes", len(probes)) as bar:
-        for walk in probes:
-            file = save / f"{walk.name}.npz"
-            try:
-                key = question_key(subject, walk, asked, chosen, method, options)
-                if _made(file, key):
-                    print(f"{file} is there already")
-                    continue
-                made = explain_walk(subject, walk, asked, chosen, method=method, options=options, gallery_walks=items)
-                made.save(file, {**record(subject, made, held), "question": key})
-            except (BadSample, UnsafeFile) as error:
-                if strict or len(probes) == 1:
-                    raise
-                failed.append(walk.name)
-                warnings.warn(f"left out: {error}", LoupeWarning, stacklevel=1)
-                continue
-            finally:
-                bar.advance()
-            answer = made.answers[0] if target != "margin" else made.questions[0]
-            right = "" if target != "nearest" else _verdict(made.identity, answer, held)
-            print(f"{file}  {target}: {answer}  score {made.scores[0]:.4g}{right}")
-    if failed:
-        told = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
-        if len(failed) == len(probes):
-            raise BadInput(f"none of {len(probes)} probes could be explained ({told}); the warnings say why")
-        print(f"{len(failed)} of {len(probes)} probes left out: {told}", file=sys.stderr)
+
+def _line(file: Path, note: Mapping[str, Any], target: str) -> str:
+    """A result in one line."""
+    answer = note["answers"][0] if target != "margin" else note["questions"][0]
+    verdict = f"  {note['verdict']}" if target == "nearest" and note.get("verdict") else ""
+    return f"{file}  {target}: {answer}  score {note['scores'][0]:.4g}{verdict}"
 
 
 def draw(
@@ -169,10 +174,10 @@ def draw(
         Names or globs of the layers to draw; all by default.
     """
     from torchloupe.errors import BadInput
+    from torchloupe.kinds.sequences import SequenceMaps
     from torchloupe.render.sequences import Painter, Style, limits_of, strip
     from torchloupe.render.sequences import draw as draw_result
     from torchloupe.render.video import write_video
-    from torchloupe.sequence_maps import SequenceMaps
 
     if not npz:
         raise BadInput("no result was named; expected those of loupe gait cam (.npz), or a folder of them")
@@ -246,27 +251,15 @@ def layers(
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _subject(config: Path, weights: Path | None, device: str, checkout: Path | None, unsafe: bool) -> Subject:
-    from torchloupe.errors import BadInput
-    from torchloupe.sources.opengait import gait
-    from torchloupe.sources.opengait_config import read_config
-
-    found = weights or read_config(config).checkpoint
-    if found is None:
-        raise BadInput(f"--weights: give a checkpoint; restore_hint of {config} names none")
-    if weights is None and not found.is_file():
-        raise BadInput(f"--weights: give a checkpoint; restore_hint of {config} means {found}, which is not there")
-    return gait(config, found, checkout=checkout, device=device, unsafe=unsafe)
-
-
-def _options(method: str, signed: bool) -> dict[str, object]:
-    from torchloupe.errors import BadInput
-    from torchloupe.methods.registry import named, options_of
-
-    known = options_of(named(method))
-    if signed and "relu" not in known:
-        raise BadInput(f"--signed: {method} does not cut negative evidence off, or has none; leave the option out")
-    return {"relu": False} if signed else {}
+def _model(config: Path, weights: Path | None, device: str, checkout: Path | None, unsafe: bool) -> dict[str, object]:
+    """A job's words about the model."""
+    return {
+        "config": str(config),
+        "weights": weights and str(weights),
+        "device": device,
+        "checkout": checkout and str(checkout),
+        "unsafe": unsafe,
+    }
 
 
 def _asked(subject: Subject) -> tuple[str, ...]:
@@ -291,42 +284,6 @@ def _asked(subject: Subject) -> tuple[str, ...]:
             return pick_layers(subject, (words,))
         except BadInput as error:
             print(error)
-
-
-def _check_target(name: str, names: Iterable[str]) -> None:
-    """Errors: BadInput for what is neither a question nor a sequence of the gallery."""
-    from torchloupe.errors import BadInput, nearest
-    from torchloupe.targets.retrieval import TARGETS
-
-    known = (*TARGETS, *names)
-    if name not in known:
-        expected = f"expected {', '.join(TARGETS)} or the name of a gallery sequence"
-        raise BadInput(f"--target {name!r}: {expected}.{nearest(name, known)}")
-
-
-def _target(name: str, gallery: Gallery, parts: tuple[int, ...]) -> Retrieval:
-    from torchloupe.targets.retrieval import TARGETS, Pair
-
-    if name in TARGETS:
-        return TARGETS[name](gallery, parts)
-    _check_target(name, gallery.names)
-    return Pair(gallery, parts, name)
-
-
-def _verdict(identity: str, answer: str, gallery: Gallery) -> str:
-    if identity not in gallery.identities:
-        return ""
-    return "  right" if gallery.identities[gallery.names.index(answer)] == identity else "  wrong"
-
-
-def _made(file: Path, key: str) -> bool:
-    import json
-
-    note = file.with_suffix(".json")
-    try:
-        return file.is_file() and json.loads(note.read_text()).get("question") == key
-    except (OSError, ValueError):
-        return False
 
 
 def _cache() -> Path:

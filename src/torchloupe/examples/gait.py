@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from torchloupe.examples.walkers import SIZE, VIEWS, walk, write_tree
 from torchloupe.gait import embed_gallery, explain_walk, record
+from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.networks.gait.gaitset import GaitSet
 from torchloupe.render.colour import resize
-from torchloupe.sequence_maps import SequenceMaps
 from torchloupe.sources.opengait import gait
 from torchloupe.sources.sequences import sequences
 from torchloupe.targets.retrieval import Nearest

@@ -35,6 +35,7 @@ class Kind(Protocol):
 
 
 HOMES: dict[str, str] = {
+    "gait maps": "torchloupe.kinds.sequences:SequenceMaps",
     "maps": "torchloupe.kinds.maps:Heatmaps",
 }
 """Kind -> where its class is."""

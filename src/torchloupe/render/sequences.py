@@ -13,8 +13,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from torchloupe.errors import BadInput, one_line
+from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.render.kinds import Wish
-from torchloupe.sequence_maps import SequenceMaps
 
 MODES = ("merge", "compare", "both")
 SCALES = ("sequence", "frame", "run")

@@ -65,6 +65,7 @@ class Asking:
 
 
 OPENERS: dict[str, str] = {
+    "gait maps": "torchloupe.runs.gait:Matching",
     "maps": "torchloupe.runs.maps:Explaining",
 }
 """Kind of job -> "module:function" that opens it: job -> Work."""

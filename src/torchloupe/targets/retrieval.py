@@ -13,13 +13,21 @@ from torchloupe.probe import Batch
 from torchloupe.results import Scores
 
 METRICS = ("euc", "cos")
+EXCLUDE: Mapping[str, tuple[str, ...]] = {
+    "same-view": ("view",),
+    "same-type": ("condition",),
+    "own-view": ("identity", "view"),
+    "own-type": ("identity", "condition"),
+}
+"""What can be left out of the candidates: rule -> in what an item and the probe must be alike for it. own: of the same
+person. `own-view` is what CCPG's protocol and CASIA-B's cross-view gallery leave out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
     """Embedded items among which the answer is looked for.
 
-    embeddings (N, c, p); names and identities: one an item; metric: 'euc' or 'cos'; digest: hash of model
+    embeddings (N, c, p); names and identities: one an item; conditions and views: one an item, or (); metric: 'euc' or 'cos'; digest: hash of model
     and data; digests: hash of what the model is fed of each item, or ().
     """
 
@@ -29,6 +37,8 @@ class Gallery:
     metric: str = "euc"
     digest: str = ""
     digests: tuple[str, ...] = field(default=(), repr=False)
+    conditions: tuple[str, ...] = field(default=(), repr=False)
+    views: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -60,6 +70,24 @@ class Gallery:
         if same is None:
             same = torch.tensor([[name == own for name in self.names] for own in batch.ids])
         return replace(batch, truth={**batch.truth, "person": who, "itself": same})
+
+    def excluded(self, rules: Sequence[str], identity: str, condition: str, view: str) -> list[bool]:
+        """Which items are left out for a probe like this; an item that one rule of EXCLUDE fits is.
+
+        Errors: BadInput for an unknown rule, or a gallery that does not know what the rule is about.
+        """
+        own = {"identity": identity, "condition": condition, "view": view}
+        items = {"identity": self.identities, "condition": self.conditions, "view": self.views}
+        out = [False] * len(self.names)
+        for rule in rules:
+            if rule not in EXCLUDE:
+                raise BadInput(f"exclude {rule!r}: expected {', '.join(EXCLUDE)}.{nearest(rule, EXCLUDE)}")
+            for what in EXCLUDE[rule]:
+                if len(items[what]) != len(out) or not own[what]:
+                    raise BadInput(f"exclude {rule!r}: the {what} of the probe or of the gallery is not known")
+            alike = zip(*([item == own[what] for item in items[what]] for what in EXCLUDE[rule]), strict=True)
+            out = [before or all(one) for before, one in zip(out, alike, strict=True)]
+        return out
 
     def person(self) -> Tensor:
         """(N,) number of each item's identity among `people`."""
@@ -124,7 +152,7 @@ class Retrieval:
         return distances.cpu().masked_fill(~allowed, float("inf")).argmin(1)
 
     def _missing(self) -> str:
-        return "besides the probe itself"
+        return "besides the probe itself and what is left out"
 
     def _parts_to(self, output: Tensor, item: Tensor) -> Tensor:
         chosen = self.gallery.embeddings[item.cpu()].to(output.device, output.dtype)
@@ -154,7 +182,7 @@ class Match(Retrieval):
         return self._same_person(batch) & ~self._itself(batch)
 
     def _missing(self) -> str:
-        return "of the same identity; try --target nearest"
+        return "of the same identity; try the target nearest"
 
 
 @dataclass(frozen=True)
