@@ -7,13 +7,17 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
 from torchloupe.arrange import compare_files, place_file, project_file, write_points
 from torchloupe.cli import main
 from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.methods.arrangement import arrangement
 from torchloupe.points import Points
+from torchloupe.render.points import colouring
 from torchloupe.sources.points import read_points
 
 
@@ -139,6 +143,81 @@ def test_two_models_are_matched_by_id_and_aligned(digits, tmp_path):
     np.savez(tmp_path / "alone.npz", feats=np.zeros((5, 2)))
     with pytest.raises(BadInput, match="0 ids in common"):
         compare_files(digits, tmp_path / "alone.npz")
+
+
+def test_repeated_ids_are_told_apart_or_refused(tmp_path):
+    feats = np.random.default_rng(0).normal(size=(60, 6))
+    ids = np.array([f"walk-{i % 20}" for i in range(60)])
+    np.savez(tmp_path / "a.npz", feats=feats, ids=ids)
+    _, _, aligned, cka = compare_files(tmp_path / "a.npz", tmp_path / "a.npz", method="pca")
+    assert aligned.disparity == pytest.approx(0, abs=1e-9)
+    assert cka == pytest.approx(1)
+    np.savez(tmp_path / "b.npz", feats=feats[:59], ids=ids[:59])
+    with pytest.raises(BadInput, match=r"'walk-19' is 3 times in .*a\.npz and 2 times in .*b\.npz"):
+        compare_files(tmp_path / "a.npz", tmp_path / "b.npz", method="pca")
+    (tmp_path / "l.csv").write_text(
+        "id,labels\n" + "".join(f"walk-{i % 20},{i % 2}\n" for i in range(21)) + "walk-0,7\n"
+    )
+    with pytest.raises(BadInput, match=r"l\.csv: id 'walk-0' stands twice, with different labels"):
+        read_points(tmp_path / "a.npz", labels=tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize("words", [{"metric": "cosine"}, {"parameters": {"metric": "cosine"}}])
+def test_numbers_follow_the_metric_of_the_map(tmp_path, words):
+    random = np.random.default_rng(0)
+    unit = random.normal(size=(150, 5))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.savez(tmp_path / "unit.npz", feats=unit)
+    np.savez(tmp_path / "long.npz", feats=unit * random.uniform(1, 100, (150, 1)))
+    plain = project_file(tmp_path / "unit.npz", tmp_path / "u.npz", method="tsne", jobs=1)
+    made = project_file(tmp_path / "long.npz", tmp_path / "l.npz", method="tsne", jobs=1, **words)
+    assert made.record["prepared"]["metric"] == made.record["metric"] == "cosine"
+    for name in ("trustworthiness", "kept_neighbours"):
+        assert made.record["numbers"][name] == pytest.approx(plain.record["numbers"][name], abs=0.02)
+
+
+def test_missing_labels_are_no_class(tmp_path):
+    feats, labels = load_digits(return_X_y=True)
+    feats, labels = feats[:200], labels[:200]
+    gaps = np.arange(200) % 3 == 0
+    full = np.array([None if gap else int(label) for label, gap in zip(labels, gaps, strict=True)], object)
+    pq.write_table(pa.table({"feats": feats.tolist(), "labels": full.tolist()}), tmp_path / "p.parquet")
+    rows = "".join("\n" if label is None else f"{label}\n" for label in full)
+    (tmp_path / "m.csv").write_text("labels,other\n" + "".join(f"{line},1\n" for line in rows.split("\n")[:-1]))
+    np.save(tmp_path / "feats.npy", feats)
+    np.savez(tmp_path / "f.npz", feats=feats, labels=np.where(gaps, np.nan, labels))
+    wanted = ["" if label is None else str(label) for label in full]
+    for points in (
+        read_points(tmp_path / "p.parquet"),
+        read_points(tmp_path / "feats.npy", labels=tmp_path / "m.csv"),
+        read_points(tmp_path / "f.npz"),
+        Points(feats, np.arange(200).astype(str), {"labels": full}),
+    ):
+        assert points.labels.tolist() == wanted
+    coords = feats[:, 20:22] + np.random.default_rng(0).normal(size=(200, 2))
+    known = arrangement_by_loops(feats, coords, wanted, 5)
+    made = arrangement(feats, coords, np.array(wanted), k=5)
+    assert made.accuracy == pytest.approx(known, abs=1e-9)
+    colours = colouring(points, None, None)
+    assert colours.count == 10
+    assert colours.names[-1] == "(no label)"
+    assert (colours.codes == 10).tolist() == gaps.tolist()
+
+
+def arrangement_by_loops(feats, coords, labels, k):
+    """Accuracy of labelled points by the labelled ones among their k nearest."""
+    shares = []
+    for space in (feats, coords):
+        right = []
+        for i, label in enumerate(labels):
+            if not label:
+                continue
+            near = sorted((float(((space[i] - space[j]) ** 2).sum()), j) for j in range(len(labels)) if j != i)[:k]
+            votes = [labels[j] for _, j in near if labels[j]]
+            best = max(sorted(set(votes)), key=votes.count) if votes else None
+            right.append(best == label)
+        shares.append(np.mean(right))
+    return tuple(shares)
 
 
 def test_maps_are_compared_as_they_are(digits, tmp_path):

@@ -81,7 +81,7 @@ def test_missing_numbers_are_grey_and_not_part_of_the_scale():
     values = np.array([1.0, np.nan, 3.0, np.inf, 2.0])
     scale = colouring(Points(points.feats, points.ids, {"v": values}), "v", None)
     assert (scale.low, scale.high) == (1, 3)
-    assert np.allclose(scale.rgb[[1, 3]], 0.6)
+    assert np.allclose(scale.rgb[[1, 3]], 0.75)
     assert np.allclose(scale.rgb[2], matplotlib.colormaps["viridis"](1.0)[:3])
 
 

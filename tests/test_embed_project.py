@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.arrangement import arrangement
 from torchloupe.methods.kept import Kept
+from torchloupe.methods.neighbours import neighbours_by
 from torchloupe.methods.project import (
     Plan,
     algorithm,
@@ -316,6 +317,50 @@ def test_rows_that_differ_little_are_not_called_equal():
         prepare(np.vstack([feats, [[1e12, -0.0, 1e12]]]))
 
 
+def distances(feats, metric):
+    """All distances by plain loops."""
+    each = {
+        "manhattan": lambda a, b: np.abs(a - b).sum(),
+        "correlation": lambda a, b: 1 - np.corrcoef(a, b)[0, 1],
+        "euclidean": lambda a, b: np.sqrt(((a - b) ** 2).sum()),
+    }[metric]
+    return np.array([[each(a, b) for b in feats.astype(float)] for a in feats.astype(float)])
+
+
+@pytest.mark.parametrize("metric", ["manhattan", "correlation"])
+def test_neighbours_and_numbers_follow_the_metric(digits, metric):
+    feats = digits[0][:120]
+    apart = distances(feats, metric)
+    np.fill_diagonal(apart, np.inf)
+    found = neighbours_by(prepare(feats, metric=metric).array(), 7, metric)
+    assert np.allclose(found.lengths, np.sort(apart, 1)[:, :7], atol=1e-4)
+    coords = feats[:, 20:22] + np.random.default_rng(0).normal(size=(120, 2))
+    near = distances(coords, "euclidean")
+    np.fill_diagonal(near, np.inf)
+    kept = np.mean([len(set(np.argsort(a)[:5]) & set(np.argsort(b)[:5])) / 5 for a, b in zip(apart, near, strict=True)])
+    assert arrangement(feats.astype(np.float32), coords, k=5, metric=metric).kept == pytest.approx(kept, abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "sklearn.manifold.Isomap"])
+def test_a_matrix_of_distances_is_mapped_as_its_points_are(digits, method):
+    feats, labels = digits[0][:200], digits[1][:200]
+    quick = {"tsne": {"n_iter": 100, "initialization": "random"}, "umap": {"n_epochs": 60}}.get(method, {})
+    apart = distances(feats, "euclidean")
+    made_of = prepare(apart, metric="precomputed")
+    made = project(made_of, method, jobs=1, parameters=quick)
+    assert made.record["metric"] == "precomputed"
+    assert made.record["reduced_to"] == 0
+    if method == "tsne":
+        begin = {**quick, "n_iter": 0, "early_exaggeration_iter": 10}
+        both = [project(rows, method, jobs=1, parameters=begin).coords for rows in (prepare(feats), made_of)]
+        assert np.allclose(*np.abs(both), atol=0.01 * np.abs(both[0]).max())  # mirrored at random
+    found = arrangement(apart.astype(np.float32), made.coords, labels, metric="precomputed")
+    assert found.kept == pytest.approx(arrangement(feats, made.coords, labels).kept, abs=1e-3)
+    assert found.kept > 0.4
+    named = project(prepare(apart), method, jobs=1, parameters={**quick, "metric": "precomputed"})
+    assert np.array_equal(named.coords, made.coords)
+
+
 def test_cosine_ignores_the_length_of_rows(digits):
     feats = digits[0]
     stretched = feats * np.random.default_rng(0).uniform(1, 5, size=(len(feats), 1))
@@ -354,7 +399,16 @@ def test_few_points_lower_the_perplexity_and_say_so(digits):
         (lambda x: prepare(x[:0]), "0 samples: "),
         (lambda x: prepare(np.ones((5, 3))), "all 5 rows are equal"),
         (lambda x: prepare(x, normalize="l7"), "expected one of none, l2"),
-        (lambda x: prepare(x, metric="taxi"), "euclidean or cosine"),
+        (lambda x: prepare(x, metric="manhatten"), "expected one of euclidean, cosine, .*Did you mean manhattan"),
+        (lambda x: prepare(x, metric="precomputed"), "500 rows of 64 numbers; expected the distances of all from all"),
+        (lambda x: prepare(x[:64] @ x[:64].T, metric="precomputed"), "row 26 is .* away from itself.*similarities"),
+        (lambda x: prepare(np.triu(np.ones((9, 9)), 1), metric="precomputed"), "there and back differ"),
+        (lambda x: project(prepare(x, metric="manhattan"), "pca"), "pca knows no metric manhattan"),
+        (lambda x: project(prepare(x, metric="manhattan"), "tsne", reduce=5), "PCA keeps Euclidean distances"),
+        (
+            lambda x: project(prepare(x, metric="manhattan"), "tsne", parameters={"metric": "dice"}),
+            "give one of the two",
+        ),
         (
             lambda x: prepare(np.where(np.arange(500)[:, None] % 100 == 7, np.nan, x)),
             r"5 of 500 rows .* 7, 107, 207, 307, 407;",

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,9 +19,9 @@ from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, UnsafeFile
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
 from torchloupe.methods.kept import Kept, Progress, quiet
-from torchloupe.methods.project import KEEP_FROM, SEED, Plan, place, project
-from torchloupe.methods.rows import Parts, Rows, prepare
-from torchloupe.points import Points
+from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, project
+from torchloupe.methods.rows import Parts, Rows, metrics, prepare
+from torchloupe.points import Points, numbered
 from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
 from torchloupe.store import aside, plain
 
@@ -101,6 +102,8 @@ def project_file(
     if k < 1:
         raise BadInput(f"k {k}: expected 1 or more neighbours")
     points = read_points(feats, labels=labels, vector=vector)
+    parameters = dict(parameters or {})
+    metric = _one_metric(metric, method if method != "auto" else choose(len(points)), parameters)
     rows = _named_file(
         feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad)
     )
@@ -147,7 +150,30 @@ def _named_file(path: str | Path, make: Callable[[], Rows]) -> Rows:
 
 def _numbers(rows: Rows, coords: np.ndarray, labels: np.ndarray | None, k: int, seed: int) -> Arrangement:
     wanted = labels if labels is not None and labels.dtype.kind != "f" else None
-    return arrangement(rows.array(), coords, wanted, k=k, seed=seed)
+    return arrangement(rows.array(), coords, wanted, k=k, seed=seed, metric=rows.metric)
+
+
+def _one_metric(metric: str, method: str, parameters: dict[str, Any]) -> str:
+    """The metric that was asked for, by name or among the parameters, out of which it is taken.
+
+    One that only the library knows stays there, with a word that the numbers of the map are Euclidean.
+    """
+    asked = metric_of(method, parameters)
+    if asked is None or asked not in metrics():
+        for name in ("metric", "distance"):
+            if isinstance(parameters.get(name), str):
+                warnings.warn(
+                    f"metric {parameters[name]!r} is {method}'s own: the map follows it, its numbers are {metric}",
+                    LoupeWarning,
+                    3,
+                )
+        return metric
+    if metric not in ("euclidean", asked):
+        raise BadInput(f"--metric {metric} and, among --args, {asked}; give one of the two")
+    for name in ("metric", "distance"):
+        if isinstance(parameters.get(name), str):
+            del parameters[name]
+    return asked
 
 
 def place_file(
@@ -172,6 +198,10 @@ def place_file(
     if not source.is_file():
         raise BadInput(f"{into}: its features {source} are gone; placing new points needs them")
     asked = here.record["prepared"]
+    if asked.get("metric") not in ("euclidean", "cosine"):
+        raise BadInput(
+            f"{into}: made by the metric {asked.get('metric')}: new points can be placed by euclidean and cosine"
+        )
     old, new = read_points(source), read_points(feats, labels=labels, vector=vector)
     if old.feats.shape[1:] != new.feats.shape[1:]:
         raise BadInput(
@@ -227,8 +257,9 @@ def _mapped(
 
 
 def _same_samples(a: Points, b: Points, first: str | Path, second: str | Path) -> tuple[Points, Points]:
-    place = {name: row for row, name in enumerate(b.ids.tolist())}
-    rows = [(i, place[name]) for i, name in enumerate(a.ids.tolist()) if name in place]
+    _equally_often(a, b, first, second)
+    place = {name: row for row, name in enumerate(numbered(b.ids.tolist()))}
+    rows = [(i, place[name]) for i, name in enumerate(numbered(a.ids.tolist())) if name in place]
     if len(rows) < 3:
         raise BadInput(
             f"{first} and {second} have {len(rows)} ids in common; a comparison needs the same samples in both"
@@ -243,6 +274,17 @@ def _same_samples(a: Points, b: Points, first: str | Path, second: str | Path) -
     return a.take(mine), b.take(theirs)
 
 
+def _equally_often(a: Points, b: Points, first: str | Path, second: str | Path) -> None:
+    """Errors: BadInput for an id that both have, one of them more often: it is not known which sample is meant."""
+    times, others = Counter(a.ids.tolist()), Counter(b.ids.tolist())
+    odd = next((name for name, count in times.items() if name in others and others[name] != count), None)
+    if odd is not None:
+        raise BadInput(
+            f"id {odd!r} is {times[odd]} times in {first} and {others[odd]} times in {second}: it is not known which"
+            " samples belong together; give every sample an id of its own"
+        )
+
+
 def _features(points: Points, path: str | Path) -> np.ndarray | None:
     """The features behind a file, in the order of its ids."""
     if points.record.get("kind") != "projection":
@@ -251,8 +293,13 @@ def _features(points: Points, path: str | Path) -> np.ndarray | None:
     if not source.is_file():
         return None
     found = read_points(source)
-    place = {name: row for row, name in enumerate(found.ids.tolist())}
-    return found.feats[np.array([place[name] for name in points.ids.tolist()])]
+    _equally_often(points, found, path, source)
+    place = {name: row for row, name in enumerate(numbered(found.ids.tolist()))}
+    wanted = numbered(points.ids.tolist())
+    gone = next((name for name, _ in wanted if (name, 0) not in place), None)
+    if gone is not None:
+        raise BadInput(f"{path}: its features {source} hold no id {gone!r}; they were written again: project again")
+    return found.feats[np.array([place[name] for name in wanted])]
 
 
 def embed_file(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +13,80 @@ import numpy as np
 from torchloupe.errors import BadInput, nearest
 
 LABELS = "labels"
+MISSING = ""
+FEW_VALUES = 50
+
+
+def as_column(values: Any, name: str = "") -> np.ndarray:
+    """Values as numbers, words, truths or dates. A gap (None, NaN, NaT, pandas' NA) is NaN, NaT, or "" among words.
+
+    Whole numbers with gaps are names of classes, hence words, under the name "labels" or where there are at most 50 of
+    them; else NaN stands in the gaps.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind in "iubUM":
+        return values
+    if values.dtype.kind == "f":
+        gaps = np.isnan(values)
+        if name != LABELS or not gaps.any() or not _whole(values[~gaps]):
+            return values
+        return np.array([MISSING if gap else str(int(value)) for value, gap in zip(values.tolist(), gaps, strict=True)])
+    if values.dtype.kind in "SV" or values.ndim != 1:
+        return values.astype(str)
+    given = values.tolist()
+    gaps = np.array([_is_gap(value) for value in given], bool)
+    held = [value for value, gap in zip(given, gaps, strict=True) if not gap]
+    if held and all(isinstance(value, bool | np.bool_) for value in held) and not gaps.any():
+        return np.array(given, bool)
+    if held and all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in held):
+        numbers = np.array([np.nan if gap else value for value, gap in zip(given, gaps, strict=True)], float)
+        if all(isinstance(value, int | np.integer) for value in held):
+            if not gaps.any():
+                return np.array(given, np.int64)
+            if len(set(held)) <= FEW_VALUES:
+                name = LABELS
+        return as_column(numbers, name)
+    if held and all(isinstance(value, datetime.date | np.datetime64) for value in held):
+        return np.array(["NaT" if gap else value for value, gap in zip(given, gaps, strict=True)], "datetime64[us]")
+    return np.array([MISSING if gap else str(value) for value, gap in zip(given, gaps, strict=True)], str)
+
+
+def _whole(numbers: np.ndarray) -> bool:
+    return bool(len(numbers)) and bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
+
+
+def _is_gap(value: Any) -> bool:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float | np.floating | np.datetime64) and bool(value != value)
+
+
+def missing(values: np.ndarray) -> np.ndarray:
+    """(N,): where a column has a gap."""
+    if values.dtype.kind == "U":
+        return values == MISSING
+    if values.dtype.kind in "fM":
+        return np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
+    return np.zeros(len(values), bool)
+
+
+def numbered(ids: Iterable[str]) -> list[tuple[str, int]]:
+    """Each id with how often it came before, so that repeated ids are told apart."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in ids:
+        found.append((name, seen[name]))
+        seen[name] += 1
+    return found
 
 
 @dataclass(frozen=True)
 class Points:
     """N points and what is known about each: row i of `feats`, `ids` and every column belong to the same sample.
 
-    feats (N, D), or (N, c, p) for p body parts; may be a memory map. ids (N,) strings, unique.
-    columns: name -> (N,) strings or numbers; "labels" is the one that pictures are coloured by unless asked otherwise.
+    feats (N, D), or (N, c, p) for p body parts; may be a memory map. ids (N,) strings; repeated ones are told apart by
+    their order.
+    columns: name -> (N,) words, numbers or dates, gaps as `as_column` has them; "labels" is the one that pictures are coloured by unless asked otherwise.
     record: how the points were made (JSON-like); its "kind" is "features" or "projection".
     Raises BadInput where a column or the ids have another length than feats.
     """
@@ -31,6 +99,7 @@ class Points:
     def __post_init__(self) -> None:
         if self.feats.ndim < 2:
             raise BadInput(f"feats: shape {self.feats.shape}, expected (samples, dimensions) or (samples, c, parts)")
+        object.__setattr__(self, "columns", {name: as_column(column, name) for name, column in self.columns.items()})
         for name, column in (("ids", self.ids), *self.columns.items()):
             if column.shape != (len(self.feats),):
                 found = f"{len(column)} values" if column.ndim == 1 else f"shape {column.shape}"

@@ -82,7 +82,7 @@ def project(
     method: str = "auto",
     dims: Annotated[int, Parameter(name=["--dims", "-e"])] = 2,
     args: MapArguments = None,
-    metric: Literal["euclidean", "cosine"] = "euclidean",
+    metric: str = "euclidean",
     parts: str = "flatten",
     normalize: Literal["none", "l2", "zscore", "minmax"] | None = None,
     reduce: int | None = None,
@@ -106,7 +106,8 @@ def project(
             points, UMAP above.
         dims: Dimensions of the map.
         args: Parameters of the implementation: NAME=VALUE ...
-        metric: cosine: rows are brought to unit length.
+        metric: cosine: rows are brought to unit length. precomputed: the rows are the distances of all points from all.
+            Or manhattan, correlation, chebyshev and others of scikit-learn's, by all distances.
         parts: Of body parts (N, c, p): flatten them, the mean over them, or the number of one.
         normalize: Of the features, first. Default: l2 for body parts, none for vectors.
         reduce: First to so many dimensions by PCA; 0: never. Default: only where rows are wider than 512 (to 256), or more

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput
-from torchloupe.methods.neighbours import block_rows, centred, dtype_for, halved, nearness, smallest, spans
+from torchloupe.methods.neighbours import Apart, block_rows, centred, dtype_for, halved, nearness, smallest, spans
+from torchloupe.points import as_column, missing
 
 EXACT = 10_000
 DOUBLE = 3000
@@ -20,7 +21,8 @@ class Arrangement:
 
     trustworthiness: are the k neighbours on the map near in feature space? kept: share of the k nearest neighbours in
     feature space that are among the k nearest on the map. accuracy: leave-one-out k-NN accuracy of the labels, silhouette:
-    mean silhouette of the labels, each in feature space and on the map; None without labels.
+    mean silhouette of the labels, each in feature space and on the map; None without labels. Points without a label are
+    left out of both.
     k: neighbours asked for. asked: points whose neighbours were searched (among all `points`), below `points` a sample.
     """
 
@@ -80,9 +82,10 @@ def arrangement(
     *,
     k: int = 15,
     seed: int = 1597,
+    metric: str = "euclidean",
     exact: int = EXACT,
 ) -> Arrangement:
-    """The numbers of a projection: feats (N, D), coords (N, e), labels (N,).
+    """The numbers of a projection: feats (N, D), coords (N, e), labels (N,). metric: of feats, as Rows has it.
 
     trustworthiness  T = 1 - 2 / (N k (2N - 3k - 1)) * sum_i sum_{j in map_k(i)} max(0, rank(i, j) - k)
     kept neighbours  R = 1 / (N k) * sum_i |map_k(i) & feats_k(i)|
@@ -97,7 +100,8 @@ def arrangement(
     if k < 1:
         raise BadInput(f"{total} points: trustworthiness needs at least 3")
     asked = np.arange(total) if total <= exact else _sample(total, seed)
-    high, low = (Space.of(of, np.float64 if total <= DOUBLE else dtype_for(of, k)) for of in (feats, coords))
+    high = _space(feats, k) if metric == "euclidean" else Apart(feats, metric)
+    low = _space(coords, k)
     classes = None if labels is None else Labels.of(labels)
     if classes is not None and len(classes.sizes) < 2:
         classes = None
@@ -119,8 +123,13 @@ def arrangement(
     found = Arrangement(trust, kept / (len(asked) * k), k, len(asked), total)
     if classes is None:
         return found
-    accuracy, silhouette = (right / len(asked)).tolist(), (scores / len(asked)).tolist()
+    labelled = max(1, int((classes.codes[asked] >= 0).sum()))
+    accuracy, silhouette = (right / labelled).tolist(), (scores / labelled).tolist()
     return replace(found, accuracy=(accuracy[0], accuracy[1]), silhouette=(silhouette[0], silhouette[1]))
+
+
+def _space(points: np.ndarray, k: int) -> Space:
+    return Space.of(points, np.float64 if len(points) <= DOUBLE else dtype_for(points, k))
 
 
 def _sample(total: int, seed: int) -> np.ndarray:
@@ -157,7 +166,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Labels:
-    """A label of every point as a code (N,), the points of each class one after the other, how many there are in each."""
+    """A label of every point as a code (N,), -1 for none, the labelled points class by class, how many are in each."""
 
     codes: np.ndarray
     order: np.ndarray
@@ -166,13 +175,16 @@ class Labels:
     @classmethod
     def of(cls, labels: np.ndarray) -> Labels:
         """From any values."""
-        codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-        return cls(codes, np.argsort(codes, kind="stable"), sizes)
+        labels = as_column(labels)
+        codes, known = np.full(len(labels), -1), np.flatnonzero(~missing(labels))
+        codes[known], sizes = np.unique(labels[known], return_inverse=True, return_counts=True)[1:]
+        return cls(codes, known[np.argsort(codes[known], kind="stable")], sizes)
 
     def voted(self, rows: np.ndarray, near: np.ndarray) -> int:
         """How many points' neighbours (q, k) have as their most frequent label (the first of equals) the point's own."""
+        rows, near = rows[self.codes[rows] >= 0], near[self.codes[rows] >= 0]
         around = np.sort(self.codes[near], 1)
-        votes = (around[:, :, None] == around[:, None, :]).sum(2)
+        votes = (around[:, :, None] == around[:, None, :]).sum(2) * (around >= 0)
         chosen = np.take_along_axis(around, votes.argmax(1)[:, None], 1)[:, 0]
         return int((chosen == self.codes[rows]).sum())
 
@@ -181,6 +193,7 @@ class Labels:
 
         lengths (q, N): distances to all points. 0 for the only point of a class.
         """
+        rows, lengths = rows[self.codes[rows] >= 0], lengths[self.codes[rows] >= 0]
         first = np.cumsum(self.sizes) - self.sizes
         sums = np.add.reduceat(np.take(lengths, self.order, 1), first, 1)
         each, own = np.arange(len(rows)), self.codes[rows]

@@ -183,6 +183,42 @@ def _exact(points: np.ndarray, count: int, truth: Truth, step: Step) -> Neighbou
     return Neighbours(indices, lengths, "exact", truth.recall(points, indices[truth.rows]))
 
 
+def neighbours_by(points: np.ndarray, count: int, metric: str, step: Step = lambda *_: None) -> Neighbours:
+    """The count nearest others by all distances of another metric of scikit-learn's, or of a matrix of distances."""
+    apart, total = Apart(points, metric), len(points)
+    indices, lengths = np.empty((total, count), np.int32), np.empty((total, count), np.float32)
+    for start, stop in spans(total, block_rows(total)):
+        lengths[start:stop], indices[start:stop] = smallest(apart.nearness(np.arange(start, stop)), count)
+        step(stop, total)
+    return Neighbours(indices, lengths, "exact", 1.0)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Points (N, d) with distances of a metric other than the Euclidean one; "precomputed": points are distances."""
+
+    points: np.ndarray
+    metric: str
+
+    def nearness(self, rows: np.ndarray) -> np.ndarray:
+        """(q, N): distances from some rows to all points; the point itself is last."""
+        if self.metric == "precomputed":
+            found = np.array(self.points[rows])
+        else:
+            from sklearn.metrics import pairwise_distances
+
+            binary = self.metric in ("jaccard", "dice")
+            points = self.points != 0 if binary else self.points
+            found = pairwise_distances(points[rows], points, metric=self.metric)
+        found[np.arange(len(rows)), rows] = np.inf
+        return found
+
+    def lengths(self, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Distances (q, N) from nearness; 0 to the point itself."""
+        near[np.arange(len(rows)), rows] = 0
+        return near
+
+
 def _by_all(data: np.ndarray, halves: np.ndarray, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances (q, count) and indices (q, count) of the nearest others of some rows."""
     lengths, indices = np.empty((len(rows), count), data.dtype), np.empty((len(rows), count), np.int64)

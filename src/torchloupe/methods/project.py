@@ -20,8 +20,15 @@ import numpy as np
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.methods.kept import Kept, Progress, quiet
-from torchloupe.methods.neighbours import LIST, Neighbours, nearby, nearest_neighbours, neighbours_in_lists
-from torchloupe.methods.rows import Rows
+from torchloupe.methods.neighbours import (
+    LIST,
+    Neighbours,
+    nearby,
+    nearest_neighbours,
+    neighbours_by,
+    neighbours_in_lists,
+)
+from torchloupe.methods.rows import Rows, metrics
 from torchloupe.named import imported
 
 SEED = 1597
@@ -105,6 +112,7 @@ class Task:
     """What an algorithm is given: x (N, d) float32 in memory, the number of dimensions of the map, and how to go about.
 
     begin (N, dims): places to begin from, for the algorithms that take steps (tsne, umap); None: as they choose.
+    metric: of the rows; x (N, N) holds distances where it is "precomputed".
     """
 
     x: np.ndarray
@@ -116,6 +124,7 @@ class Task:
     kept: Kept = field(default_factory=lambda: Kept(None))
     progress: Progress = quiet
     begin: np.ndarray | None = None
+    metric: str = "euclidean"
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,8 @@ def algorithm(name: str) -> Algorithm:
 
 def _pca() -> Algorithm:
     def run(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+        if task.metric != "euclidean":
+            raise BadInput(f"pca knows no metric {task.metric}, only euclidean and cosine; use tsne or umap")
         axes = principal_axes(Rows(task.x), task.dims, seed=task.seed)
         share = (axes.variance / axes.total).tolist() if axes.total else [0.0] * task.dims
         return _whitened(axes.apply(Rows(task.x)), axes, task), {"explained_variance_ratio": share}
@@ -235,6 +246,10 @@ def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         options["negative_gradient_method"] = _gradient(total, task.dims)
     if task.begin is not None:
         options["initialization"] = (task.begin - task.begin.mean(0)) / task.begin.std() * 1e-4
+    if task.metric != "euclidean":
+        options["metric"] = task.metric
+        if task.metric == "precomputed" and task.begin is None:
+            options.setdefault("initialization", "spectral")
     model = openTSNE.TSNE(n_components=task.dims, **options)
     affinities, how = _affinities(task, options)
     task.progress("first places", 0, 1)
@@ -321,6 +336,9 @@ def _neighbours(task: Task, count: int) -> Neighbours:
 
     def step(done: int, total: int) -> None:
         task.progress("neighbours", done, total)
+
+    if task.metric != "euclidean":
+        return neighbours_by(task.x, count, task.metric, step)
 
     exact = task.neighbours == "exact" or (task.neighbours == "auto" and len(task.x) <= EXACT_NEIGHBOURS)
     if exact or len(task.x) <= 2 * LIST:
@@ -417,7 +435,9 @@ def _run_umap(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
 
     total, options = len(task.x), _umap_options(task)
     how: dict[str, Any] = {"neighbours": "as umap-learn chooses"}
-    if total >= KEEP_FROM and not {"metric", "precomputed_knn", "unique"} & set(task.parameters):
+    if task.metric != "euclidean":
+        options["metric"] = task.metric
+    if total >= KEEP_FROM and not {"metric", "precomputed_knn", "unique"} & set(options):
         found = _neighbours(task, options.get("n_neighbors", 15) - 1)
         itself, no_way = np.arange(total, dtype=np.int32)[:, None], np.zeros((total, 1), np.float32)
         options["precomputed_knn"] = np.hstack([itself, found.indices]), np.hstack([no_way, found.lengths])
@@ -446,6 +466,9 @@ def _place_umap(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
         return np.asarray(model.transform(new), np.float32)
 
 
+METRICS_OF_PACMAP = {"euclidean": "euclidean", "manhattan": "manhattan", "l1": "manhattan", "hamming": "hamming"}
+
+
 def _pacmap(name: str, title: str) -> Algorithm:
     try:
         import pacmap
@@ -456,6 +479,9 @@ def _pacmap(name: str, title: str) -> Algorithm:
     def run(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         asked = task.parameters.get("n_neighbors", 10) or 10
         options = {"random_state": task.seed, **task.parameters, "n_neighbors": min(asked, len(task.x) - 1)}
+        if task.metric not in METRICS_OF_PACMAP:
+            raise BadInput(f"{name}: metric {task.metric}: expected {', '.join(METRICS_OF_PACMAP)} or cosine")
+        options["distance"] = METRICS_OF_PACMAP[task.metric]
         logging.getLogger("pacmap.pacmap").setLevel(logging.ERROR)
         return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
 
@@ -472,6 +498,11 @@ def _imported(path: str) -> Algorithm:
 
     def fresh(task: Task) -> Any:
         given = {"n_components": task.dims, "random_state": task.seed}
+        if task.metric != "euclidean":
+            named = "dissimilarity" if "dissimilarity" in names and task.metric == "precomputed" else "metric"
+            if named not in names:
+                raise BadInput(f"method {path!r} takes no metric: leave out {task.metric}, or use tsne or umap")
+            given[named] = task.metric
         return made(**{key: value for key, value in given.items() if key in names}, **task.parameters)
 
     def run(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
@@ -610,7 +641,10 @@ def project(
     """
     chosen = algorithm(choose(len(rows)) if method == "auto" else method)
     given = dict(parameters or {})
+    rows = _under(rows, chosen, given)
     chosen.check(given)
+    if rows.metric == "precomputed" and bucket is not None:
+        raise BadInput("metric precomputed: distances cannot be cut into buckets; leave out --bucket-size")
     if dims < 1:
         raise BadInput(f"{dims} dimensions: expected 1, 2, 3 or more")
     if neighbours not in ("auto", "exact", "approximate"):
@@ -621,14 +655,16 @@ def project(
         raise BadInput(f"--method {chosen.name} needs at least {chosen.least} samples, not {len(rows)}; pca needs 2")
     width = rows.width
     spans = _buckets(len(rows), bucket, chosen.least)
-    to = reduced(len(rows), width, chosen.name, reduce)
+    if rows.metric != "euclidean" and reduce:
+        raise BadInput(f"reduce {reduce}: PCA keeps Euclidean distances, not {rows.metric} ones; leave it out")
+    to = reduced(len(rows), width, chosen.name, reduce) if rows.metric == "euclidean" else 0
     plan = Plan(chosen, len(rows), width, dims, to, len(spans), jobs or cores())
     if started is not None:
         started(plan)
     begun = time.monotonic()
     kept = Kept(work, _key(rows, chosen, given, dims, seed, to, neighbours, bucket) if work else "")
     x, variance = _reduced_rows(rows, to, seed, kept, progress)
-    task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress, begin)
+    task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress, begin, rows.metric)
     coords, notes = _run(chosen, task, spans)
     record: dict[str, Any] = {
         "kind": "projection",
@@ -636,6 +672,7 @@ def project(
         "chosen_by": "number of points" if method == "auto" else "user",
         "library": chosen.library,
         "parameters": given,
+        "metric": "cosine" if rows.unit and rows.metric == "euclidean" else rows.metric,
         "dims": dims,
         "seed": seed,
         "points": len(rows),
@@ -649,6 +686,25 @@ def project(
         "seconds": round(time.monotonic() - begun, 3),
     }
     return Projection(coords, record)
+
+
+def metric_of(method: str, parameters: Mapping[str, Any]) -> str | None:
+    """The metric that an implementation's own parameters name; None where they name none."""
+    given = parameters.get("distance" if method in ("localmap", "pacmap") else "metric")
+    if not isinstance(given, str) or parameters.get("metric_params") or parameters.get("metric_kwds"):
+        return None
+    return {"angular": "cosine", "l2": "euclidean"}.get(given, given)
+
+
+def _under(rows: Rows, chosen: Algorithm, given: dict[str, Any]) -> Rows:
+    """The rows under the metric that is among the parameters, which is taken out of them: it is ours to bring about."""
+    metric = metric_of(chosen.name, given)
+    if metric is None or metric not in metrics():
+        return rows
+    if rows.metric not in ("euclidean", metric):
+        raise BadInput(f"metric {rows.metric} and, among the parameters, {metric}; give one of the two")
+    given.pop("distance" if chosen.name in ("localmap", "pacmap") else "metric")
+    return rows.by(metric)
 
 
 def _run(chosen: Algorithm, task: Task, spans: list[tuple[int, int]]) -> tuple[np.ndarray, dict[str, Any]]:
@@ -671,7 +727,7 @@ def _run(chosen: Algorithm, task: Task, spans: list[tuple[int, int]]) -> tuple[n
 
 def _mapped(chosen: Algorithm, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     """Run an algorithm; many rows are given in an order in which near ones lie near, and the map put back in theirs."""
-    if not chosen.by_neighbours or len(task.x) < KEEP_FROM:
+    if not chosen.by_neighbours or len(task.x) < KEEP_FROM or task.metric != "euclidean":
         return chosen.run(task)
     order = nearby(task.x, task.seed)
     begin = None if task.begin is None else task.begin[order]
@@ -706,7 +762,7 @@ def _key(rows: Rows, chosen: Algorithm, *options: object) -> str:
     """A hash of the rows (up to 10,000 of them, spread over all) and of everything that was asked."""
     step = max(1, len(rows) // 10_000)
     digest = hashlib.sha256(np.ascontiguousarray(rows[slice(0, len(rows), step)]).tobytes())
-    digest.update(json.dumps([len(rows), chosen.name, chosen.library, *options], default=str).encode())
+    digest.update(json.dumps([len(rows), rows.metric, chosen.name, chosen.library, *options], default=str).encode())
     return digest.hexdigest()
 
 

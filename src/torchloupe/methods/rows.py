@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.errors import BadInput, LoupeWarning, nearest
 
 Parts = Literal["flatten", "mean"] | int
 NORMALS = ("none", "l2", "zscore", "minmax")
@@ -23,7 +23,8 @@ class Rows:
 
     source (N, D) or (N, c, p); parts: "flatten" (c * p numbers), "mean" over the parts, or one part's number;
     unit: each row to unit length; shift and scale (D,): row = (row - shift) * scale before that;
-    keep: the rows to use, None for all.
+    keep: the rows to use, None for all. metric: how distances of the rows are meant: euclidean (cosine is that, of rows
+    of unit length), precomputed (the rows are distances), or another one of scikit-learn's.
     """
 
     source: np.ndarray
@@ -32,6 +33,7 @@ class Rows:
     shift: np.ndarray | None = None
     scale: np.ndarray | None = None
     keep: np.ndarray | None = None
+    metric: str = "euclidean"
 
     def __len__(self) -> int:
         return len(self.source) if self.keep is None else len(self.keep)
@@ -55,6 +57,21 @@ class Rows:
         """Rows (n, D) as they are in the source, one vector each."""
         raw = self.source[rows if self.keep is None else self.keep[rows]]
         return (_one_vector(raw, self.parts) if raw.ndim > 2 else raw).reshape(len(raw), -1)
+
+    def by(self, metric: str) -> Rows:
+        """The same rows under another metric.
+
+        Raises BadInput for a metric that is not known, or distances that are none.
+        """
+        if metric == self.metric:
+            return self
+        if metric == "cosine":
+            return replace(self, unit=True, metric="euclidean")
+        if metric == "precomputed":
+            _distances(self)
+        elif metric not in metrics():
+            raise BadInput(f"metric {metric!r}: expected one of {', '.join(metrics())}.{nearest(metric, metrics())}")
+        return replace(self, metric=metric)
 
     def spread(self, most: int = 10_000) -> np.ndarray:
         """Numbers of at most so many rows, taken evenly."""
@@ -84,6 +101,33 @@ def _one_vector(raw: np.ndarray, parts: Parts) -> np.ndarray:
     return raw[..., int(parts)].reshape(len(raw), -1)
 
 
+def metrics() -> tuple[str, ...]:
+    """The names of metrics that can be asked for."""
+    more = ["manhattan", "chebyshev", "canberra", "braycurtis", "correlation", "hamming", "jaccard", "dice", "l1"]
+    return ("euclidean", "cosine", "precomputed", *more)
+
+
+def _distances(rows: Rows) -> None:
+    """Errors: BadInput where the rows are not the distances of all points from all."""
+    total, width = len(rows), rows.width
+    if total != width:
+        raise BadInput(f"metric precomputed: {total} rows of {width} numbers; expected the distances of all from all")
+    if rows.unit or rows.shift is not None:
+        raise BadInput("metric precomputed: distances are not normalised; leave out --normalize")
+    for start, block in rows.pieces():
+        if (block < 0).any():
+            raise BadInput(f"metric precomputed: a distance below 0 in row {start + int((block < 0).any(1).argmax())}")
+        own = np.abs(block[np.arange(len(block)), start + np.arange(len(block))])
+        if own.max() > 1e-6 * max(float(block.max()), 1e-30):
+            raise BadInput(
+                f"metric precomputed: row {start + int(own.argmax())} is {own.max():.3g} away from itself; expected"
+                " distances, not similarities"
+            )
+        there = rows[:][:, start : start + len(block)].T
+        if not np.allclose(block, there, rtol=1e-4, atol=1e-6 * float(block.max())):
+            raise BadInput(f"metric precomputed: distances there and back differ, from row {start} on")
+
+
 def prepare(
     feats: np.ndarray,
     *,
@@ -95,7 +139,8 @@ def prepare(
     """Feature rows, looked at once from the first to the last before anything is computed from them.
 
     feats (N, D), or (N, c, p) body parts. normalize: none, l2 (unit length), zscore, minmax (each dimension to [0, 1]);
-    None is l2 for body parts and none for vectors. metric: euclidean, or cosine = unit length, then euclidean.
+    None is l2 for body parts and none for vectors. metric: euclidean; cosine = unit length, then euclidean; precomputed:
+    feats (N, N) are distances; or manhattan, correlation and others of scikit-learn's (see metrics).
     drop_bad: leave out rows with NaN or infinity, with a warning, instead of an error.
     Raises BadInput: fewer than 2 rows, NaN or infinite values (which rows), all rows equal. Warns of duplicates, and of a
     column whose differences are nearly all that distances are made of.
@@ -103,14 +148,14 @@ def prepare(
     normalize = normalize or ("l2" if feats.ndim > 2 else "none")
     if normalize not in NORMALS:
         raise BadInput(f"normalize {normalize!r}: expected one of {', '.join(NORMALS)}")
-    if metric not in ("euclidean", "cosine"):
-        raise BadInput(f"metric {metric!r}: expected euclidean or cosine")
+    if metric not in metrics():
+        raise BadInput(f"metric {metric!r}: expected one of {', '.join(metrics())}.{nearest(metric, metrics())}")
     if len(feats) < 2:
         raise BadInput(f"{len(feats)} sample{'' if len(feats) else 's'}: an arrangement needs at least 2")
     rows = Rows(feats, parts)
     bad = _bad(rows)
     if len(bad):
-        if not drop_bad:
+        if not drop_bad or metric == "precomputed":
             raise BadInput(
                 f"{len(bad)} of {len(feats)} rows hold NaN or infinity: {_named(bad)}; --drop-bad leaves them out"
             )
@@ -120,12 +165,15 @@ def prepare(
             raise BadInput(f"{len(rows)} of {len(feats)} rows are finite: an arrangement needs at least 2")
     unit = normalize == "l2" or metric == "cosine"
     shift, scale = _statistics(rows, normalize)
-    if shift is None and not unit:
+    if shift is None and metric == "euclidean" and not unit:
         shift, scale = _large(rows)
     rows = Rows(feats, parts, unit, shift, scale, rows.keep)
+    if metric == "precomputed":
+        return rows.by(metric)
     _duplicates(rows)
-    _loud(rows)
-    return rows
+    if metric == "euclidean":
+        _loud(rows)
+    return rows if metric == "cosine" else rows.by(metric)
 
 
 def _bad(rows: Rows) -> np.ndarray:

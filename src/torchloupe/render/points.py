@@ -21,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from torchloupe.errors import BadInput, LoupeWarning, legible, nearest, need
-from torchloupe.points import LABELS, Points
+from torchloupe.points import LABELS, Points, missing
 from torchloupe.render.ink import TEXT, Plain
 from torchloupe.render.kinds import Wish
 from torchloupe.render.look import Look, View
@@ -32,6 +32,7 @@ from torchloupe.store import aside
 FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "mp4", "html")
 MARKERS = "osD^vP*X<>ph"
 LISTED, AT_MEDIANS = 20, 100
+UNLABELLED, GREY = "(no label)", (0.75, 0.75, 0.75)
 FEATURES_WIDE = 10
 Shapes = tuple[tuple[str, ...], np.ndarray, str]
 
@@ -41,12 +42,16 @@ Shapes = tuple[tuple[str, ...], np.ndarray, str]
 
 @dataclass(frozen=True)
 class Classes:
-    """A column of categories: names in natural order, codes (N,) into them, colours (C, 3) in [0, 1]."""
+    """A column of categories: names in natural order, codes (N,) into them, colours (C, 3) in [0, 1].
+
+    gaps: the last of the names is no class, but stands for points without a label.
+    """
 
     title: str
     names: tuple[str, ...]
     codes: np.ndarray
     colours: np.ndarray
+    gaps: bool = False
 
     @property
     def rgb(self) -> np.ndarray:
@@ -54,9 +59,14 @@ class Classes:
         return self.colours[self.codes]
 
     @property
+    def count(self) -> int:
+        """How many classes there are; points without a label are none."""
+        return len(self.names) - self.gaps
+
+    @property
     def largest(self) -> np.ndarray:
         """Class numbers, the one with most points first."""
-        return np.argsort(-np.bincount(self.codes, minlength=len(self.names)), kind="stable")
+        return np.argsort(-np.bincount(self.codes, minlength=len(self.names))[: self.count], kind="stable")
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Scale:
         """(N, 3), the colour of every point."""
         share = (self.values - self.low) / ((self.high - self.low) or 1)
         rgb = matplotlib.colormaps[self.cmap](np.nan_to_num(share, posinf=0, neginf=0))[:, :3]
-        rgb[~np.isfinite(self.values)] = 0.6
+        rgb[~np.isfinite(self.values)] = GREY
         return rgb
 
 
@@ -96,7 +106,7 @@ def is_numeric(values: np.ndarray, name: str) -> bool:
 
 def categories(values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     """Names in natural order, and the number of each value's name."""
-    found, codes = np.unique(np.asarray(values).astype(str), return_inverse=True)
+    found, codes = np.unique(values.astype(str), return_inverse=True)
     order = sorted(range(len(found)), key=lambda i: natural(str(found[i])))
     place = np.empty(len(found), np.int64)
     place[order] = np.arange(len(found))
@@ -120,8 +130,13 @@ def colouring(
         finite = numbers[np.isfinite(numbers)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
         return Scale(name, numbers, low, high, cmap or "viridis")
-    names, codes = categories(values)
-    return Classes(name, names, codes, class_colours(len(names), cmap))
+    gap = missing(values)
+    names, known = categories(values[~gap])
+    colours, codes = class_colours(len(names), cmap), np.full(len(values), len(names))
+    codes[~gap] = known
+    if gap.any():
+        names, colours = (*names, UNLABELLED), np.vstack([colours, [GREY]])
+    return Classes(name, names, codes, colours, bool(gap.any()))
 
 
 def class_colours(count: int, cmap: str | None = None) -> np.ndarray:
@@ -309,15 +324,17 @@ def _legend_style(asked: str, colours: Classes | Scale) -> str:
         return "none" if asked == "none" else "bar"
     if asked != "auto":
         return asked
-    count = len(colours.names)
+    count = colours.count
+    if count <= 1 and colours.gaps:
+        return "list"
     return "none" if count == 1 else "list" if count <= LISTED else "medians" if count <= AT_MEDIANS else "wheel"
 
 
 def _by_direction(colours: Classes, xy: np.ndarray, cmap: str | None) -> Classes:
     """Hue by the direction in which a class lies from the middle of the map, so that near classes are alike."""
-    apart = medians(xy, colours.codes, len(colours.names)) - np.median(xy, 0)
+    apart = medians(xy, colours.codes, colours.count) - np.median(xy, 0)
     order = np.argsort(np.arctan2(apart[:, 1], apart[:, 0]), kind="stable")
-    turned = np.empty_like(colours.colours)
+    turned = colours.colours.copy()
     turned[order] = class_colours(len(order), cmap or "hsv")
     return replace(colours, colours=turned)
 
@@ -346,7 +363,7 @@ def _panel(figure: Plain, axes: Any, colours: Classes | Scale, shapes: Shapes, s
     groups = []
     if style in ("list", "wheel") and isinstance(colours, Classes):
         shown = range(len(colours.names)) if style == "list" else sorted(colours.largest[:LISTED])
-        title = colours.title if style == "list" else f"{colours.title}: {len(shown)} largest of {len(colours.names):,}"
+        title = colours.title if style == "list" else f"{colours.title}: {len(shown)} largest of {colours.count:,}"
         rows = [(_short(colours.names[i]), {"color": tuple(colours.colours[i]), "marker": "o"}) for i in shown]
         groups.append((title, rows))
     if shapes[2]:
@@ -401,8 +418,8 @@ def _list(figure: Plain, axes: Any, groups: list[tuple[str, list[tuple[str, dict
 
 def _names_at_medians(figure: Plain, axes: Any, xy: np.ndarray, colours: Classes) -> None:
     """The name of every class on its median, moved aside with a line where names would overlap; largest first."""
-    font = 8 if len(colours.names) <= 60 else 6
-    middle = axes.transData.transform(medians(xy, colours.codes, len(colours.names)))
+    font = 8 if colours.count <= 60 else 6
+    middle = axes.transData.transform(medians(xy, colours.codes, colours.count))
     frame = axes.get_window_extent()
     taken: list[tuple[float, float, float, float]] = []
     left_out = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput, UnsafeFile, need
-from torchloupe.points import LABELS, Points
+from torchloupe.points import LABELS, Points, as_column
 
 FEATS = ("feats", "features", "embeddings", "embedding", "X", "x")
 SUFFIXES = (".npz", ".npy", ".parquet")
+DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?Z?)?")
 
 
 def read_points(path: str | Path, *, labels: str | Path | None = None, vector: str | None = None) -> Points:
@@ -52,7 +54,7 @@ def read_points(path: str | Path, *, labels: str | Path | None = None, vector: s
 
 def _checked(path: Path, feats: np.ndarray, ids: np.ndarray, columns: Mapping[str, np.ndarray]) -> Points:
     try:
-        return Points(feats, ids, {name: _column(values) for name, values in columns.items()}, read_record(path))
+        return Points(feats, ids, columns, read_record(path))
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
@@ -160,8 +162,19 @@ def _from_parquet(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str,
     flat = column.flatten().to_numpy(zero_copy_only=False)
     if len(column) == 0 or len(flat) % len(column) or column.null_count or len(set(np.diff(_offsets(column)))) > 1:
         raise BadInput(f"{path}: column {name}: its vectors are not all of one length")
-    columns = {key: table[key].to_numpy() for key in table.column_names if key not in lists}
+    columns = {key: _cells(table[key]) for key in table.column_names if key not in lists}
     return flat.reshape(len(column), -1), _named(columns)
+
+
+def _cells(column: Any) -> np.ndarray:
+    """A column of a table; one with gaps, or of words or dates, by its Python values."""
+    kinds = pyarrow().types
+    if hasattr(column.type, "value_type") and kinds.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    plain = kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_boolean(column.type)
+    if (plain and not column.null_count) or kinds.is_timestamp(column.type):
+        return column.to_numpy()
+    return as_column(np.array([*column.to_pylist(), None], object)[:-1])
 
 
 def _offsets(column: Any) -> np.ndarray:
@@ -190,13 +203,20 @@ def with_labels(points: Points, path: Path) -> Points:
     ids = columns.pop("ids", None)
     if ids is None:
         return _checked(path, points.feats, points.ids, {**points.columns, **columns})
-    place = {name: row for row, name in enumerate(_text(ids).tolist())}
+    names = _text(ids).tolist()
+    place = {name: row for row, name in enumerate(names)}
+    again = next((name for row, name in enumerate(names) if place[name] != row), None)
+    if again is not None:
+        first = names.index(again)
+        apart = [name for name, values in columns.items() if values[first] != values[place[again]]]
+        if apart:
+            raise BadInput(f"{path}: id {again!r} stands twice, with different {apart[0]}; every id needs one row")
     missing = [name for name in points.ids.tolist() if name not in place]
     if missing:
         shown = ", ".join(missing[:3])
         raise BadInput(f"{path}: {len(missing)} of {len(points)} ids have no row, the first: {shown}")
     rows = np.array([place[name] for name in points.ids.tolist()])
-    joined = {**points.columns, **{name: _column(values)[rows] for name, values in columns.items()}}
+    joined = {**points.columns, **{name: as_column(values, name)[rows] for name, values in columns.items()}}
     return Points(points.feats, points.ids, joined, points.record)
 
 
@@ -210,7 +230,7 @@ def _label_columns(path: Path) -> dict[str, np.ndarray]:
         return _named({name: np.asarray(values) for name, values in arrays.items() if values.ndim == 1})
     if path.suffix == ".parquet":
         table = _table(path)
-        return _named({name: table[name].to_numpy() for name in table.column_names})
+        return _named({name: _cells(table[name]) for name in table.column_names})
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = [row for row in csv.reader(file) if row] or [[]]
@@ -222,23 +242,28 @@ def _label_columns(path: Path) -> dict[str, np.ndarray]:
     return _named({name: _numeric([row[i] for row in rows]) for i, name in enumerate(header)})
 
 
+GAPS = ("", "nan", "na", "n/a", "null", "none")
+
+
 def _numeric(values: list[str]) -> np.ndarray:
-    """Numbers where all are numbers; a name such as 007 stays text."""
-    if any(len(value) > 1 and value[0] == "0" and value.isdigit() for value in values):
+    """Numbers or dates where all that is not a gap is one; a name such as 007 stays text, and so does "none" among words."""
+    held = [value for value in values if value.strip().lower() not in GAPS]
+    if not held or any(len(value) > 1 and value[0] == "0" and value.isdigit() for value in held):
         return np.array(values, dtype=str)
-    for kind in (np.int64, np.float64):
+    read: Any
+    for read in (int, float, _date):
         try:
-            return np.array(values, dtype=kind)
+            return as_column([None if value.strip().lower() in GAPS else read(value) for value in values])
         except ValueError:
             continue
     return np.array(values, dtype=str)
 
 
+def _date(text: str) -> np.datetime64:
+    if not DATE.fullmatch(text.strip()):
+        raise ValueError(text)
+    return np.datetime64(text.strip().removesuffix("Z").replace(" ", "T"), "us")
+
+
 def _text(values: np.ndarray) -> np.ndarray:
     return np.asarray(values).astype(str)
-
-
-def _column(values: np.ndarray) -> np.ndarray:
-    """A column as numbers or strings; objects (from parquet) become strings."""
-    values = np.asarray(values)
-    return values if values.dtype.kind in "fiubU" else values.astype(str)
