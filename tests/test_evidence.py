@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
+from torchloupe.cli import main
 from torchloupe.errors import BadInput
+from torchloupe.names import told
 from torchloupe.probe import INPUT, Batch, Probe, Subject
+from torchloupe.sources import subject
 from torchloupe.targets.classes import Classes
 
 
@@ -355,3 +362,130 @@ def test_declared_layouts_are_not_asked() -> None:
     subject = Subject(built(lambda: Queries(4)), layout={"block": layout}.get)
     seen = Probe(subject, ("block", INPUT), Classes((1,)))(Batch(torch.rand(1, 3, 64, 64)))
     assert seen.act["block"].shape == (1, 16, 1, 4, 1)
+
+
+class Attending(nn.Module):
+    """A ViT block with attention that sees all places alike, in a network for one size of picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.place = nn.Conv2d(3, 24, 8, 8), nn.Parameter(0.1 * torch.randn(1, 25, 24))
+        self.token, self.block, self.head = nn.Parameter(torch.randn(1, 1, 24)), nn.Module(), nn.Linear(24, 5)
+        self.block = Mean(24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head(self.block(torch.cat([self.token.expand(len(y), -1, -1), y], 1) + self.place)[:, 0])
+
+
+class Mean(nn.Module):
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.norm, self.alike = nn.LayerNorm(c), nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.alike(self.norm(x).mean(1, keepdim=True).expand_as(x))
+
+
+def test_a_part_of_a_block_lies_as_the_block_does() -> None:
+    found = Probe(Subject(built(Attending)), ("block.alike",), Classes((1,)))(
+        Batch(torch.rand(1, 3, 48, 32)), grad=False
+    )
+    assert found.layouts["block.alike"] == Layout("n (h w) c", skip=1, sizes={"h": 6, "w": 4})
+    assert found.layouts["block.alike"].rests.startswith("as block around it")
+
+
+VIDEO_NET = CASES["video tokens"]
+
+
+def test_what_is_said_is_taken() -> None:
+    subject = told(Subject(built(VIDEO_NET[0])), {"blocks.*": "n (t h w) c"}, {"t": 4})
+    given = Batch(torch.rand(2, *VIDEO))
+    given = Batch(given.x, Layout("n c t h w"))
+    seen = Probe(subject, ("blocks.0", "blocks.1"), Classes((1,)))(given)
+    assert {tuple(act.shape) for act in seen.act.values()} == {(2, 12, 4, 4, 3)}
+    assert seen.layouts["blocks.1"].rests == "said"
+    queries = told(Subject(built(lambda: Queries(17))), {"block": "n (h w) c"}, extra_tokens=1)
+    assert Probe(queries, ("block",), Classes((1,)))(Batch(torch.rand(1, 3, 64, 64))).act["block"].shape[2:] == (
+        1,
+        4,
+        4,
+    )
+    behind = told(Subject(built(lambda: Queries(17))), extra_tokens=1)
+    found = Probe(behind, ("block",), Classes((1,)))(Batch(torch.rand(1, 3, 64, 64))).layouts["block"]
+    assert (found, found.rests) == (
+        Layout("n (h w) c", skip=1, sizes={"h": 4, "w": 4}),
+        "said: 1 extra tokens, then the picture's",
+    )
+    with pytest.raises(BadInput, match="behind 3 extra tokens"):
+        Probe(told(behind, extra_tokens=3), ("block",), Classes((1,)))(Batch(torch.rand(1, 3, 64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"layouts": {"blcks.1": "n (h w) c"}}, "Did you mean blocks"),
+        ({"layouts": {"blocks.1": "n (h w c"}}, "expected the axes in their order"),
+        ({"layouts": {"blocks.1": "n h h c"}}, "expected the axes in their order"),
+        ({"layouts": {"blocks.1": "(h w) c"}}, "expected the axes in their order"),
+        ({"layouts": {"blocks.1": "n (h w) c"}, "sizes": {"t": 8}}, "layout size 't': no layout has this axis"),
+        ({"layouts": {"blocks.1": "n (t h w) c"}, "sizes": {"t": 0}}, "layout size t=0"),
+        ({"layouts": {"blocks.1": "n (t h w) c"}, "sizes": {"t": "many"}}, "layout size t='many'"),
+        ({"sizes": {"t": 8}}, "without a layout"),
+        ({"extra_tokens": -1}, "expected 0 or more"),
+    ],
+)
+def test_what_is_said_wrongly_is_told(said: dict[str, Any], match: str) -> None:
+    with pytest.raises(BadInput, match=match):
+        told(Subject(built(VIDEO_NET[0])), **said)
+
+
+def test_a_pattern_whose_lengths_are_open_says_which() -> None:
+    subject = told(Subject(built(VIDEO_NET[0])), {"blocks.1": "n (t h w) c"})
+    with pytest.raises(BadInput, match="length of 't' is not known"):
+        Probe(subject, ("blocks.1",), Classes((1,)))(Batch(torch.rand(1, *VIDEO), Layout("n c t h w")))
+
+
+def query_network() -> nn.Module:
+    """For the command line: a decoder of queries, whose encoder has a picture."""
+    return built(lambda: Queries(49))
+
+
+def test_the_default_is_a_layer_with_a_picture() -> None:
+    made = subject(query_network(), size=112)
+    assert made.layers == ("stem",)
+
+
+def test_layers_and_maps_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    model = "torch:test_evidence:query_network"
+    assert main(["layers", model, "--size", "112", "--drawable"]) == 0
+    out = capsys.readouterr().out
+    assert "n (h w) c ?" in out
+    assert "?: the shapes leave open" in out
+    assert main(["layers", model, "--size", "112", "--check"]) == 0
+    checked = capsys.readouterr().out
+    assert "the kind of the modules that gave this shape; rank 0.0" in checked
+    assert "- gradients from its cells to the input" in checked
+    Image.new("RGB", (112, 112), "teal").save(tmp_path / "a.png")
+    cam = [
+        "cam",
+        str(tmp_path / "a.png"),
+        "--model",
+        model,
+        "--size",
+        "112",
+        "--layers",
+        "block",
+        "--save",
+        str(tmp_path),
+    ]
+    assert main(cam) == 2
+    assert "--layout 'block=n (h w) c'" in capsys.readouterr().err
+    assert main([*cam, "--layout", "block=n (h w) c"]) == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["layers"]["block"]["rests"] == "said"
+    assert main([*cam, "--layout", "block"]) == 2
+    assert "expected LAYER=PATTERN" in capsys.readouterr().err

@@ -79,7 +79,7 @@ class Layout:
         if self.bins:
             raw = self._stretched(raw)
         left, _, right = self.pattern.partition("->")
-        known = {"n": n, **(self.sizes or self._grid(raw, size))}
+        known = {"n": n, **self._lengths(raw, size)}
         try:
             return rearrange(raw, f"{left} -> {right or self._right()}", **known)
         except EinopsError as error:
@@ -105,6 +105,11 @@ class Layout:
             if letter in re.findall(r"\w+", part):
                 return number
         raise BadInput(f"layout {self.pattern!r} has no axis {letter!r}")
+
+    @property
+    def folded(self) -> bool:
+        """Whether rows and columns lie on one axis, as tokens have them."""
+        return any({"h", "w"} <= set(re.findall(r"\w+", part)) for part in self._parts())
 
     @property
     def channel_axes(self) -> tuple[int, ...]:
@@ -138,14 +143,23 @@ class Layout:
         scales = raw.split(list(self.bins), dim=-1)
         return torch.cat([scale.repeat_interleave(rows // scale.shape[-1], -1) for scale in scales], dim=1)
 
-    def _grid(self, raw: Tensor, size: Size | None) -> dict[str, int]:
-        if "(h w)" not in self._parts() or size is None:
-            return {}
+    def _lengths(self, raw: Tensor, size: Size | None) -> dict[str, int]:
+        """The sizes, and rows and columns where one axis holds them and they are not given."""
+        known = dict(self.sizes)
+        folded = next((part for part in self._parts() if {"h", "w"} <= set(re.findall(r"\w+", part))), "")
+        if not folded or size is None or "h" in known or "w" in known:
+            return known
         tokens = raw.shape[self.axis("h")]
-        found = grid(tokens, size)
+        others = [letter for letter in re.findall(r"\w+", folded) if letter not in "hw"]
+        open_ = [letter for letter in others if letter not in known]
+        if open_:
+            raise BadInput(f"layout {self.pattern!r}: the length of {open_[0]!r} is not known; give it with sizes")
+        each = math.prod(known[letter] for letter in others)
+        found = grid(tokens // each, size) if tokens % each == 0 else None
         if found is None:
-            raise BadInput(f"{tokens} tokens fill no grid shaped like {size[1:]}; set skip or sizes")
-        return {"h": found[0]}
+            of = "" if each == 1 else f", {each} times,"
+            raise BadInput(f"{tokens} tokens fill no grid{of} shaped like {size[1:]}; set skip or sizes")
+        return {**known, "h": found[0], "w": found[1]}
 
 
 def grid(tokens: int, size: Size) -> tuple[int, int] | None:

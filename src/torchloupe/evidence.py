@@ -81,6 +81,13 @@ def settle(subject: Subject, batch: Batch, visit: Visit, trace: Trace, watch: Wa
         return found
     if not found.doubt:
         return replace(found.layouts[0], rests=found.rests)
+    tokens = [layout for layout in found.layouts if layout.folded]
+    if subject.extra_tokens is not None and tokens:
+        said = subject.extra_tokens
+        behind = next((layout for layout in tokens if layout.skip == said), None)
+        if behind is None:
+            return f"no grid shaped like the picture is left of its shape {visit.shapes[0]} behind {said} extra tokens"
+        return replace(behind, rests=f"said: {said} extra tokens, then the picture's")
     known = _KNOWN.setdefault(subject.module, _Known()).answers
     sizes = tuple(sorted(batch.layout.sizes.items()))
     key = (visit.name, visit.call, type(visit.module), batch.layout.pattern, sizes, batch.size)
@@ -158,7 +165,8 @@ def _asked(subject: Subject, batch: Batch, visit: Visit, watch: Watch) -> Layout
             answer, silent = _by_gradient(subject, one, watch, visit.call, found)
             if not silent:
                 return answer
-            return _by_word(subject, batch, mine, around, watch, found) or answer
+            like = _as_around_it(subject, one, mine, around, found.layouts)
+            return like or _by_word(subject, batch, mine, around, watch, found) or answer
     except Exception as error:  # a stranger's network may refuse to be asked in any way
         said = " ".join(str(error).split())[:160]
         return f"how it lies could not be asked ({type(error).__name__}: {said})"
@@ -333,6 +341,21 @@ def _by_gradient(subject: Subject, one: Batch, watch: Watch, call: int, found: G
 
 def _places(layout: Layout, strengths: tuple[list[int], tuple[int, ...], Tensor], one: Batch) -> int:
     return layout.canonical([torch.empty(strengths[1])], 1, one.size).numel()
+
+
+def _as_around_it(subject: Subject, one: Batch, visit: Visit, trace: Trace, layouts: Sequence[Layout]) -> Layout | None:
+    """The layout of the nearest module around it that gives as many places, where that has evidence of its own."""
+    parts = visit.name.rpartition(":")[2].partition("#")[0].split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:end])
+        above = next((other for other in trace.visits if other.name == name and other.shapes), None)
+        if above is None or len(above.shapes[0]) != len(visit.shapes[0]) or above.shapes[0][:2] != visit.shapes[0][:2]:
+            continue
+        found = settle(subject, one, above, trace)
+        if isinstance(found, Layout) and found in layouts:
+            return replace(found, rests=f"as {name} around it, where {found.rests}")
+        return None
+    return None
 
 
 def _by_word(subject: Subject, batch: Batch, visit: Visit, trace: Trace, watch: Watch, found: Guess) -> Layout | None:

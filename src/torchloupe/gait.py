@@ -269,12 +269,7 @@ def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[s
     for visit in reversed(trace.visits):
         layout = find_layout(visit, trace, batch.n, batch.size) if visit.name and visit.shapes else ""
         # a matrix of channels and strips reads as folded tokens, and a pooled layer says nothing of the frames
-        if (
-            isinstance(layout, str)
-            or "w" not in layout.pattern
-            or layout.axis("h") == layout.axis("w")
-            or "t" not in layout.pattern
-        ):
+        if isinstance(layout, str) or "w" not in layout.pattern or layout.folded or "t" not in layout.pattern:
             continue
         if min(visit.shapes[0][layout.axis(letter)] for letter in "hw") > 1:
             try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, nearest
-from torchloupe.subjects import INPUT, LISTING
+from torchloupe.subjects import INPUT, LISTING, Subject
 
 
 def split_call(name: str) -> tuple[str, int | None]:
@@ -66,3 +68,63 @@ def expand(known: Mapping[str, nn.Module], word: str) -> list[str]:
     if not found:
         raise BadInput(f"no layer fits {word!r}; `loupe layers` lists all of them.")
     return found
+
+
+def told(
+    subject: Subject,
+    layouts: Mapping[str, Layout | str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    extra_tokens: int | None = None,
+) -> Subject:
+    """The subject with what is known of its layers' layouts; the others go on being found.
+
+    layouts: a layer's name or a glob -> a Layout, or its pattern. sizes: lengths of axes that patterns leave open.
+    extra_tokens: tokens before those of the picture, in these patterns and wherever tokens are found.
+    Errors: BadInput for unknown layers, patterns that cannot be read, and sizes or tokens that make no sense.
+    """
+    if extra_tokens is not None and extra_tokens < 0:
+        raise BadInput(f"extra_tokens is {extra_tokens}; expected 0 or more")
+    lengths = dict(sizes or {})
+    for letter, length in lengths.items():
+        if not re.fullmatch(r"[a-z]+", letter) or isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise BadInput(f"layout size {letter}={length!r}: expected an axis of a layout and its length, such as t=8")
+    if lengths and not layouts:
+        raise BadInput(f"layout sizes {lengths} without a layout that they belong to")
+    known = dict(subject.module.named_modules())
+    found: dict[str, Layout] = {}
+    used: set[str] = set()
+    for word, given in (layouts or {}).items():
+        layout = given if isinstance(given, Layout) else _pattern(word, given)
+        letters = set(re.findall(r"[a-z]+", layout.pattern))
+        used |= letters & set(lengths)
+        layout = replace(layout, sizes={**{a: b for a, b in lengths.items() if a in letters}, **layout.sizes})
+        if extra_tokens is not None and not layout.skip:
+            layout = replace(layout, skip=extra_tokens)
+        for name in expand(known, word):
+            found[split_call(name)[0]] = replace(layout, rests=layout.rests or "said")
+    if set(lengths) - used:
+        raise BadInput(
+            f"layout size {min(set(lengths) - used)!r}: no layout has this axis; {', '.join(map(str, (layouts or {}).values()))}"
+        )
+    declared = subject.layout
+
+    def layout_of(name: str) -> Layout | None:
+        return found[name] if name in found else declared(name)
+
+    return replace(subject, layout=layout_of if found else declared, extra_tokens=extra_tokens)
+
+
+def _pattern(word: str, text: str) -> Layout:
+    left = text.partition("->")[0]
+    letters = re.findall(r"[a-z]+", left)
+    if (
+        not re.fullmatch(r"\s*(\([a-z ]+\)|[a-z]+|\s)+\s*", left)
+        or len(set(letters)) != len(letters)
+        or "n" not in letters
+        or not ("->" in text or set("thw") & set(letters))
+    ):
+        raise BadInput(
+            f"layout of {word!r}, {text!r}: expected the axes in their order, n samples, c channels, t times, h rows, w columns, "
+            "folded ones in brackets: 'n (h w) c', 'n (t h w) c', 'n h w c'"
+        )
+    return Layout(" ".join(text.split()))

@@ -152,7 +152,8 @@ class Probe:
         found = settle(self.subject, batch, trace.of(bare)[call or 0], trace)
         if isinstance(found, str):
             raise BadInput(
-                f"layer {name!r} cannot be drawn: {found}. If you know how it lies, say so: layouts={{{name!r}: 'n (h w) c'}}"
+                f"layer {name!r} cannot be drawn: {found}. If you know how it lies, say so: layouts={{{name!r}: 'n (h w) c'}} "
+                f"(--layout '{name}=n (h w) c')"
             )
         return found
 

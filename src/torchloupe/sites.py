@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, nearest
+from torchloupe.evidence import Watch, settle
 from torchloupe.names import expand as expand_layer
 from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped
 from torchloupe.results import Features
@@ -481,13 +482,40 @@ def _seen(
             elif point.kind == "parameter":
                 yield _weights(own, tap.tensor, batch.size)
             else:
-                yield _activation(own, point, record, tap.tensor, batch, trace)
+                yield _activation(own, point, record, keys, subject, batch, trace)
 
 
-def _activation(label: str, point: Point, record: Record, tensor: Tensor, batch: Batch, trace: Trace) -> Seen:
-    visit = Visit(str(point), record.module, record.call, (tuple(tensor.shape),))
+def _watch(point: Point, keys: tuple[str, ...]) -> Watch:
+    """How to see one tensor of a point in another forward."""
+
+    @contextmanager
+    def watch(module: nn.Module, take: Callable[[Tensor], None]) -> Iterator[None]:
+        def keep(_point: Point, _part: nn.Module, value: Any) -> None:
+            found = dict(leaves(pick(value, point)))
+            if keys in found or len(found) == 1:
+                take(found[keys] if keys in found else next(iter(found.values())))
+
+        where = (
+            _patched(point, keep)
+            if point.kind == "function"
+            else _hooked(module.get_submodule(point.name), point, keep)
+        )
+        with where:
+            yield
+
+    return watch
+
+
+def _activation(
+    label: str, point: Point, record: Record, keys: tuple[str, ...], subject: Subject, batch: Batch, trace: Trace
+) -> Seen:
+    tensor = record.tensors[keys].tensor
+    name = str(point) + "".join(f"@{key}" for key in keys)
+    visit = Visit(name, record.module, record.call, (tuple(tensor.shape),))
     around = Trace([*trace.visits[: record.at], visit, *trace.visits[record.at :]])
-    layout = find_layout(visit, around, batch.n, batch.size) if tensor.ndim else "it is a single number"
+    layout: Layout | str = "it is a single number"
+    if tensor.ndim:
+        layout = settle(subject, batch, visit, around, _watch(point, keys))
     matrices = isinstance(layout, str) and tensor.ndim == 4 and tensor.shape[0] == batch.n
     return Seen(label, tensor, Layout() if matrices else layout, batch.n, batch.size, not matrices)
 

@@ -124,6 +124,7 @@ class Subject:
     layers: the default layers; () where they are not known. spec: where the model came from.
     classes: names of the classes, or ().
     prepare: picture files or images -> Batch, or None. listing: the command that lists its layers, for messages.
+    extra_tokens: how many tokens before those of the picture there are, where it was said; None: it is found.
     """
 
     module: nn.Module
@@ -137,6 +138,7 @@ class Subject:
     prepare: Callable[..., Batch] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     listing: str = LISTING
+    extra_tokens: int | None = None
 
     @property
     def device(self) -> torch.device:

@@ -386,8 +386,8 @@ def default_layers(
     drawable = [(visit, layout) for visit in trace.visits if (layout := _spatial(visit, trace, n, size)) is not None]
     while drawable:
         layout = drawable[-1][1]
-        grids = {tuple(found.sizes.items()) for _, found in drawable if _folded(found)}
-        isotropic = _folded(layout) and (layout.skip or len(grids) == 1)
+        grids = {tuple(found.sizes.items()) for _, found in drawable if found.folded}
+        isotropic = layout.folded and (layout.skip or len(grids) == 1)
         norm = _before_last_attention(trace, {id(visit) for visit, _ in drawable}) if isotropic else None
         first = norm or _stage(drawable, trace)
         if believed(first):
@@ -397,11 +397,6 @@ def default_layers(
         return
     yield _unique(first, trace)
     yield from (_unique(visit, trace) for visit, _ in reversed(drawable) if _is_norm(visit) and believed(visit))
-
-
-def _folded(layout: Layout) -> bool:
-    """Whether rows and columns lie on one axis."""
-    return layout.axis("h") == layout.axis("w")
 
 
 def _stage(drawable: Sequence[tuple[Visit, Layout]], trace: Trace) -> Visit:

@@ -494,6 +494,9 @@ def about(subject: Subject, model: str, repo: str | None, loading: Model) -> dic
         "model": model if repo is None else f"{repo}:{model}",
         "weights": dict(subject.notes.get("weights", {})),
         "cfg_options": list(loading.cfg_options or ()),
+        **({"layout": loading.layout} if loading.layout else {}),
+        **({"layout_sizes": loading.layout_sizes} if loading.layout_sizes else {}),
+        **({"num_extra_tokens": loading.num_extra_tokens} if loading.num_extra_tokens is not None else {}),
         "size": loading.size,
         "preparation": subject.notes.get("preparation"),
     }

@@ -17,23 +17,27 @@ def layers(
     *,
     drawable: Annotated[bool, Parameter(negative="")] = False,
     depth: int | None = None,
+    check: Annotated[bool, Parameter(negative="")] = False,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
 ) -> None:
     """List every layer of a model: name, type, calls, raw shape, layout found, canonical shape (n c t h w).
 
-    The default layers are marked with *. A layer that cannot be drawn says why.
+    The default layers are marked with *. A layer that cannot be drawn says why; one whose layout the shapes leave open, so
+    that it is looked into before it is drawn, has a ?.
 
     Parameters:
         model: timm:NAME, transformers:NAME-or-FOLDER, torchvision:NAME, torch:package.module:factory, mmpretrain:CONFIG.py.
         drawable: Only layers with image axes.
         depth: Only layers down to this depth of the name.
+        check: Show on what each layout rests, and what gradients from cells of the layer to the input say of it.
     """
     import torch
 
     from torchloupe.axes import Layout
     from torchloupe.errors import BadInput
+    from torchloupe.evidence import settle, weigh
     from torchloupe.taps import restored
-    from torchloupe.trace import find_layout, tracing
+    from torchloupe.trace import Guess, find_layout, guess, tracing
 
     subject = loading.load(model)
     if subject.prepare is None:
@@ -44,7 +48,10 @@ def layers(
     with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
         subject.output(batch)
     calls = trace.calls
-    rows = [("", "layer", "type", "calls", "raw shape", "layout", "n c t h w")]
+    open_ = False
+    rows: list[tuple[str, ...]] = [("", "layer", "type", "calls", "raw shape", "layout", "n c t h w")]
+    if check:
+        rows[0] = (*rows[0], "rests on")
     for name, part in subject.module.named_modules():
         if not name or (depth is not None and name.count(".") >= depth):
             continue
@@ -56,7 +63,9 @@ def layers(
             continue
         for visit in visits:
             address = name if calls[name] == 1 else f"{name}#{visit.call}"
-            found = subject.layout(name) or find_layout(visit, trace, batch.n, batch.size)
+            declared = subject.layout(name)
+            look = settle(subject, batch, visit, trace) if check else find_layout(visit, trace, batch.n, batch.size)
+            found = declared or look
             shape = tuple(visit.shapes[0]) if visit.shapes else ()
             if not isinstance(found, Layout):
                 if not drawable:
@@ -67,12 +76,32 @@ def layers(
             canonical = found.canonical([torch.empty(shape)], batch.n, batch.size).shape if found.join is None else ()
             skip = f" skip {found.skip}" if found.skip else ""
             mark = "*" if address in subject.layers else ""
-            rows.append(
-                (mark, address, kind, str(calls[name]), show(shape), found.pattern + skip, show(tuple(canonical)))
-            )
-    wide = [max(len(row[i]) for row in rows) for i in range(5)]
+            text = found.pattern + skip
+            if check:
+                shown = weigh(subject, batch, visit, found) if found.pattern != "n c" else None
+                rests = f"{found.rests or 'declared'}" + (
+                    f"; {shown}" if shown and str(shown) not in found.rests else ""
+                )
+                rows.append((mark, address, kind, str(calls[name]), show(shape), text, show(tuple(canonical)), rests))
+                continue
+            by_shape = None if declared else guess(visit, trace, batch.n, batch.size)
+            if isinstance(by_shape, Guess) and by_shape.doubt and subject.extra_tokens is None:
+                text, open_ = text + " ?", True
+            rows.append((mark, address, kind, str(calls[name]), show(shape), text, show(tuple(canonical))))
+    wide = [max(len(row[i]) for row in rows if i < len(row)) for i in range(6 + check)]
     for row in rows:
-        print("  ".join([*(text.ljust(width) for text, width in zip(row, wide, strict=False)), *row[5:]]).rstrip())
+        print(
+            "  ".join(
+                [*(text.ljust(width) for text, width in zip(row, wide, strict=False)), *row[len(wide) :]]
+            ).rstrip()
+        )
+    if check:
+        print(
+            "\nrank: share of places that a cell depends on more than on its own (by chance 0.5); near: share of cells that "
+            "depend most on their own place or one beside it; local: how much cells differ in what they depend on"
+        )
+    if open_:
+        print("\n?: the shapes leave open how it lies; it is looked into before it is drawn, and with --check")
     print(f"\ndefault: {', '.join(subject.layers) or 'none found'}")
 
 

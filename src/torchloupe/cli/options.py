@@ -33,6 +33,10 @@ class Model:
         mean: Mean of the normalisation, on the range 0 to 1, for models that come with none.
         std: Standard deviation of the normalisation, likewise.
         cfg_options: Overrides of an OpenMMLab config: key.path=value ...
+        layout: How layers lie, where you know it: 'blocks.11=n (t h w) c' ...; n samples, c channels, t times, h rows, w columns.
+        layout_sizes: Lengths of axes that --layout leaves open: t=8 ...
+        num_extra_tokens: Tokens before those of the picture (class, registers), instead of what is found.
+        vit_like: Says what is found anyway, that tokens lie row by row; the seed's word.
     """
 
     weights: Path | None = None
@@ -44,6 +48,10 @@ class Model:
     mean: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None
     std: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None
     cfg_options: Words | None = None
+    layout: Words | None = None
+    layout_sizes: Words | None = None
+    num_extra_tokens: int | None = None
+    vit_like: Annotated[bool, Parameter(negative="")] = False
 
     def words(self, spec: str) -> dict[str, Any]:
         """The spec and these options as plain data: the arguments of `sources.subject`."""
@@ -58,7 +66,20 @@ class Model:
             "mean": self.mean,
             "std": self.std,
             "cfg_options": pairs(self.cfg_options or (), "--cfg-options"),
+            **self._layouts(),
         }
+
+    def _layouts(self) -> dict[str, Any]:
+        if self.vit_like and self.num_extra_tokens is None and not self.layout:
+            say("--vit-like: how tokens lie is found anyway; --num-extra-tokens and --layout say otherwise")
+        layouts = dict(word.partition("=")[::2] for word in self.layout or ())
+        if "" in layouts.values() or "" in layouts:
+            raise BadInput(
+                f"--layout {' '.join(self.layout or ())!r}: expected LAYER=PATTERN, such as 'blocks.11=n (h w) c'"
+            )
+        sizes = pairs(self.layout_sizes or (), "--layout-sizes")
+        said = {"layouts": layouts, "layout_sizes": sizes, "extra_tokens": self.num_extra_tokens}
+        return {name: value for name, value in said.items() if value not in (None, {})}
 
     def load(self, spec: str) -> Subject:
         """The subject of a spec with these options."""

@@ -87,6 +87,7 @@ class Explaining:
                 "explain": ask["explain"],
                 "threshold": ask["threshold"],
                 **{key: job.model.get(key) for key in ("cfg_options", "size", "mean", "std", "ema", "classes")},
+                **{key: job.model[key] for key in ("layouts", "layout_sizes", "extra_tokens") if key in job.model},
                 "version": __version__,
             }
         )

@@ -13,7 +13,9 @@ from torchloupe.named import own, plugged, registered
 if TYPE_CHECKING:
     from torch import nn
 
+    from torchloupe.axes import Layout
     from torchloupe.probe import Subject
+    from torchloupe.sources.assemble import Options
 
 # scheme -> "module:function"; the function takes what follows the scheme, and Options, and returns a Subject.
 SCHEMES: dict[str, str] = {
@@ -45,6 +47,9 @@ def subject(
     std: Sequence[float] | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     layers: Sequence[str] | None = None,
+    layouts: Mapping[str, Layout | str] | None = None,
+    layout_sizes: Mapping[str, int] | None = None,
+    extra_tokens: int | None = None,
 ) -> Subject:
     """A model and how to talk to it, from a spec or a module. Nothing is ever downloaded.
 
@@ -57,6 +62,8 @@ def subject(
     classes: names of the classes, or a file with them (one a line, or JSON).
     size: input height and width. mean, std: normalisation on the range 0..1, for models that come with none.
     cfg_options: overrides of an OpenMMLab config. layers: default layers; found by one forward where not given.
+    layouts: layer or glob -> how it lies, where that is known ("n (t h w) c", or a Layout); layout_sizes: lengths that they
+        leave open ({"t": 8}); extra_tokens: tokens before the picture's.
     Errors: BadInput for an unknown scheme or model and for what does not fit; MissingPackage.
     """
     from torchloupe.sources.assemble import Options
@@ -74,6 +81,12 @@ def subject(
         cfg_options=cfg_options or {},
         layers=layers,
     )
+    from torchloupe.names import told
+
+    return told(_made(model, options), layouts, layout_sizes, extra_tokens)
+
+
+def _made(model: str | nn.Module, options: Options) -> Subject:
     if not isinstance(model, str):
         from torchloupe.sources.python import given
 
