@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchloupe import diagnosis
+from torchloupe.data.bodies import Crop
 from torchloupe.methods.blur import blur, blurred
 from torchloupe.methods.poseig import poseig
 from torchloupe.networks.pose import PoseResNet
 from torchloupe.networks.pose.hrnet import PoseHRNet, Stage
 from torchloupe.probe import INPUT, Batch, Probe, Subject
+from torchloupe.runs.pose.attribution import PLACES, Attribution
+from torchloupe.runs.pose.study import chosen, load
+from torchloupe.runs.pose.study import study as study_of
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment
-from torchloupe.sources.poses import Crop
 from torchloupe.targets.pose import Joints, soft_argmax
 
 VISIBLE = 10
@@ -97,7 +99,7 @@ def by_places(probe: Probe, batches: list[Batch], crop: Crop) -> None:
     """Mean residual by where on the path the gradients are taken, and by their number."""
     counts = (8, 16, 32, 50)
     print(f"\n{'mean residual':24}" + "".join(f"{count:>10}" for count in counts))
-    for places in ("reference", *diagnosis.PLACES):
+    for places in ("reference", *PLACES):
         row = []
         for count in counts:
             gaps = []
@@ -105,7 +107,7 @@ def by_places(probe: Probe, batches: list[Batch], crop: Crop) -> None:
                 if places == "reference":
                     found = poseig(probe, batch, path=blur(rule="left", bend=1), steps=count)
                 else:
-                    found = diagnosis.Attribution(places=places, steps=count).maps(probe, batch, crop)
+                    found = Attribution(places=places, steps=count).maps(probe, batch, crop)
                 gaps.append(found.notes["completeness_residual"].abs().flatten())
             row.append(float(torch.cat(gaps).mean()))
         print(f"{places:24}" + "".join(f"{value:10.4f}" for value in row))
@@ -118,15 +120,15 @@ def main() -> None:
     given = parser.parse_args()
     config = experiment(given.demo / "figures.yaml")
     options = Options(weights=given.demo / "trained.pth", device="cpu")
-    study = diagnosis.study(config=config, data=given.demo / "data", options=options)
+    study = study_of(config=config, data=given.demo / "data", options=options)
     net = study.subject.module.eval()
     probe = Probe(study.subject, (INPUT,), Joints())
     folds = (4, 6, 8, 12, 16, 24)
     batches = []
     times: dict[object, list[float]] = {}
     gaps: dict[object, list[Tensor]] = {}
-    for id in diagnosis.chosen(study, most=given.samples):
-        loaded, _ = diagnosis.load(study, [id])
+    for id in chosen(study, most=given.samples):
+        loaded, _ = load(study, [id])
         assert loaded is not None
         weight = torch.zeros(1, 17)
         weight[0, :VISIBLE] = 1

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diagnosis
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from torchloupe import diagnosis
+from torchloupe.data.bodies import COCO_BODY, Crop, affine, moved
 from torchloupe.probe import Batch
 from torchloupe.sources.assemble import Options
-from torchloupe.sources.poses import COCO_BODY, Crop, affine, moved
 
 VISIBLE, LIMIT = 0.2, 0.9
 

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from torchloupe.cli import main
+from torchloupe.data.bodies import COCO_BODY, affine, frame, moved
 from torchloupe.examples.figures import config as experiment_file
 from torchloupe.examples.figures import write
 from torchloupe.methods.browse import Census, samples
 from torchloupe.sources.crops import CropFeed, half_body, mirrored, turned
 from torchloupe.sources.datasets import feeds
-from torchloupe.sources.poses import COCO_BODY, affine, frame, moved
 
 COCO = Path(__file__).resolve().parents[2] / "shared/data/coco"
 

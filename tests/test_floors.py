@@ -17,7 +17,7 @@ FLOORS = [
     {"trace", "subjects", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
     {"methods", "metrics", "targets", "networks"},
     {"sources"},
-    {"kinds", "runs", "diagnosis", "gait", "arrange"},
+    {"kinds", "runs", "gait", "arrange"},
     {"render"},
     {"testing", "examples", "cli"},
 ]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diagnosis
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from torchloupe import diagnosis
+from torchloupe.data.bodies import Crop, Person, PoseData, Skeleton, frame
 from torchloupe.errors import BadInput
 from torchloupe.probe import Batch
 from torchloupe.sources.assemble import Options
-from torchloupe.sources.poses import Crop, Person, PoseData, Skeleton, frame
 from torchloupe.store.stream import Stream
 
 BODY = Skeleton("three", ("a", "b", "c"))

@@ -6,19 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import diagnosis
 import numpy as np
 import pytest
 import torch
 from pose_fixtures import asked, boxes, content, joints_of, nearest, written
 from torch import nn
 
-from torchloupe import diagnosis
 from torchloupe.cli import main
+from torchloupe.data.bodies import COCO_BODY, Crop, Person, PoseData, frame
 from torchloupe.errors import BadInput
-from torchloupe.methods.indices import bootstrap
+from torchloupe.methods.joints import bootstrap
 from torchloupe.probe import Batch, Subject
 from torchloupe.render import pose_report
-from torchloupe.sources.poses import COCO_BODY, Crop, Person, PoseData, frame
 from torchloupe.store import Artifact
 from torchloupe.store.stream import Stream
 
@@ -110,7 +110,7 @@ def test_means_are_over_the_joints_that_all_runs_know(runs: Path, tmp_path: Path
                 # the other run does not know the joints with the largest errors of the first
                 away = np.linalg.norm(kept["predicted"] - kept["true"], axis=-1) * (kept["weight"] > 0)
                 kept["weight"] = kept["weight"] * (away < np.median(away[away > 0]))
-            stream.write(id, kept)
+            stream.write(id, Artifact(kept, {}), {})
     _, found = diagnosis.compare([one, other])
     for row in found:
         assert row.means[0] == pytest.approx(row.means[1])

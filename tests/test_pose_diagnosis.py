@@ -17,24 +17,26 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import diagnosis
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from torchloupe import diagnosis
+from torchloupe import kinds
 from torchloupe.cli import main
+from torchloupe.data.bodies import COCO_BODY, HAND, Crop, Person, PoseData, frame
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.examples import figures
 from torchloupe.methods.blur import blurred
 from torchloupe.methods.path import integrated_gradients
 from torchloupe.probe import INPUT, Probe
 from torchloupe.render import pose, pose_report
-from torchloupe.runs.run import Asking, run
+from torchloupe.runs.pose import errors
+from torchloupe.runs.run import Asking, Job, run
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.hrnet import experiment, network
-from torchloupe.sources.poses import COCO_BODY, HAND, Crop, Person, PoseData, frame
 from torchloupe.store import Artifact
 from torchloupe.store.stream import Stream
 from torchloupe.targets.pose import soft_argmax
@@ -232,7 +234,7 @@ def test_stored_maps_are_taken_for_the_samples_asked_for(
         assert run(*options)[0] == 0
         assert "".join(json.loads((part / "index.json").read_text())) == ids
     assert run("--every", "0")[0] == 2
-    monkeypatch.setattr(diagnosis, "outputs", None)
+    monkeypatch.setattr(errors, "outputs", None)
     monkeypatch.setattr(diagnosis.Attribution, "maps", None)
     assert run(*common(bench), *QUICK)[0] == 0
     assert "attribution.steps 2, now it is 5" in run("--steps", "5")[1]
@@ -993,3 +995,36 @@ def test_a_score_that_was_wrong_can_be_corrected_in_the_same_folder(
     capsys.readouterr()
     assert asked("output.flatten(2).mean(2)", 3) == 2
     assert "holds results made with attribution.score_sha256" in capsys.readouterr().err
+
+
+def test_a_job_is_plain_data_that_any_process_opens(bench: Path, done: Path) -> None:
+    model = {"cfg": str(bench / "net.yaml"), "weights": str(bench / "net.pth"), "device": "cpu"}
+    data = {"data": str(bench / "data"), "ids": [3, 1]}
+    job = Job("pose maps", model=model, data=data, ask={"steps": 2, "places": "even"})
+    work = Job.parse(json.dumps(job.plain())).open()
+    assert work.ids() == ["3", "1"]
+    assert json.loads(json.dumps(work.about())) == Stream(done, "ig").settings()
+    ((id, found),) = work.do(["3"])
+    assert same({id: dict(found.arrays)}, {"3": contents(done)["3"]})
+    assert kinds.kind("ig").read(*Stream(done, "ig").read("3")).row().keys() == {"DI", "FI", "LI"}
+    assert kinds.kind("epe").read(*Stream(done, "epe").read("3")).row()["person"] == "3"
+
+
+def test_dependency_goes_on_where_it_stopped_and_without_what_fails(
+    bench: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bench / "data", tmp_path / "data")
+    shutil.copytree(done, tmp_path / "run", ignore=shutil.ignore_patterns("depend*"))
+    lost = tmp_path / "data" / "images" / "figures" / "000001.png"
+    kept = lost.read_bytes()
+    lost.unlink()
+    words = ["pose", "depend", *common(bench)[:4], "--data", str(tmp_path / "data"), "-o", str(tmp_path / "run")]
+    assert main([*words, "--max-samples", "3"]) == 0
+    assert "2 samples made, 0 were there, 1 failed" in capsys.readouterr().out
+    lost.write_bytes(kept)
+    assert main([*words, "--max-samples", "3"]) == 0
+    assert "1 samples made, 2 were there, 0 failed" in capsys.readouterr().out
+    held = json.loads((tmp_path / "run" / "dependency.json").read_text())
+    stored = [Stream(tmp_path / "run", "depend").arrays(id)["D"] for id in ("0", "1", "2")]
+    expected = np.nanmean(np.stack(stored), 0)
+    np.testing.assert_allclose(np.array(held["mean"], dtype=float), expected)

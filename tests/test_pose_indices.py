@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchloupe.methods import indices
+from torchloupe.methods import indices, joints
 
 N, J, H, W = 2, 3, 9, 7
 
@@ -119,7 +119,7 @@ def test_inversions_are_the_naive_loop() -> None:
     generator = torch.Generator().manual_seed(3)
     predicted, true = (40 * torch.rand(20, 6, 2, generator=generator) for _ in range(2))
     weight = (torch.rand(20, 6, generator=generator) > 0.3).float()
-    made = indices.inversions(predicted, true, weight)
+    made = joints.inversions(predicted, true, weight)
     count = swaps = 0
     for n in range(20):
         for a in range(6):
@@ -143,9 +143,9 @@ def test_relation_of_pairs() -> None:
     ri = torch.arange(9.0).reshape(1, 3, 3)
     taken = torch.zeros(1, 3, 3, dtype=torch.bool)
     taken[0, 0, 1] = True
-    made = indices.relation_of_pairs(ri, taken, torch.tensor([[1.0, 1.0, 1.0]]))
+    made = joints.relation_of_pairs(ri, taken, torch.tensor([[1.0, 1.0, 1.0]]))
     assert made == (1.0, (2 + 3 + 5 + 6 + 7) / 5, 1, 5)
-    made = indices.relation_of_pairs(ri, taken, torch.tensor([[1.0, 0.0, 1.0]]))
+    made = joints.relation_of_pairs(ri, taken, torch.tensor([[1.0, 0.0, 1.0]]))
     assert math.isnan(made.inverted)
     assert made[1:] == ((2 + 6) / 2, 0, 2)
 
@@ -183,11 +183,11 @@ def test_dependency_is_the_naive_loop(maps: torch.Tensor) -> None:
 def test_bootstrap_covers_the_mean_and_is_repeatable() -> None:
     values = torch.randn(200, 3, generator=torch.Generator().manual_seed(5)) + 2
     values[0] = float("nan")
-    made = indices.bootstrap(values, seed=1)
-    assert made == indices.bootstrap(values, seed=1)
+    made = joints.bootstrap(values, seed=1)
+    assert made == joints.bootstrap(values, seed=1)
     assert made.count == 597
     assert made.mean == pytest.approx(float(values[1:].double().mean()))
     assert made.low < made.mean < made.high
     # the width of the interval is that of the normal approximation: 2 * 1.96 / sqrt(597)
     assert made.high - made.low == pytest.approx(2 * 1.96 / 597**0.5, rel=0.2)
-    assert indices.bootstrap(torch.full((3,), float("nan"))).count == 0
+    assert joints.bootstrap(torch.full((3,), float("nan"))).count == 0

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from torchloupe.data.bodies import COCO_BODY, Crop
 from torchloupe.methods import keypoints
-from torchloupe.sources.poses import COCO_BODY, Crop, coco
+from torchloupe.sources.poses import coco
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "coco"
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/coco is absent")

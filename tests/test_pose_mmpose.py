@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import diagnosis
 import mmcv_operators
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ import torch
 from mmengine.config import ConfigDict
 from PIL import Image
 
-from torchloupe import diagnosis
 from torchloupe.cli import main
+from torchloupe.data.bodies import COCO_BODY, Crop
 from torchloupe.errors import BadInput, MissingPackage
 from torchloupe.probe import Batch
 from torchloupe.sources import mmpose, subject
 from torchloupe.sources.assemble import Options
-from torchloupe.sources.poses import COCO_BODY, Crop, gaussians, read
+from torchloupe.sources.poses import gaussians, read
 from torchloupe.store.stream import Stream
 from torchloupe.targets.pose import exchanged
 

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diagnosis
 import numpy as np
 import pytest
 from pose_fixtures import LIMIT, VISIBLE, asked, boxes, content, joints_of, nearest, written
-
-from torchloupe import diagnosis
 
 SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from torchloupe.diagnosis import Study
-    from torchloupe.methods.indices import Interval
+    from torchloupe.methods.joints import Interval
     from torchloupe.runs.run import Summary
 
 Flag = Parameter(negative="")
@@ -56,43 +54,17 @@ class Subjects:
     device: str = "auto"
     unsafe_load: Annotated[bool, Flag] = False
 
-    def study(self, overrides: Sequence[str]) -> Study:
-        """The model and its data, read; what was left out is said."""
-        from torchloupe.diagnosis import study
-        from torchloupe.errors import BadInput
-        from torchloupe.sources.assemble import Options
-        from torchloupe.sources.configs import literal
-        from torchloupe.sources.hrnet import experiment
-        from torchloupe.sources.poses import Crop
+    @property
+    def given(self) -> bool:
+        """Whether a model is named."""
+        return self.cfg is not None or self.model is not None
 
-        python = self.cfg is not None and self.cfg.suffix == ".py"
-        model = f"mmpose:{self.cfg}" if python and self.model is None else self.model
-        changes = {}
-        if (model or "").startswith("mmpose:"):
-            if len(overrides) % 2:
-                raise BadInput(f"overrides come as KEY VALUE pairs; {overrides[-1]!r} has no value")
-            changes = {key: literal(value) for key, value in zip(overrides[::2], overrides[1::2], strict=True)}
-        elif overrides and self.cfg is None:
-            raise BadInput(f"{overrides[0]}: KEY VALUE pairs are laid over a config, and --cfg was not given")
-        size = tuple(self.input_size or (192, 256))
-        if len(size) != 2:
-            raise BadInput(f"--input-size is a width and a height, found {list(size)}")
-        found = study(
-            config=None if self.cfg is None or python else experiment(self.cfg, overrides),
-            model=model,
-            data=_given(self.data),
-            options=Options(
-                weights=self.weights, device=self.device, unsafe_load=self.unsafe_load, cfg_options=changes
-            ),
-            annotations=self.annotations,
-            detections=self.detections,
-            kind=self.kind or "",
-            crop=Crop(size=(size[0], size[1]), sigma=self.sigma),
-            coordinates=self.coordinates,
-        )
-        left = ", ".join(f"{count} {reason}" for reason, count in found.data.left_out.items())
-        print(f"{found.data.source}: {len(found.data)} samples" + (f"; left out: {left}" if left else ""))
-        return found
+    def words(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(model, data) as a job holds them."""
+        names = ("cfg", "weights", "model", "device", "unsafe_load")
+        said = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        model = {name: said.pop(name) for name in names} | {"overrides": list(overrides)}
+        return model, said
 
 
 @dataclass(frozen=True)
@@ -113,14 +85,13 @@ class Choice:
     batch: int | None = None
     strict: Annotated[bool, Flag] = False
 
-    def of(self, study: Study) -> list[str]:
-        """The sample numbers."""
-        from torchloupe.diagnosis import chosen
-        from torchloupe.errors import BadInput
+    def words(self) -> dict[str, Any]:
+        """As a job's data hold them."""
+        return {"ids": self.ids or [], "max_samples": self.max_samples, "every": self.every}
 
-        if self.batch is not None and self.batch < 1:
-            raise BadInput(f"--batch is 1 or more, found {self.batch}")
-        return chosen(study, self.ids or (), self.max_samples, self.every)
+    def size(self, otherwise: int) -> int:
+        """Samples in one forward."""
+        return otherwise if self.batch is None else self.batch
 
 
 @dataclass(frozen=True)
@@ -166,26 +137,26 @@ class How:
         """How maps are stored."""
         return precision or ("float32" if self.reference else "float16")
 
-    def attribution(self) -> Any:
-        """The same, checked."""
-        from torchloupe.diagnosis import Attribution
-
-        given = {**vars(self), "layers": tuple(self.layers or ()), "joints": tuple(self.joints or ())}
-        given["score"] = None if self.score is None else _function(self.score, "--score")
-        return Attribution(**{**given, "most": max(self.most, self.steps)})
+    def words(self) -> dict[str, Any]:
+        """As a job asks."""
+        return {**vars(self), "most": max(self.most, self.steps)}
 
 
-def _given(data: Path | None) -> Any:
-    """The path of a data set, or the function that makes one."""
-    own = data is not None and not data.exists() and re.fullmatch(r"[\w.]+:\w+", str(data))
-    return _function(str(data), "--data") if own else data
+def _opened(
+    kind: str, overrides: Sequence[str], subjects: Subjects, choice: Choice, ask: Mapping[str, Any] | None = None
+) -> Any:
+    """The work of a job; what its data set holds is said."""
+    from torchloupe.errors import BadInput
+    from torchloupe.runs.run import Job
 
-
-def _function(path: str, option: str) -> Any:
-    """package.module:function, the current directory among the places to look."""
-    from torchloupe.named import called
-
-    return called(path, option, "a function")
+    if choice.batch is not None and choice.batch < 1:
+        raise BadInput(f"--batch is 1 or more, found {choice.batch}")
+    model, data = subjects.words(overrides)
+    work = Job(kind, model=model, data={**data, **choice.words()}, ask=dict(ask or {})).open()
+    found = work.study.data
+    left = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
+    print(f"{found.source}: {len(found)} samples" + (f"; left out: {left}" if left else ""))
+    return work
 
 
 ERRORS = ("EPE", "decoded", "PCK")
@@ -218,18 +189,17 @@ def ig(
     """
     if load_ig:
         return index(*overrides, output=output, load_ig=True, subjects=subjects, choice=choice, how=how)
-    from torchloupe import diagnosis
+    from torchloupe.runs.pose.attribution import expected_bytes
+    from torchloupe.runs.run import run
     from torchloupe.store.stream import Stream
 
-    study = subjects.study(overrides)
-    ids, asked = choice.of(study), how.attribution()
     kept = how.kept(precision) if save_ig else "none"
+    work = _opened("pose maps", overrides, subjects, choice, {**how.words(), "maps": kept})
+    ids = work.ids()
     if save_ig:
-        size = diagnosis.expected_bytes(study, ids, asked.reference, kept) / 1e6
+        size = expected_bytes(work.study, ids, how.reference, kept) / 1e6
         print(f"maps of {len(ids)} samples as {kept}: at most {size:.1f} MB in {output / 'ig'}")
-    done = diagnosis.attribute(
-        study, ids, asked, output, maps=kept, batch=1 if choice.batch is None else choice.batch, strict=choice.strict
-    )
+    done = run(work, Stream(output, "ig"), batch=choice.size(1), strict=choice.strict, what="attribution")
     _say(done, output)
     scales = [
         value for id in ids if id not in done.failed for value in Stream(output, "ig").arrays(id, ["scale"])["scale"]
@@ -265,42 +235,46 @@ def index(
 
     import numpy as np
 
-    from torchloupe import diagnosis
+    from torchloupe.methods.joints import means
     from torchloupe.render.pose_report import Run, by_joint_rows, text_table
+    from torchloupe.runs.pose.attribution import stored_indices
+    from torchloupe.runs.pose.study import thinned
+    from torchloupe.runs.run import run
     from torchloupe.store import whole
     from torchloupe.store.stream import Stream
 
     ids = list(dict.fromkeys(str(number) for number in choice.ids or ()))
     if load_ig:
         _agree(output, subjects, overrides, how)
-    elif subjects.cfg is not None or subjects.model is not None:
-        study = subjects.study(overrides)
-        asked, batch = how.attribution(), 1 if choice.batch is None else choice.batch
-        ids, begun = choice.of(study), (output / "ig.json").exists()
+    elif subjects.given:
+        begun = (output / "ig.json").exists()
         kept = Stream(output, "ig").settings()["maps"] if begun else how.kept()
-        done = diagnosis.attribute(study, ids, asked, output, maps=kept, batch=batch, strict=choice.strict)
+        work = _opened("pose maps", overrides, subjects, choice, {**how.words(), "maps": kept})
+        done = run(work, Stream(output, "ig"), batch=choice.size(1), strict=choice.strict, what="attribution")
         _say(done, output)
-        ids = [id for id in ids if id not in done.failed]
-    found = diagnosis.stored_indices(output, ids, again=load_ig)
-    found = {id: found[id] for id in diagnosis.thinned(list(found), choice.max_samples, 1 if ids else choice.every)}
+        ids = [id for id in work.ids() if id not in done.failed]
+    found = stored_indices(output, ids, again=load_ig)
+    found = {id: found[id] for id in thinned(list(found), choice.max_samples, 1 if ids else choice.every)}
     content = {id: {name: _plain(values) for name, values in parts.items()} for id, parts in found.items()}
     whole(output / "index.json", json.dumps(content).encode())
     print(f"{output / 'index.json'}: {len(found)} samples")
     by_joint, overall = {}, {}
     for name in ("DI", "FI", "LI"):
-        by_joint[name], overall[name] = diagnosis.means(np.stack([one[name] for one in found.values()]))
+        by_joint[name], overall[name] = means(np.stack([one[name] for one in found.values()]))
     print(text_table(["joint", *by_joint], by_joint_rows(Run(output).names(), by_joint, overall)))
 
 
 def _agree(output: Path, subjects: Subjects, overrides: Sequence[str], how: How) -> None:
     """Errors: BadInput where stored maps are of another model, other data or other options than those given."""
+    from torchloupe.runs.pose.attribution import asked_for
+    from torchloupe.runs.pose.study import studied
     from torchloupe.store.stream import Stream
 
     stream = Stream(output, "ig")
-    if subjects.cfg is not None or subjects.model is not None:
-        stream.agrees(subjects.study(overrides).record())
-    plain = HOW.attribution().record()
-    changed = {name: value for name, value in how.attribution().record().items() if value != plain.get(name)}
+    if subjects.given:
+        stream.agrees(studied(*subjects.words(overrides)).record())
+    plain = asked_for(HOW.words()).record()
+    changed = {name: value for name, value in asked_for(how.words()).record().items() if value != plain.get(name)}
     stream.agrees({"attribution": {**stream.settings()["attribution"], **changed}})
 
 
@@ -325,16 +299,16 @@ def epe(
     """
     import json
 
-    from torchloupe import diagnosis
     from torchloupe.errors import MissingPackage
     from torchloupe.render.pose_report import MEANING, columns
+    from torchloupe.runs.pose.errors import average_precision
+    from torchloupe.runs.run import run
     from torchloupe.store import whole
+    from torchloupe.store.stream import Stream
 
-    study = subjects.study(overrides)
-    ids = choice.of(study)
-    done = diagnosis.errors(
-        study, ids, output, flip=flip, batch=8 if choice.batch is None else choice.batch, strict=choice.strict
-    )
+    work = _opened("pose errors", overrides, subjects, choice, {"flip": flip})
+    study = work.study
+    done = run(work, Stream(output, "epe"), batch=choice.size(8), strict=choice.strict, what="errors")
     _say(done, output)
     names, by_joint, overall = columns(output)
     shown = [key for key in ERRORS if key in by_joint]
@@ -347,7 +321,7 @@ def epe(
     _print_columns(output, ERRORS)
     if study.data.skeleton.sigmas and study.coordinates != "camera" and Path(study.data.source).is_file():
         try:
-            figures = diagnosis.average_precision(study, output)
+            figures = average_precision(study, output)
             content["coco"] = {name: _plain(value) for name, value in figures.items()}
             print(
                 "  ".join(f"{name} {'-' if math.isnan(value) else f'{value:.3f}'}" for name, value in figures.items())
@@ -380,16 +354,16 @@ def inversions(
     """
     import json
 
-    from torchloupe import diagnosis
     from torchloupe.render.pose_report import TITLES, Run, number, text_table
+    from torchloupe.runs.pose.confusion import confusion
     from torchloupe.store import whole
 
-    if subjects.cfg is not None or subjects.model is not None:
+    if subjects.given:
         epe(*overrides, output=output, subjects=subjects, choice=choice)
     names = Run(output).names()
     content: dict[str, Any] = {"reach": reach}
     for reading, title in TITLES.items():
-        found = diagnosis.confusion(output, reach, reading)
+        found = confusion(output, reach, reading)
         print(f"{title}: {len(found.pairs)} inversions, {found.swaps} swaps")
         order = sorted(((int(c), a, b) for (a, b), c in _counts(found.counts)), reverse=True)
         if order:
@@ -474,11 +448,11 @@ def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
     import json
     from dataclasses import asdict
 
-    from torchloupe import diagnosis
     from torchloupe.render.pose_report import number, text_table
+    from torchloupe.runs.pose.compare import compare as compared
     from torchloupe.store import plain, whole
 
-    count, found = diagnosis.compare(runs, seed)
+    count, found = compared(runs, seed)
     rows = []
     for one in found:
         rows.append([one.name, str(runs[0]), number(one.means[0]), ""])
@@ -515,17 +489,17 @@ def depend(
 
     import numpy as np
 
-    from torchloupe import diagnosis
-    from torchloupe.errors import BadInput
     from torchloupe.render.pose_report import Run, number, text_table
+    from torchloupe.runs.pose.depend import dependency
+    from torchloupe.runs.run import run
     from torchloupe.store import whole
+    from torchloupe.store.stream import Stream
 
-    study = subjects.study(overrides)
-    known = set(Run(output).ig.ids())
-    ids = [id for id in choice.of(study) if id in known]
-    if not ids:
-        raise BadInput(f"{output}: none of the chosen samples has a map; run `loupe pose ig` for them first")
-    found, names = diagnosis.depend(study, ids, output), Run(output).names()
+    work = _opened("pose depend", overrides, subjects, choice, {"root": str(output)})
+    done = run(work, Stream(output, "depend"), batch=choice.size(1), strict=choice.strict, what="dependency")
+    _say(done, output)
+    ids = [id for id in work.ids() if id not in done.failed]
+    found, names = dependency(output, ids), Run(output).names()
     order = np.argwhere(np.isfinite(found) & ~np.eye(len(names), dtype=bool)).tolist()
     order.sort(key=lambda pair: -found[tuple(pair)])
     rows = [[names[a], names[b], number(found[a, b])] for a, b in order[:10]]
@@ -593,10 +567,14 @@ def demo(
     """
     import torch
 
-    from torchloupe import diagnosis
     from torchloupe.examples import figures
     from torchloupe.render.pose_report import columns, number, text_table
     from torchloupe.render.pose_report import report as write
+    from torchloupe.runs.pose.attribution import asked_for, attribute, chance
+    from torchloupe.runs.pose.confusion import confusion
+    from torchloupe.runs.pose.errors import errors
+    from torchloupe.runs.pose.study import chosen
+    from torchloupe.runs.pose.study import study as studied
     from torchloupe.runs.progress import progress
     from torchloupe.sources.assemble import Options
     from torchloupe.sources.hrnet import experiment, network
@@ -614,23 +592,23 @@ def demo(
             figures.train(net, figures.rendered(2000, seed + 2), steps, seed, progress=lambda *_: bar.advance())
         torch.save(net.state_dict(), weights["trained"])
     for name, path in weights.items():
-        study = diagnosis.study(config=experiment(config), data=data, options=Options(weights=path, device="cpu"))
-        ids, run = diagnosis.chosen(study), save / name
-        diagnosis.errors(study, ids, run)
-        diagnosis.attribute(study, ids, HOW.attribution(), run)
+        study = studied(config=experiment(config), data=data, options=Options(weights=path, device="cpu"))
+        ids, run = chosen(study), save / name
+        errors(study, ids, run)
+        attribute(study, ids, asked_for(HOW.words()), run)
         print(f"\n{name} weights")
         _print_columns(run, (*ERRORS, "DI", "FI", "LI", "residual"))
-        confused = diagnosis.confusion(run)
-        decoded = diagnosis.confusion(run, reading="decoded")
+        confused = confusion(run)
+        decoded = confusion(run, reading="decoded")
         print(f"{len(confused.pairs)} inversions, {confused.swaps} swaps; {len(decoded.pairs)} of decoded joints")
         print(write(run))
     print("\nFI and LI beside what needs no training")
-    rows = [[name, *map(number, pair)] for name, pair in diagnosis.chance(study, ids).items()]
+    rows = [[name, *map(number, pair)] for name, pair in chance(study, ids).items()]
     for name in ("random", "trained"):
         overall = columns(save / name)[2]
         rows.append([f"{name} weights", number(overall["FI"]), number(overall["LI"])])
     print(text_table(["map", "FI", "LI"], rows))
     print()
     compare(save / "trained", save / "random")
-    worst = diagnosis.chosen(study, most=1)[0]
+    worst = chosen(study, most=1)[0]
     draw(save / "trained", sample=worst)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import nn
 
+from torchloupe.data.bodies import COCO_BODY, Crop, Person, Sample, frame
 from torchloupe.errors import need
-from torchloupe.sources.poses import COCO_BODY, Crop, Person, Sample, frame, read
+from torchloupe.sources.poses import read
 
 Array = NDArray[Any]
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "brick", "grass", "gravel")

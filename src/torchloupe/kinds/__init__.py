@@ -36,6 +36,8 @@ class Kind(Protocol):
 
 HOMES: dict[str, str] = {
     "gait maps": "torchloupe.kinds.sequences:SequenceMaps",
+    "epe": "torchloupe.kinds.pose:PoseErrors",
+    "ig": "torchloupe.kinds.pose:PoseMaps",
     "maps": "torchloupe.kinds.maps:Heatmaps",
 }
 """Kind -> where its class is."""

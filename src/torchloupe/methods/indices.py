@@ -7,8 +7,6 @@ is all zero or not finite has no index: NaN. Axes: n samples, j joints, h and w 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,48 +95,6 @@ def end_point_error(predicted: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, (predicted.double() - true.double()).norm(dim=-1), NAN)
 
 
-class Inversions(NamedTuple):
-    """taken[n, a, b]: joint a was predicted at joint b. swapped[n, a, b]: and b at a (symmetric)."""
-
-    taken: Tensor
-    swapped: Tensor
-
-
-def inversions(predicted: Tensor, true: Tensor, weight: Tensor, reach: float = 10.0) -> Inversions:
-    """a is taken for b  <=>  || pred_a - true_a || > reach  and  || pred_a - true_b || < reach,  both visible
-
-    predicted and true (n, j, d) in input pixels, weight (n, j) -> two (n, j, j) of booleans.
-    Source: He et al. 2023, CVPR, with their reach of 10 input pixels.
-    """
-    away = (predicted[:, :, None].double() - true[:, None].double()).norm(dim=-1)
-    own = away.diagonal(dim1=-2, dim2=-1)
-    visible = weight > 0
-    # a joint cannot be taken for itself: it would have to be both within reach and out of it
-    taken = (own > reach)[:, :, None] & (away < reach) & visible[:, :, None] & visible[:, None]
-    return Inversions(taken, taken & taken.transpose(-2, -1))
-
-
-class RelationOfPairs(NamedTuple):
-    """Mean RI over inverted pairs and over all other visible pairs, and how many there are of each."""
-
-    inverted: float
-    others: float
-    inverted_pairs: int
-    other_pairs: int
-
-
-def relation_of_pairs(ri: Tensor, taken: Tensor, weight: Tensor) -> RelationOfPairs:
-    """Mean RI[a, b] of the pairs where a was taken for b, against that of all other pairs of visible joints
-
-    ri and taken (n, j, j), weight (n, j). NaN where there is no such pair.
-    """
-    visible = (weight > 0)[:, :, None] & (weight > 0)[:, None]
-    pairs = visible & ~torch.eye(ri.shape[-1], dtype=torch.bool) & ri.isfinite()
-    inverted, others = ri[pairs & taken].double(), ri[pairs & ~taken].double()
-    means = [float(values.mean()) if values.numel() else NAN for values in (inverted, others)]
-    return RelationOfPairs(means[0], means[1], inverted.numel(), others.numel())
-
-
 def ranked(maps: Tensor) -> Tensor:
     """Every value replaced by its rank, 0 for the smallest and 1 for the largest; ties share their mean rank
 
@@ -174,39 +130,3 @@ def dependency(predict: Callable[[Tensor], Tensor], x: Tensor, maps: Tensor, wei
             masked = x[rows] * (1 - share) + mean[rows] * share
             found[rows, :, b] = (predict(masked).double() - plain[rows]).norm(dim=-1).cpu()
     return torch.where((weight > 0)[:, :, None], found, NAN)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with the ends of its bootstrap confidence interval, and the number of values.
-
-    The ends are NaN where nothing is known of the spread: of fewer than two rows, or rows that all say the same.
-    """
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-
-def bootstrap(values: Tensor, seed: int = 0, draws: int = 2000, level: float = 0.95) -> Interval:
-    """Mean and percentile bootstrap interval over the rows; NaN entries are left out of each draw's mean
-
-    values (n,) or (n, j): whole rows are drawn, since the joints of one sample belong together.
-    Source: Efron 1979, Bootstrap Methods: Another Look at the Jackknife, doi:10.1214/aos/1176344552.
-    """
-    rows = values.double().reshape(len(values), -1)
-    known = rows.isfinite()
-    total, count = torch.where(known, rows, 0.0).sum(1), known.sum(1)
-    if not known.any():
-        return Interval(NAN, NAN, NAN, 0)
-    pick = torch.randint(len(rows), (draws, len(rows)), generator=torch.Generator().manual_seed(seed))
-    means = total[pick].sum(1) / count[pick].sum(1)
-    means = means[means.isfinite()]
-    tail = (1 - level) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    # an interval of no width would claim to know exactly what was seen once, or is constant
-    rows_said = (total / count.clamp_min(1))[count > 0]
-    if len(rows_said) < 2 or float(rows_said.max() - rows_said.min()) == 0:
-        low = high = NAN
-    return Interval(float(total.sum() / count.sum()), low, high, int(count.sum()))

@@ -16,19 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchloupe import diagnosis
+from torchloupe.data.bodies import affine, moved
 from torchloupe.errors import BadInput
+from torchloupe.kinds.pose import FIGURES, READINGS, pixels, table
+from torchloupe.methods.joints import means
 from torchloupe.methods.keypoints import pck
 from torchloupe.render import pose
 from torchloupe.render.kinds import Wish
 from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
 from torchloupe.render.template import address, filled
-from torchloupe.sources.poses import affine, moved
+from torchloupe.runs.pose.confusion import confusion
 from torchloupe.store import whole
 from torchloupe.store.stream import Stream
 
 Array = NDArray[Any]
-FIGURES = ("DI", "FI", "LI")
 MEANING = {
     "EPE": (
         "end-point error of soft-argmax joints, which the maps ask about; a broad or low heatmap pulls them far from its "
@@ -180,10 +181,10 @@ def error_figures(root: Path) -> dict[str, tuple[Array, float]]:
     run = Run(root)
     if not run.has("epe"):
         raise BadInput(f"{root}: no predictions were stored yet; run `loupe pose epe` first")
-    found = {name: diagnosis.means(diagnosis.pixels(run.epe, name).errors) for name in diagnosis.READINGS}
-    decoded = diagnosis.pixels(run.epe, "decoded")
+    found = {name: means(pixels(run.epe, name).errors) for name in READINGS}
+    decoded = pixels(run.epe, "decoded")
     share = 0.5 if run.epe.settings()["skeleton"]["name"] == "mpii" else 0.2
-    size = diagnosis.table(run.epe, ("size",))["size"] * decoded.zoom
+    size = table(run.epe, ("size",))["size"] * decoded.zoom
     found["PCK"] = pck(decoded.errors, size, share)
     return {name: both for name, both in found.items() if name == "EPE" or np.isfinite(both[1])}
 
@@ -196,10 +197,10 @@ def columns(root: Path) -> tuple[list[str], dict[str, Array], dict[str, float]]:
         for name, both in error_figures(root).items():
             by_joint[name], overall[name] = both
     if run.has("ig"):
-        found = diagnosis.table(run.ig, FIGURES)
+        found = table(run.ig, FIGURES)
         for name in FIGURES:
-            by_joint[name], overall[name] = diagnosis.means(found[name])
-        by_joint["residual"], overall["residual"] = diagnosis.means(residuals(run.ig, len(names)))
+            by_joint[name], overall[name] = means(found[name])
+        by_joint["residual"], overall["residual"] = means(residuals(run.ig, len(names)))
     return names, by_joint, overall
 
 
@@ -254,7 +255,7 @@ def report(root: Path, worst: int = 6) -> Path:
     if run.has("ig") and run.has("epe"):
         sections += _against_error(folder, run)
     if run.has("ig"):
-        ri = diagnosis.table(run.ig, ("RI",))["RI"]
+        ri = table(run.ig, ("RI",))["RI"]
         known = np.isfinite(ri)
         count = known.sum(0)
         mean = np.divide(np.where(known, ri, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
@@ -339,10 +340,10 @@ def _against_error(folder: Path, run: Run) -> list[str]:
     ids = [id for id in run.ig.ids() if id in known]
     if not ids:
         return []
-    found = diagnosis.table(run.ig, FIGURES, ids)
+    found = table(run.ig, FIGURES, ids)
     plots, tables = [], []
     for reading, title in TITLES.items():
-        away = diagnosis.pixels(run.epe, reading, ids).errors
+        away = pixels(run.epe, reading, ids).errors
         if not np.isfinite(away).any():
             continue
         axis = f"{title.lower()} (input pixels)"
@@ -354,7 +355,7 @@ def _against_error(folder: Path, run: Run) -> list[str]:
         for low, high in pairwise(edges):
             part = (away >= low) & (away < high) if high > low else np.zeros(away.shape, bool)
             label = f"{number(low)} to {number(high)}" if np.isfinite(high) else f"{number(low)} and more"
-            values = [diagnosis.means(np.where(part, found[name], np.nan))[1] for name in FIGURES]
+            values = [means(np.where(part, found[name], np.nan))[1] for name in FIGURES]
             rows.append([label, str(int(part.sum())), *map(number, values)])
         tables.append(f"<h2>By {html.escape(title.lower())}</h2>{_table(['pixels', 'joints', *FIGURES], rows)}")
     return [*plots, *tables]
@@ -365,7 +366,7 @@ def _inversions(run: Run, names: Sequence[str]) -> str:
         return ""
     parts = ["<h2>Inversions</h2><p>A joint nearer than 10 input pixels to another's place than to its own.</p>"]
     for reading, title in TITLES.items():
-        found = diagnosis.confusion(run.root, reading=reading)
+        found = confusion(run.root, reading=reading)
         rows = [
             [f"{names[a].replace('_', ' ')} at {names[b].replace('_', ' ')}", str(int(found.counts[a, b]))]
             for a, b in sorted(np.argwhere(found.counts).tolist(), key=lambda pair: -found.counts[tuple(pair)])[:12]
@@ -384,7 +385,7 @@ def _worst(folder: Path, run: Run, names: Sequence[str], count: int) -> str:
     ids = run.epe.ids()
     if run.epe.arrays(ids[0], ["predicted"])["predicted"].shape[-1] != 2:
         return ""
-    soft, decoded = (diagnosis.pixels(run.epe, reading).errors for reading in diagnosis.READINGS)
+    soft, decoded = (pixels(run.epe, reading).errors for reading in READINGS)
     known = np.isfinite(decoded)
     mean, other = (
         np.divide(np.where(known, away, 0).sum(1), known.sum(1), out=np.full(len(away), -1.0), where=known.any(1))
@@ -455,7 +456,7 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
         files["epe.json"][id] = {"EPE": _rounded(error * kept["weight"]), "weight": kept["weight"].tolist()}
     if run.has("epe") and kept["predicted"].shape[-1] == 2:
         count = len(kept["weight"])
-        found = ((int(n), a, b) for n, a, b in diagnosis.confusion(root).pairs)
+        found = ((int(n), a, b) for n, a, b in confusion(root).pairs)
         files["j2j.json"] = {"J2J": {str(n * count**2 + a * count + b): [n, a, b] for n, a, b in found}}
     for name, content in files.items():
         whole(folder / name, json.dumps(content).encode())

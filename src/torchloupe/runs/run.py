@@ -67,6 +67,9 @@ class Asking:
 OPENERS: dict[str, str] = {
     "gait maps": "torchloupe.runs.gait:Matching",
     "maps": "torchloupe.runs.maps:Explaining",
+    "pose depend": "torchloupe.runs.pose.depend:depending",
+    "pose errors": "torchloupe.runs.pose.errors:measuring",
+    "pose maps": "torchloupe.runs.pose.attribution:attributing",
 }
 """Kind of job -> "module:function" that opens it: job -> Work."""
 

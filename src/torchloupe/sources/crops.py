@@ -11,24 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from torchloupe.data.bodies import COCO_BODY, Crop, Person, affine, frame, moved
 from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.sources.configs import one_line
 from torchloupe.sources.hrnet import Experiment, experiment
-from torchloupe.sources.poses import (
-    COCO_BODY,
-    Crop,
-    Person,
-    affine,
-    coco,
-    frame,
-    gaussians,
-    located,
-    moved,
-    mpii,
-    outline,
-    warp,
-)
+from torchloupe.sources.poses import coco, gaussians, located, mpii, outline, warp
 from torchloupe.sources.transforms import seeded
 
 # The joints from the hips upwards, in the numbering of COCO and of MPII.

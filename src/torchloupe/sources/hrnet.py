@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from torchloupe.data.bodies import COCO_BODY, MPII_BODY
 from torchloupe.errors import BadInput, nearest
 from torchloupe.networks.pose import PoseHRNet, PoseResNet, Stage
 from torchloupe.networks.pose.blocks import BLOCKS
 from torchloupe.networks.pose.resnet import DEPTHS, DOUBLING
 from torchloupe.probe import Subject
 from torchloupe.sources.assemble import Loaded, Options, finish
-from torchloupe.sources.poses import COCO_BODY, MPII_BODY
 from torchloupe.sources.preparation import resize_crop
 from torchloupe.sources.safe import read_checkpoint, weights_in
 from torchloupe.store import sha256

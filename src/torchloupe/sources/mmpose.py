@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from torchloupe.data.bodies import Crop
 from torchloupe.errors import BadInput, MissingPackage
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.assemble import Options, finish, framework, load_weights
 from torchloupe.sources.detectors import config_of
 from torchloupe.sources.openmmlab import _import, forget_pretrained, told
-from torchloupe.sources.poses import Crop
 from torchloupe.sources.preparation import Preparation, resize_crop
 from torchloupe.taps import restored
 from torchloupe.trace import Trace, default_layers, tracing

@@ -106,13 +106,13 @@ class Stream:
 
     def read(self, id: str) -> Artifact:
         """See `Results.read`; the record is that of the whole job."""
-        return Artifact(self.arrays(id), {**self.settings(), "id": id})
+        return Artifact(self.arrays(id), {"kind": self.kind, **self.settings(), "id": id})
 
     def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """See `Results.records`."""
         settings = self.settings()
         for id in self.ids():
-            yield id, {**settings, "id": id}
+            yield id, {"kind": self.kind, **settings, "id": id}
 
     def arrays(self, id: str, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """A sample's arrays, all or those of these names that it has.

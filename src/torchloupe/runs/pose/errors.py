@@ -1,0 +1,177 @@
+"""Joints that a pose model predicts over a data set, and how far they are off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchloupe.data.bodies import affine, inverse, moved
+from torchloupe.errors import BadInput
+from torchloupe.methods import indices, keypoints
+from torchloupe.probe import Batch
+from torchloupe.runs.pose.study import (
+    Made,
+    Reading,
+    Study,
+    blamed,
+    in_input_pixels,
+    load,
+    outputs,
+    picked,
+    studied,
+    unit,
+)
+from torchloupe.runs.run import Job, Summary, run
+from torchloupe.store.records import Artifact
+from torchloupe.store.stream import Stream
+from torchloupe.targets.pose import exchanged, merge_mirrored, peaks, predicted, true
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """The work behind `loupe pose epe`: predictions and errors of samples of a study, read as `reading` says."""
+
+    study: Study
+    samples: Sequence[str]
+    reading: Reading
+
+    def about(self) -> dict[str, Any]:
+        """See `runs.run.Work.about`."""
+        how = self.reading
+        read = {"flip": how.flip, "shift": how.shift, "quarter": how.quarter}
+        return {**self.study.record(), **read, "decoded": "codec" if how.decode else "peaks"}
+
+    def ids(self) -> Sequence[str]:
+        """See `runs.run.Work.ids`; numbers of samples."""
+        return self.samples
+
+    def asked(self, id: str) -> dict[str, Any]:
+        """See `runs.run.Work.asked`; nothing is the sample's own."""
+        return {}
+
+    def do(self, ids: Sequence[str]) -> Made:
+        """See `runs.run.Work.do`."""
+        return blamed(partial(_measured, self.study, self.reading), ids)
+
+
+def measuring(job: Job) -> Measuring:
+    """The work of a job. job.model and job.data: see `study.studied`, and which samples. job.ask: flip, or None."""
+    one = studied(job.model, job.data)
+    return Measuring(one, picked(one, job.data), reading(one, job.ask.get("flip")))
+
+
+def reading(study: Study, flip: bool | None) -> Reading:
+    """As the study says, unless flip says otherwise."""
+    return study.reading if flip is None else replace(study.reading, flip=flip)
+
+
+def errors(
+    study: Study,
+    ids: Sequence[str],
+    root: Path,
+    *,
+    flip: bool | None = None,
+    batch: int = 8,
+    strict: bool = False,
+) -> Summary:
+    """Predictions and end-point errors of the samples into `root`, streaming. flip: otherwise than study.reading says."""
+    work = Measuring(study, ids, reading(study, flip))
+    return run(work, Stream(root, "epe"), batch=batch, strict=strict, what="errors")
+
+
+def _measured(study: Study, how: Reading, ids: Sequence[str]) -> Made:
+    loaded, broken = load(study, ids)
+    yield from broken.items()
+    if loaded is None:
+        return
+    batch = loaded.batch
+    plain = outputs(study.subject, batch)
+    is_heatmap = plain.ndim == 4
+    points = in_input_pixels(predicted(plain), study, is_heatmap)
+    truth = in_input_pixels(true(plain, batch), study, is_heatmap)
+    at, height = _decoded(study, how, batch, plain, points)
+    finite = points.isfinite().all(-1).all(-1)
+    for row, id in enumerate(batch.ids):
+        if not finite[row]:
+            yield id, BadInput("the model's output is not finite (NaN or infinite); check the weights")
+            continue
+        person, sample = loaded.people[row], loaded.samples[row]
+        back = inverse(affine(person.centre, person.extent, study.crop.size))
+        flat = points.shape[-1] == 2
+        arrays = {
+            "predicted": points[row].double().numpy(),
+            "true": truth[row].double().numpy(),
+            "unit": unit(study, is_heatmap),
+            "weight": np.asarray(sample.weight, np.float64),
+            "EPE": indices.end_point_error(points[row], truth[row], batch.truth["weight"][row]).numpy(),
+            "decoded": moved(at[row].double().numpy(), back) if flat else np.full((len(points[row]), 2), np.nan),
+            "annotated": person.joints[:, :2],
+            "confidence": height[row].double().numpy(),
+            "size": np.array(person.size),
+            "centre": np.array(person.centre, np.float64),
+            "extent": np.array(person.extent, np.float64),
+            "area": np.array(float(np.prod(person.extent))),
+            "score": np.array(person.score),
+            "person": np.array(person.id),
+            "image": np.array(str(person.image_id)),
+            "picture": sample.picture,
+        }
+        yield id, Artifact(arrays, {})
+
+
+def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Joints (n, j, 2 or 3) in pixels of the input, as published evaluations read them, and confidences (n, j)."""
+    pairs = study.data.skeleton.pairs
+    if how.decode is not None:
+        return how.decode(batch, exchanged(pairs, plain.shape[1]) if how.flip else None)
+    if plain.ndim != 4:
+        return points, torch.ones(points.shape[:2])
+    merged = plain
+    if how.flip:
+        merged = merge_mirrored(plain, outputs(study.subject, batch.at(batch.x.flip(-1))), pairs, how.shift)
+    at, height = peaks(merged, how.quarter)
+    return in_input_pixels(at, study, True), height
+
+
+def average_precision(study: Study, root: Path) -> dict[str, float]:
+    """COCO's figures for the stored predictions of a run, as the published evaluation makes them of the same boxes.
+
+    Annotated people whom no box covers are missed, and boxes on pictures without people are false. Where samples were left
+    out of the run, only the pictures of the others count, and people whose own sample was left out count neither way.
+    """
+    stream = Stream(root, "epe")
+    entries, done = [], stream.ids()
+    for id in done:
+        kept = stream.arrays(id, ("decoded", "confidence", "score", "area"))
+        entries.append(
+            {
+                "image_id": study.person(id).image_id,
+                "joints": kept["decoded"],
+                "confidence": kept["confidence"],
+                "score": float(kept["score"]),
+                "area": float(kept["area"]),
+            }
+        )
+    sigmas = np.array(study.data.skeleton.sigmas)
+    results = keypoints.coco_results(entries, sigmas, visible=study.reading.visible, limit=study.reading.limit)
+    there = set(done)
+    aside = {person.id for number, person in enumerate(study.data.people) if str(number) not in there}
+    return keypoints.average_precision(
+        json.loads(Path(study.data.source).read_text(encoding="utf-8")),
+        results,
+        sigmas,
+        category=study.data.category,
+        pictures={entry["image_id"] for entry in entries} if aside else None,
+        aside=aside,
+    )
