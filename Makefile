@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all test-oldest test-newest lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +35,22 @@ test: $(VENV)/.ready $(VENV)/.browser
 test-all: $(VENV)/.ready $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# The two ends of what pyproject.toml admits, each in an environment of its own (5 to 7 GB). By hand, not in CI.
+OLDEST := 'torch==2.4.1' 'torchvision==0.19.1' 'numpy<2.1' 'transformers<5'
+NEWEST := 'torch==2.14.1' 'torchvision==0.29.1'
+
+.venv-oldest/.ready: PINS = $(OLDEST)
+.venv-newest/.ready: PINS = $(NEWEST)
+.venv-oldest/.ready .venv-newest/.ready: pyproject.toml Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(@D)/bin/python -m pip install --quiet --editable '.[all]' --group test $(PINS)
+	$(@D)/bin/python -m pip install --quiet --no-deps 'mmpose>=1.3,<1.4'
+	touch $@
+
+test-oldest test-newest: test-%: .venv-%/.ready
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -n 2 -m "not slow"
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
@@ -44,4 +60,4 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) dist build demo
+	rm -rf $(VENV) .venv-oldest .venv-newest dist build demo

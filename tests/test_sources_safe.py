@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,3 +329,67 @@ def test_pickled_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(np.arange(500))[:200])
     with pytest.raises(BadInput, match="broken or truncated"):
         load_pickle_arrays(tmp_path / "a.pkl")
+
+
+class Echoes:
+    """Would print when it is unpickled by a reader that runs what it is told."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("echo this ran",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_an_old_style_pickle_with_code_is_called_that(tmp_path: Path, protocol: int, capfd: Any) -> None:
+    content = {"state_dict": {"a": np.ones(2)}, "x": Echoes()}
+    (tmp_path / "old.pth").write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(UnsafeFile, match=r"carries code \('posix.system'\)"):
+        read_checkpoint(tmp_path / "old.pth")
+    assert "this ran" not in capfd.readouterr().out
+
+
+def test_an_old_style_checkpoint_that_is_cut_off_is_not_called_code(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pth").read_bytes()
+    assert read_checkpoint(tmp_path / "old.pth")["a"].tolist() == [1, 1]
+    for share in (0.1, 0.3, 0.5, 0.7):
+        (tmp_path / "cut.pth").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(BadInput, match="truncated or not one"):
+            read_checkpoint(tmp_path / "cut.pth")
+
+
+def npz_that_claims(path: Path, count: int) -> None:
+    """An npz whose array is said to have so many numbers and has three, compressed, so that it cannot be mapped."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({count},), }}".ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + np.ones(3).tobytes()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("feats.npy", array)
+        archive.writestr("picture.npy", array)
+
+
+def test_files_that_claim_too_much_or_go_too_deep_end_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """47 GiB, 47 TiB; JSON and YAML 100,000 levels deep: status 2 and the file's name, whoever reads it."""
+    from torchloupe.cli import main
+
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000 + "]" * 100_000)
+    (tmp_path / "deep.yaml").write_text("[" * 20_000 + "]" * 20_000)
+    for count in (47 * 2**27, 47 * 2**37):
+        npz_that_claims(tmp_path / "huge.npz", count)
+        (tmp_path / "huge.json").write_text("{}")
+        for command in ("draw", "project"):
+            assert main([command, str(tmp_path / "huge.npz")]) == 2
+            assert "huge.npz" in capsys.readouterr().err
+    assert main(["layers", "timm:resnet18", "--classes", str(deep)]) == 2
+    assert "deep.json: class names cannot be read" in capsys.readouterr().err
+    assert main(["gait", "layers", "--config", str(tmp_path / "deep.yaml")]) == 2
+    assert "deep.yaml" in capsys.readouterr().err
+    huge = {"w": torch.ones(2)}
+    torch.save(huge, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "w.pth").read_bytes()
+    many = b"\x8a\x05" + (47 * 2**28).to_bytes(5, "little") + b"Ntq"
+    assert b"K\x02Ntq" in content
+    (tmp_path / "w.pth").write_bytes(content.replace(b"K\x02Ntq", many))
+    assert main(["layers", "timm:resnet18", "--weights", str(tmp_path / "w.pth")]) == 2
+    assert "w.pth: cannot be read as a checkpoint" in capsys.readouterr().err

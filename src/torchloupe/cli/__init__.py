@@ -97,6 +97,13 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error), 2)
+    except (MemoryError, RecursionError) as error:
+        if debug:
+            raise
+        said = str(error) or type(error).__name__
+        return _fail(
+            f"a file claims more than the memory holds, or is nested too deeply ({said}); --debug shows where", 2
+        )
     except KeyboardInterrupt:
         if debug:
             raise

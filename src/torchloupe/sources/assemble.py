@@ -125,8 +125,9 @@ def class_names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
         raise BadInput(
             f"{path}: class names cannot be read ({error.strerror}); expected a text or JSON file"
         ) from error
-    except ValueError as error:
-        raise BadInput(f"{path}: class names cannot be read ({error}); expected UTF-8 text or JSON") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        said = str(error) or type(error).__name__
+        raise BadInput(f"{path}: class names cannot be read ({said}); expected UTF-8 text or JSON") from error
     if isinstance(found, Mapping):
         if sorted(found, key=str) != sorted(map(str, range(len(found)))):
             raise BadInput(f"{path}: class names by index must run from 0 to {len(found) - 1} without gaps")

@@ -149,7 +149,7 @@ def yaml_config(path: str | Path, changes: Mapping[str, Any]) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, MemoryError) as error:
         raise BadInput(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected a YAML mapping, found {type(content).__name__}")
@@ -183,7 +183,7 @@ def opengait_default(path: str | Path) -> Path | None:
             continue
         try:
             content = yaml.safe_load(place.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, MemoryError) as error:
             raise BadInput(f"{place}: cannot be read as YAML: {one_line(error)}") from None
         if isinstance(content, Mapping) and any(block in content for block in OPENGAIT_DEFAULTS):
             return place

@@ -173,7 +173,7 @@ def experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, MemoryError) as error:
         raise BadInput(f"{path}: is no readable YAML: {error}") from None
     if not isinstance(read, dict):
         raise BadInput(f"{path}: expected a mapping of keys such as MODEL and DATASET, found {type(read).__name__}")

@@ -42,8 +42,9 @@ def named(text: str, what: str) -> Any:
 
 def lacks_operators(error: BaseException | None) -> bool:
     """Whether this error comes from a torchvision that was built for another torch, and so lacks its compiled operators."""
+    said = ("operator torchvision::", "partially initialized module 'torchvision' has no attribute 'extension'")
     while error is not None:
-        if "operator torchvision::" in str(error):
+        if any(part in str(error) for part in said):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -57,14 +58,13 @@ def torchvision() -> None:
     with _LOCK:
         if _SUPPLIED or find_spec("torchvision") is None:
             return
-        before = set(sys.modules)
         try:
+            _forget_half()
             library = import_module("torchvision")
         except Exception as error:
             if not lacks_operators(error):
                 return  # whoever needs it will say so
-            for half in [name for name in set(sys.modules) - before if name.partition(".")[0] == "torchvision"]:
-                del sys.modules[half]
+            _forget_half()
             _define()
             library = import_module("torchvision")
         if library.extension._has_ops():
@@ -81,6 +81,13 @@ def torchvision() -> None:
             LoupeWarning,
             stacklevel=3,
         )
+
+
+def _forget_half() -> None:
+    """What an import of torchvision that failed has left would be taken for the whole."""
+    if "torchvision" not in sys.modules:
+        for half in [name for name in sys.modules if name.startswith("torchvision.")]:
+            del sys.modules[half]
 
 
 def _define() -> None:

@@ -66,7 +66,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return {}
     try:
         record = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise BadInput(f"{beside}: not a JSON record ({error}); move it away or write it again") from None
     return record if isinstance(record, dict) else {}
 
@@ -99,7 +99,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.n
                 return np.lib.format.read_array(file, allow_pickle=False)
             shape, order, dtype = _header(file)
             start = file.tell()
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         raise _refused(f"{path}: {info.filename}", error) from None
     if dtype.hasobject:
         raise _refused(f"{path}: {info.filename}", "it holds Python objects")

@@ -177,7 +177,7 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such annotation file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
         raise BadInput(f"{path}: is truncated or no JSON: {error}") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None

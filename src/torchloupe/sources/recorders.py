@@ -68,7 +68,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
 
     try:
         held = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, MemoryError) as error:
         raise BadInput(f"{file}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(held, Mapping):
         raise BadInput(f"{file}: expected 'recorders' and 'mappings', found {type(held).__name__}")

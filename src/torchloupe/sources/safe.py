@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import pickletools
 import re
 import types
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,19 +54,25 @@ def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> Any:
     start = _start(path)
     if path.suffix.lower() == ".safetensors" or _is_safetensors(start):
         return _read_safetensors(path)
+    if _is_torchscript(path):
+        raise BadInput(
+            f"{path}: a TorchScript archive, not a checkpoint; save the state_dict() of the Python module instead"
+        )
     if unsafe:
         warnings.warn(f"{path}: loaded unsafely; code in this file, if any, was run", LoupeWarning, stacklevel=2)
     try:
         with _known_globals(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'torch.load' received a zip file")
             return torch.load(path, map_location="cpu", weights_only=not unsafe)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, str(error)) from error
     except Exception as error:  # a broken file may raise anything
-        if "TorchScript" in str(error):
-            raise BadInput(
-                f"{path}: a TorchScript archive, not a checkpoint; save the state_dict() of the Python module instead"
-            ) from error
+        if not zipfile.is_zipfile(path):
+            names, is_whole = _names_in(path)
+            if not names and not is_whole:
+                raise BadInput(f"{path}: cannot be read as a checkpoint; truncated or not one") from error
+            if names and "GLOBAL" not in str(error):
+                raise _carries(path, names[0]) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise _refusal(path, str(error)) from error
         raise BadInput(f"{path}: cannot be read as a checkpoint; truncated or not one ({_line(error)})") from error
 
 
@@ -104,10 +112,55 @@ def _refusal(path: Path, said: str) -> BadInput | UnsafeFile:
     found = re.search(r"GLOBAL (\S+)", said) or re.search(r"unrecognized function (\S.*?)(?:\n|$)", said)
     if found is None:
         return BadInput(f"{path}: cannot be read as a checkpoint; truncated or not one ({said.splitlines()[0][:120]})")
+    return _carries(path, found[1].strip())
+
+
+def _carries(path: Path, name: str) -> UnsafeFile:
     return UnsafeFile(
-        f"{path}: carries code ({found[1].strip()!r}) besides weights and was not loaded; save its state_dict() alone, "
+        f"{path}: carries code ({name!r}) besides weights and was not loaded; save its state_dict() alone, "
         f"or pass --unsafe-load if you trust its maker (the code will run)"
     )
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _names_in(path: Path) -> tuple[list[str], bool]:
+    """What an old-style file, one pickle or several before raw storage, names besides tensors and arrays, and whether it is
+    whole. Nothing is unpickled."""
+    found: list[str] = []
+    pickles, expected = 0, 1
+    memo: dict[int, str] = {}
+    words: list[str] = []
+    try:
+        with path.open("rb") as file:
+            while pickles < expected:
+                for code, given, _ in pickletools.genops(file):
+                    if code.name == "MEMOIZE":
+                        memo[len(memo)] = words[-1] if words else ""
+                    elif code.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                        memo[given] = words[-1] if words else ""
+                    elif code.name in ("GET", "BINGET", "LONG_BINGET"):
+                        words.append(memo.get(given, ""))
+                    elif code.name in ("GLOBAL", "INST"):
+                        found.append(str(given).replace(" ", "."))
+                    elif code.name == "STACK_GLOBAL":
+                        found.append(".".join(words[-2:]))
+                    elif given == torch.serialization.MAGIC_NUMBER:
+                        expected = 5  # it, a version, the system, the object, the names of its storages
+                    elif isinstance(given, str):
+                        words.append(given)
+                pickles += 1
+                memo.clear()
+    except Exception:  # what is no pickle, or ends too soon, may raise anything
+        pass
+    known = {f"{one.__module__}.{one.__qualname__}" for one in ADMITTED}
+    plain = ("torch", "collections", "numpy", "_codecs")
+    return [name for name in found if name not in known and name.partition(".")[0] not in plain], pickles == expected
 
 
 def _line(error: BaseException) -> str:
@@ -174,6 +227,7 @@ def _named(full: str, function: Any) -> Any:
 
 ADMITTED: tuple[Callable[..., Any], ...] = (
     *(_named(full, found) for full, found in NUMPY.items()),
+    _named("_codecs.encode", _latin1),
     *{type(np.dtype(code)) for code in "?bhilqBHILQefdgFDSUV"},
     _placeholder("mmengine.logging.history_buffer", "HistoryBuffer"),
     _placeholder("builtins", "getattr"),
@@ -184,7 +238,7 @@ ADMITTED: tuple[Callable[..., Any], ...] = (
 @contextmanager
 def _known_globals() -> Iterator[None]:
     """torch's reader of weights admits ADMITTED inside; its list is as it was afterwards."""
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())  # torch 2.4 gives its own list, not a copy
     torch.serialization.add_safe_globals(list(ADMITTED))
     try:
         yield

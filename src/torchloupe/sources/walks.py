@@ -151,7 +151,7 @@ def _of_phase(walks: tuple[Walk, ...], partition: Any, phase: str, path: str) ->
     key = "TRAIN_SET" if phase == "train" else "TEST_SET"
     try:
         people = set(json.loads(Path(partition).read_text(encoding="utf-8"))[key])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise BadInput(f"{partition}: expected a JSON mapping with a list {key} ({one_line(error)})") from None
     found = tuple(walk for walk in walks if walk.identity in people)
     if not found:

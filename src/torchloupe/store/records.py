@@ -141,6 +141,8 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise BadInput(f"{where}: damaged array {entry!r} ({error}); make it again") from error
     except FileNotFoundError as error:
         raise BadInput(f"{where}: no such file") from error
+    except MemoryError as error:
+        raise BadInput(f"{where}: array {entry!r} claims more than the memory holds ({error})") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
         raise BadInput(f"{where}: not a whole npz file ({error}); make it again") from error
     return arrays
@@ -153,8 +155,9 @@ def load_record(path: str | os.PathLike[str]) -> dict[str, Any]:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{where}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise BadInput(f"{where}: not a whole JSON record ({error}); make it again") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        said = str(error) or type(error).__name__
+        raise BadInput(f"{where}: not a whole JSON record ({said}); make it again") from error
     if not isinstance(record, dict):
         raise BadInput(f"{where}: expected a JSON object, found {type(record).__name__}")
     return record
