@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchloupe.methods.browse import samples
+from torchloupe.methods.browse import Census, samples, seed_of
 from torchloupe.sources.datasets import feeds
 
 SQUARE = (10, 20, 30, 15)  # x, y, width, height
@@ -116,6 +116,27 @@ def test_the_step_at_which_annotation_and_picture_part_is_told(coco):
         feed = feed_of(name, coco, place, phase="val", **{f"{place}.pipeline": steps})
         faults = feed.sample(0, 0).faults
         assert (len(faults) == 1 and faults[0].startswith(wrong)) if wrong else not faults
+
+
+def test_repeats_of_a_repeated_data_set_differ_and_are_no_duplicates(coco, tmp_path):
+    inner = {"type": "CocoDataset", "data_root": f"{coco}/", "ann_file": "coco.json", "data_prefix": {"img": ""},
+             "pipeline": [LOAD, NOTES, {"type": "RandomShift", "prob": 1.0, "max_shift_px": 20}, PACK]}  # fmt: skip
+    config = tmp_path / "repeated.py"
+    config.write_text(
+        f"default_scope = 'mmdet'\ntrain_dataloader = dict(dataset=dict(type='RepeatDataset', times=2, dataset={inner!r}))"
+    )
+    (feed,) = feeds(str(config))
+    assert len(feed) == 10
+    differ, census = 0, Census()
+    for k in range(5):
+        one, again = feed.sample(k, seed_of(0, k, 0)), feed.sample(k + 5, seed_of(0, k + 5, 0))
+        assert one.name == again.name
+        differ += not np.array_equal(one.transformed.pictures[0], again.transformed.pictures[0])
+        census.add(one)
+        census.add(again)
+    assert differ >= 4
+    assert census.duplicates() == []
+    assert "pictures flow as BGR" in one.notes[0]
 
 
 def test_mosaic_and_mixup_show_their_partners(coco):

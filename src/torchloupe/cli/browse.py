@@ -109,6 +109,9 @@ def browse(
     data: str | None = None,
     repeat: int = 1,
     seed: int = 0,
+    range: str | None = None,
+    channels: str | None = None,
+    boxes: str | None = None,
     grid: str | None = None,
     strict: bool = False,
 ) -> int:
@@ -152,6 +155,14 @@ def browse(
         Each sample so many times, side by side: the randomness of an augmentation.
     seed
         The same seed gives the same pictures.
+    range
+        LOW:HIGH, the values that are shown black and white, such as 0:4095 for twelve bits; else what the type of the values
+        says, and for numbers of any type what a few pictures of the data set hold.
+    channels
+        Channels to show of pictures that have others than red, green and blue: 3,2,1, or 4, or each.
+    boxes
+        How boxes of a data set are written that does not say so: xyxy, xywh, cxcywh, shares (xyxy as shares of the
+        picture) or yolo (cxcywh as shares).
     grid
         Contact sheets of ROWSxCOLUMNS samples instead of a picture a sample.
     strict
@@ -166,8 +177,11 @@ def browse(
     from torchloupe.render import curves
     from torchloupe.render import samples as render
     from torchloupe.sources.configs import options
-    from torchloupe.sources.datasets import feeds
+    from torchloupe.sources.datasets import Settings, feeds
+    from torchloupe.sources.look import chosen_channels, value_range
+    from torchloupe.sources.truth import checked_form
 
+    settings = Settings(value_range(range), chosen_channels(channels), checked_form(boxes))
     for option, number in (("--show-number", show_number), ("--repeat", repeat)):
         if number is not None and number < 1:
             raise BadInput(f"{option} {number}: expected a positive number")
@@ -180,19 +194,24 @@ def browse(
         raise BadInput(f"--seed {seed}: expected zero or more")
     cells = render.grid_size(grid) if grid else None
     words = options(cfg_options or ())
-    found = feeds(config, phase=phase, transform=transform, model=model, data=data, changes=words)
+    found = feeds(config, phase=phase, transform=transform, model=model, data=data, changes=words, settings=settings)
     folder = output_dir
     window = (folder is None or show_interval is not None) and curves.window()
     if folder is None and not window:
         folder = Path(tempfile.mkdtemp(prefix="loupe-browse-"))
     asked = {"source": config, "phase": phase, "mode": mode, "transform": transform, "model": model, "data": data,
-             "seed": seed, "repeat": repeat, "cfg_options": cfg_options or []}  # fmt: skip
+             "seed": seed, "repeat": repeat, "cfg_options": cfg_options or [], "range": range, "channels": channels,
+             "boxes": boxes}  # fmt: skip
     failed: list[BadSample] = []
     for feed in found:
         place = None if folder is None else folder / feed.name if len(found) > 1 else folder
         try:
             screen = render.Window(feed.name, interval) if window else None
-            look = (mode, rescale_factor, bgr2rgb)
+            order = getattr(feed, "order", "")
+            if bgr2rgb and order:
+                text = f"--bgr2rgb has no effect: {feed.name} gives {order} and is shown in its own colours already"
+                warnings.warn(text, LoupeWarning, stacklevel=2)
+            look = (mode, rescale_factor, bgr2rgb and not order)
             _browse_one(feed, place, asked, look, show_number, interval, cells, strict, screen)
         except BadSample as error:
             if strict or len(found) == 1:

@@ -67,7 +67,7 @@ class Sample:
 
     file: the picture that several samples share, such as the people in it, so that they are no duplicates.
     fed: the label that goes with the last picture, where a step mixes labels. faults: what is wrong with the annotation,
-    a line each.
+    a line each. labels: its classes, where it has several. notes: what was taken for granted about it.
     """
 
     index: int
@@ -78,6 +78,8 @@ class Sample:
     file: str = ""
     fed: str = ""
     faults: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def original(self) -> Step:

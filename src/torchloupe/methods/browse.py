@@ -85,6 +85,8 @@ class Census:
         self.prints: list[np.ndarray] = []
         self.bad: list[BadSample] = []
         self.faults: list[tuple[int, str, str]] = []
+        self.notes: dict[str, None] = {}
+        self.several = 0
         self.original = Moments()
         self.transformed = Moments()
 
@@ -106,8 +108,10 @@ class Census:
             self.prints.append(fingerprint(np.concatenate(pictures, 1) if row else picture))
             for one in pictures:
                 self.original.add(one)
-            if sample.label:
-                self.labels[sample.label] += 1
+            names = sample.labels or ((sample.label,) if sample.label else ())
+            self.labels.update(names)
+            self.several += len(names) > 1
+            self.notes.update(dict.fromkeys(sample.notes))
         for result in sample.transformed.pictures:
             self.transformed.add(result)
             self.outputs[(result.shape[1], result.shape[0])] += 1
@@ -132,6 +136,8 @@ class Census:
             "aspect": spread(aspect) if len(sizes) else {},
             "output sizes": {f"{w}x{h}": count for (w, h), count in self.outputs.most_common()},
             "classes": dict(sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))),
+            "several classes": self.several,
+            "notes": list(self.notes),
             "mean": self.original.mean.tolist(),
             "std": self.original.std.tolist(),
             "transformed mean": self.transformed.mean.tolist(),

@@ -81,7 +81,8 @@ def marked(picture: np.ndarray, marks: Marks, factor: float = 1.0, flip: bool = 
     image = Image.fromarray(picture)
     if size != (w, h):
         image = image.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
-    for k, mask in enumerate(_layers(marks.masks)):
+    layers = _layers(marks.masks)
+    for k, mask in enumerate(layers):
         veil = Image.fromarray((mask > 0).astype(np.uint8) * 110).resize(size, Image.Resampling.NEAREST)
         image.paste(COLOURS[k % len(COLOURS)], (0, 0), veil)
     if marks.heat is not None and marks.heat.max() > 0:
@@ -89,20 +90,43 @@ def marked(picture: np.ndarray, marks: Marks, factor: float = 1.0, flip: bool = 
         image.paste((255, 40, 40), (0, 0), Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
     pen = ImageDraw.Draw(image)
     width = max(1, round(min(size) / 150))
+    turned = len(marks.outlines) == len(marks.boxes) if marks.boxes is not None else False
+    for k, lines in enumerate(marks.outlines):
+        for line in lines:
+            corners = [(float(x) * factor, float(y) * factor) for x, y in line]
+            pen.line([*corners, corners[0]], fill=COLOURS[k % len(COLOURS)], width=width, joint="curve")
     for k, box in enumerate(marks.boxes if marks.boxes is not None else ()):
         x0, y0, x1, y1 = (float(v) * factor for v in box)
         if x1 >= x0 and y1 >= y0:
             colour = COLOURS[k % len(COLOURS)]
-            pen.rectangle((x0, y0, x1, y1), outline=colour, width=width)
+            # Around a turned box nothing upright is known.
+            if not (turned and len(marks.outlines[k]) == 1 and len(marks.outlines[k][0]) == 4):
+                pen.rectangle((x0, y0, x1, y1), outline=colour, width=width)
             if k < len(marks.names) and marks.names[k]:
                 _tag(pen, (x0, y0), marks.names[k], colour)
     for k, person in enumerate(marks.keypoints if marks.keypoints is not None else ()):
-        radius = max(2, width + 1)
+        radius, colour = max(2, width + 1), COLOURS[k % len(COLOURS)]
+        for a, b in marks.bones:
+            if max(a, b) < len(person) and person[a, 2] > 0 and person[b, 2] > 0:
+                pen.line([*(person[a, :2] * factor), *(person[b, :2] * factor)], fill=colour, width=width)
         for x, y, seen in person:
             if seen > 0:
                 spot = (x * factor - radius, y * factor - radius, x * factor + radius, y * factor + radius)
-                pen.ellipse(spot, fill=COLOURS[k % len(COLOURS)], outline="white")
+                pen.ellipse(spot, fill=colour, outline="white")
+    _named_areas(pen, marks, layers, size)
     return image
+
+
+def _named_areas(pen: Any, marks: Marks, layers: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+    """The names of the classes of a label map, each in the middle of its pixels."""
+    if marks.masks is None or marks.masks.ndim != 2:
+        return
+    shown = [int(k) for k in np.unique(marks.masks) if k not in (0, 255)]
+    for k, (number, mask) in enumerate(zip(shown, layers, strict=True)):
+        rows, columns = np.nonzero(mask)
+        place = np.median(columns) / mask.shape[1] * size[0], np.median(rows) / mask.shape[0] * size[1]
+        if marks.legend.get(number):
+            _tag(pen, place, marks.legend[number], COLOURS[k % len(COLOURS)])
 
 
 def _layers(masks: np.ndarray | None) -> list[np.ndarray]:
@@ -232,8 +256,12 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
             row(key, "R {:.2f}  G {:.2f}  B {:.2f}".format(*summary[key]))
         classes = summary["classes"]
         if classes:
+            if summary.get("several classes"):
+                row("several classes", f"{summary['several classes']} samples")
             row("classes", f"{len(classes)}: " + ", ".join(f"{key} {count}" for key, count in list(classes.items())[:8])
                 + (" ..." if len(classes) > 8 else ""))  # fmt: skip
+    for note in summary.get("notes", []):
+        row("note", note)
     for bad in summary["broken"][:20]:
         row("broken", f"sample {bad['index']} ({bad['name']}): {bad['step']}: {bad['message']}")
     if len(summary["broken"]) > 20:

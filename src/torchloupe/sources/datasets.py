@@ -5,33 +5,55 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torchloupe.data.samples import BadSample, Exhausted, Feed, Sample, Step
+import numpy as np
+
+from torchloupe.data.samples import BadSample, Exhausted, Feed, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.sources import patches
+from torchloupe.sources import albu, patches
 from torchloupe.sources.configs import expand, located, one_line, spec, yaml_config
+from torchloupe.sources.look import Levels, Look, described, open_picture
 from torchloupe.sources.mixing import MixedFeed, divided
 from torchloupe.sources.pipelines import PipelineFeed, config_mixers, config_stages
 from torchloupe.sources.transforms import (
+    DRAWING,
     Flow,
-    Look,
     Stage,
     StepFailed,
-    described,
+    chosen,
     model_transform,
     named_transform,
+    parameters,
     run,
     seeded,
     stages,
     unchanged,
 )
-from torchloupe.sources.truth import LABEL_KEYS, divided_item, fields, truth
+from torchloupe.sources.transforms import watched as watching
+from torchloupe.sources.truth import LABEL_KEYS, Truth, divided_item, fields, truth
 
+# As many samples as tell the range of values of a data set.
+PROBED = 8
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How values are shown (range), which channels, and how boxes are written that do not say so (one of truth.FORMS)."""
+
+    range: tuple[float, float] | None = None
+    channels: tuple[int, ...] | None = None
+    boxes: str | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether something is asked of how values are shown."""
+        return self.range is not None or self.channels is not None
 
 
 def feeds(
@@ -42,11 +64,13 @@ def feeds(
     model: str | None = None,
     data: str | None = None,
     changes: Mapping[str, Any] | None = None,
+    settings: Settings = Settings(),
 ) -> list[Feed]:
     """The data sets that a source names, each with its pipeline; several for a folder of configs.
 
     source: an OpenMMLab config or a folder of them, `folder:PATH` (a class per sub-folder), `torch:module:factory`.
     transform, model: steps to take after the source's own. data: a folder of pictures in the place of a config's own.
+    settings: how values, channels and boxes are read, where the data do not say.
     Errors: BadInput, MissingPackage, each in one line.
     """
     steps: list[Stage] = []
@@ -57,13 +81,21 @@ def feeds(
     elif model:
         steps += model_transform(model)
     kind, rest, query = spec(source)
+    if settings.boxes is not None and kind != "torch":
+        raise BadInput("--boxes is for torch: data that do not say how their boxes are written")
+    if settings.asks and kind not in ("folder", "torch"):
+        raise BadInput("--range and --channels are for folder: and torch: data; a config has its own pipeline")
     if kind in ("folder", "torch"):
         if data is not None:
             raise BadInput(f"--data is for configs; {source} names its own data")
         if not rest:
             raise BadInput(f"{source!r} names nothing; expected folder:PATH or torch:module:factory")
         single, mixers = divided(steps)
-        feed: Feed = FolderFeed(rest, single) if kind == "folder" else torch_feed(source, rest, query, single)
+        feed: Feed = (
+            FolderFeed(rest, single, settings)
+            if kind == "folder"
+            else torch_feed(source, rest, query, single, settings)
+        )
         return [MixedFeed(feed, mixers) if mixers else feed]
     source = located(source, "folder:PATH or torch:module:factory")
     if steps:
@@ -105,18 +137,29 @@ def _yaml_feed(path: str, phase: str, changes: Mapping[str, Any], data: str | No
     raise BadInput(f"{path}: neither an OpenGait config (model_cfg, data_cfg) nor an HRNet one (MODEL, DATASET)")
 
 
-def open_picture(path: str | Path) -> Any:
-    """A picture file as an RGB PIL image, turned as its camera says. Raises what PIL raises."""
-    from PIL import Image, ImageOps
+class Shown:
+    """What data sets of pictures have in common: the look of their values, told from a few of them before the first is shown."""
 
-    with Image.open(path) as file:
-        return ImageOps.exif_transpose(file).convert("RGB")
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.levels = Levels(settings.range)
+        self.look = Look(levels=self.levels, channels=settings.channels)
+
+    def probed(self, count: int, take: Callable[[int], Any]) -> None:
+        """Takes a few samples evenly spread over the data set, so that the range of values is the same for all of them."""
+        for index in sorted({round(k) for k in np.linspace(0, count - 1, min(count, PROBED))}):
+            with suppress(BadSample, Exhausted):
+                take(index)
+        self.levels.open = False
 
 
-class FolderFeed:
+class FolderFeed(Shown):
     """`folder:PATH`: pictures anywhere below PATH; the first folder below it is the class."""
 
-    def __init__(self, root: str, steps: Sequence[Stage]) -> None:
+    order = "RGB"
+
+    def __init__(self, root: str, steps: Sequence[Stage], settings: Settings) -> None:
+        super().__init__(settings)
         self.root, self.steps, self.name = Path(root), list(steps), Path(root).resolve().name
         if not self.root.is_dir():
             raise BadInput(f"folder:{root}: no such folder")
@@ -127,26 +170,61 @@ class FolderFeed:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def truth(self, _index: int, _size: tuple[int, int]) -> Truth:
+        """What is known of a picture: the folder that it lies in is its class."""
+        inside = self.paths[_index].relative_to(self.root)
+        return Truth(labels=inside.parts[:1] if len(inside.parts) > 1 else ())
+
+    def called(self, index: int) -> str:
+        """The name of a sample: its path below the folder."""
+        return str(self.paths[index].relative_to(self.root))
+
     def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
         """Raises BadSample for a file that is no picture and for a step that fails."""
-        path = self.paths[index]
-        inside = path.relative_to(self.root)
-        label = inside.parts[0] if len(inside.parts) > 1 else ""
-        try:
-            image = open_picture(path)
-        except Exception as error:
-            raise BadSample(index, str(inside), "load", one_line(error)) from error
-        log = [Step("load", Look().pictures(image))]
+        name = self.called(index)
+        image, step = self._loaded(index, name)
+        found = self.truth(index, (step.pictures[0].shape[1], step.pictures[0].shape[0]))
+        log = [replace(step, marks=found.marks)]
         if whole:
             with seeded(seed):
                 try:
-                    run(self.steps, Flow(image), Look(), log)
+                    run(self.steps, Flow(image, found.marks), self.look, log)
                 except StepFailed as error:
-                    raise BadSample(index, str(inside), f"step {error.step}", error.message) from error
-        return Sample(index, str(inside), label, tuple(log))
+                    raise BadSample(index, name, f"step {error.step}", error.message) from error
+        notes = (*self.levels.told(), *([found.said] if found.said else []))
+        return Sample(index, name, found.label, tuple(log), labels=found.labels, notes=notes)
+
+    def _loaded(self, index: int, name: str) -> tuple[Any, Step]:
+        """The picture as it goes through the pipeline, in bytes, and as the first step."""
+        try:
+            image, top, said = open_picture(self.paths[index])
+        except LoupeError:
+            raise
+        except Exception as error:
+            raise BadSample(index, name, "load", one_line(error)) from error
+        look = replace(self.look, place="load", top=top)
+        wide = isinstance(image, np.ndarray) or self.settings.asks
+        if wide and self.levels.open:
+            self.probed(len(self), lambda k: look.pictures(self._array(k)))
+        pictures = look.pictures(np.asarray(image) if wide else image)
+        if not pictures:
+            raise BadSample(index, name, "load", f"holds no picture: {described(image)}")
+        told = f"{image.dtype}, {image.shape[-1]} channels" if isinstance(image, np.ndarray) else ""
+        told = ", ".join(part for part in (told, said, look.note(image)) if part)
+        if wide:
+            from PIL import Image
+
+            image = Image.fromarray(pictures[0])
+        return image, Step("load", pictures, told)
+
+    def _array(self, index: int) -> np.ndarray:
+        try:
+            return np.asarray(open_picture(self.paths[index]).image)
+        except Exception as error:
+            raise BadSample(index, self.called(index), "load", one_line(error)) from error
 
 
-def torch_feed(source: str, rest: str, query: Mapping[str, Any], steps: Sequence[Stage]) -> Feed:
+def torch_feed(source: str, rest: str, query: Mapping[str, Any], steps: Sequence[Stage], settings: Settings) -> Feed:
     """`torch:module:factory?...`: any torch Dataset, with items or as a stream.
 
     Errors: BadInput for anything else, and for an empty data set.
@@ -172,7 +250,7 @@ def torch_feed(source: str, rest: str, query: Mapping[str, Any], steps: Sequence
         raise BadInput(f"{source}: expected a data set with a length and items, the factory gave {found}")
     if _length(dataset) == 0:
         raise BadInput(f"{source}: the data set is empty")
-    return (TorchFeed if items else StreamFeed)(dataset, rest.rpartition(":")[2], steps)
+    return (TorchFeed if items else StreamFeed)(dataset, rest.rpartition(":")[2], steps, settings)
 
 
 def _length(dataset: Any) -> int | None:
@@ -183,10 +261,11 @@ def _length(dataset: Any) -> int | None:
         return None
 
 
-class TorchFeed:
+class TorchFeed(Shown):
     """A torch Dataset with items. Its own `transform` is watched step by step while it runs."""
 
-    def __init__(self, dataset: Any, name: str, steps: Sequence[Stage]) -> None:
+    def __init__(self, dataset: Any, name: str, steps: Sequence[Stage], settings: Settings) -> None:
+        super().__init__(settings)
         self.dataset, self.name, self.steps = dataset, name, list(steps)
         self.classes = _classes(dataset)
 
@@ -199,10 +278,19 @@ class TorchFeed:
 
     def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
         """Raises BadSample where the data set or a step raises."""
+        found = self._sample(index, seed, whole)
+        if self.levels.open:
+            if self.levels.seen and len(self) < sys.maxsize and self.settings.range is None:
+                self.probed(len(self), lambda k: self._sample(k, 0, whole))
+                found = self._sample(index, seed, whole)
+            self.levels.open = False
+        return replace(found, notes=(*self.levels.told(), *found.notes))
+
+    def _sample(self, index: int, seed: int, whole: bool) -> Sample:
         name, log = _file_name(self.dataset, index), list[Step]()
-        with seeded(seed):
+        with seeded(seed), albu.reseeded(_generators(self.dataset), seed):
             try:
-                with recording(self.dataset, log) as looks:
+                with recording(self.dataset, log, self.look, self.classes) as watched:
                     item = self.item(index)
             except StepFailed as error:
                 raise BadSample(index, name, f"step {error.step}", error.message) from error
@@ -211,42 +299,52 @@ class TorchFeed:
             except Exception as error:
                 raise BadSample(index, name, "load", one_line(error)) from error
             image, target = divided_item(item)
-            look = looks[-1] if looks else Look()
+            look = (watched.looks[-1] if watched.looks else self.look).at("item")
             pictures = look.pictures(image)
             if not pictures:
                 held = fields(item)
                 found = described(item) if held is None else ", ".join(f"{k}: {described(v)}" for k, v in held.items())
                 raise BadSample(index, name, "item", f"holds no picture: {found}")
-            marks, label = truth(target, self.classes)
-            note = look.stretched(image)
+            size = pictures[0].shape[1], pictures[0].shape[0]
+            known = truth(target, self.classes, size, self.settings.boxes)
+            if watched.out is not None and known.marks.boxes is not None and self.settings.boxes is None:
+                # What comes out of a Compose is written as its parameters say.
+                known = replace(known, marks=replace(known.marks, boxes=watched.out.boxes, keypoints=watched.out.keypoints,
+                                                     names=watched.out.names or known.marks.names))  # fmt: skip
+            note = look.note(image)
             if "NaN" in note:
                 raise BadSample(index, name, "item", note)
             if not log:
-                log.append(Step("item", pictures, note, marks))
-            else:
-                last = log[-1]
-                same = bool(unchanged(last.pictures, pictures, ""))
+                log.append(Step("item", pictures, note, known.marks))
+            elif unchanged(log[-1].pictures, pictures, ""):
                 # The data set's own target belongs to what its pipeline gave.
-                log.append(Step("item", pictures, "", marks)) if not same else log.__setitem__(
-                    -1, Step(last.name, last.pictures, last.told, marks)
-                )
+                log[-1] = replace(log[-1], marks=known.marks)
+            else:
+                log.append(Step("item", pictures, "", known.marks))
             if whole:
                 try:
                     # A copy: a data set may keep what it gave, and a step may work in place.
-                    run(self.steps, Flow(copy.deepcopy(image), copy.deepcopy(marks)), look, log)
+                    run(self.steps, Flow(copy.deepcopy(image), copy.deepcopy(known.marks)), look, log)
                 except StepFailed as error:
                     raise BadSample(index, name, f"step {error.step}", error.message) from error
-        return Sample(index, name, label, tuple(log if whole else log[:1]))
+        notes = (known.said,) if known.said else ()
+        return Sample(index, name, known.label, tuple(log if whole else log[:1]), labels=known.labels, notes=notes)
 
 
 class StreamFeed(TorchFeed):
     """An IterableDataset, read in order. A sample asked for again comes from a further pass through the stream."""
 
-    def __init__(self, dataset: Any, name: str, steps: Sequence[Stage]) -> None:
-        super().__init__(dataset, name, steps)
+    def __init__(self, dataset: Any, name: str, steps: Sequence[Stage], settings: Settings) -> None:
+        super().__init__(dataset, name, steps, settings)
         self.passes: list[Iterator[Any]] = []
         self.places: list[int] = []
         self.turn = -1, -1
+
+    def sample(self, index: int, seed: int, whole: bool = True) -> Sample:
+        """Raises BadSample as data sets with items do. The first sample says the range of values: nothing is read twice."""
+        found = self._sample(index, seed, whole)
+        self.levels.open = False
+        return replace(found, notes=(*self.levels.told(), *found.notes))
 
     def __len__(self) -> int:
         """The length that the stream tells, else one that no stream reaches."""
@@ -272,23 +370,41 @@ class StreamFeed(TorchFeed):
                 return item
 
 
+@dataclass
+class Watched:
+    """What the transforms of a data set left while they ran: their looks, and what a Compose said of boxes and points."""
+
+    looks: list[Look] = field(default_factory=list)
+    out: Marks | None = None
+
+
 @contextmanager
-def recording(dataset: Any, log: list[Step]) -> Iterator[list[Look]]:
+def recording(dataset: Any, log: list[Step], look: Look, classes: Any = None) -> Iterator[Watched]:
     """Inside, the transforms that a data set holds leave a picture of every step in the log; then all is as before."""
-    looks: list[Look] = []
+    watched = Watched()
     with ExitStack() as stack:
         for home in _homes(dataset):
             own = getattr(home, "transform", None)
             if callable(own):
-                taken = Recorder(own, log, looks)
+                taken = Recorder(own, log, watched, look, classes)
                 _swap(home, "transform", taken, stack)
                 both = getattr(home, "transforms", None)
                 # torchvision's VisionDataset holds its transform a second time, inside `transforms`.
                 if getattr(both, "transform", None) is own:
                     _swap(both, "transform", taken, stack)
             elif callable(getattr(home, "transforms", None)):
-                _swap(home, "transforms", Recorder(home.transforms, log, looks), stack)
-        yield looks
+                _swap(home, "transforms", Recorder(home.transforms, log, watched, look, classes), stack)
+            else:
+                # albumentations' go by any name.
+                for name, value in list(getattr(home, "__dict__", {}).items()):
+                    if albu.composes(value):
+                        _swap(home, name, Recorder(value, log, watched, look, classes), stack)
+        yield watched
+
+
+def _generators(dataset: Any) -> list[Any]:
+    """All transforms of albumentations that a data set holds."""
+    return [value for home in _homes(dataset) for value in getattr(home, "__dict__", {}).values() if albu.ours(value)]
 
 
 def _swap(home: Any, name: str, value: Any, stack: ExitStack) -> None:
@@ -306,22 +422,28 @@ def _homes(dataset: Any) -> list[Any]:
 class Recorder:
     """Called in the place of a transform: takes its steps one by one, as the transform does, and logs the pictures."""
 
-    def __init__(self, transform: Any, log: list[Step], looks: list[Look]) -> None:
-        self.transform, self.log, self.looks = transform, log, looks
+    def __init__(self, transform: Any, log: list[Step], watched: Watched, look: Look, classes: Any) -> None:
+        self.transform, self.log, self.watched, self.look, self.classes = transform, log, watched, look, classes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transform, name)
 
     def __call__(self, *values: Any, **words: Any) -> Any:
         start = words.get("image", values[0] if values else None)
-        self.log.append(
-            Step("load", Look().pictures(start), "", truth(values[1] if len(values) > 1 else words, None)[0])
-        )
-        look = Look()
+        look, size = self.look.at("load"), None
+        pictures = look.pictures(start)
+        size = (pictures[0].shape[1], pictures[0].shape[0]) if pictures else None
+        if not values and albu.composes(self.transform) and set(words) != {"image"}:
+            return self._composed(words, pictures)
+        target = values[1] if len(values) > 1 else words
+        self.log.append(Step("load", pictures, "", truth(target, self.classes, size).marks if target else Marks()))
         plain = len(values) == 1 and not words
         if plain or set(words) == {"image"}:
             parts = stages(self.transform)
             flow = run(parts, Flow(start), look, self.log)
             for part in parts:
                 look = look.after(part.owner)
-            self.looks.append(look)
+            self.watched.looks.append(look)
             return flow.image if plain else {"image": flow.image}
         inner = getattr(self.transform, "transforms", None)
         if words or not isinstance(inner, (list, tuple)):
@@ -331,15 +453,45 @@ class Recorder:
         for part in parts_called:
             name = type(part).__name__
             try:
-                result = part(*values, **words)
+                with watching(part, DRAWING) as drawn, chosen(part) as taken:
+                    result = part(*values, **words)
             except Exception as error:
                 raise StepFailed(name, error) from error
             if not words:
                 values = result if isinstance(result, tuple) else (result,)
-            look = look.after(part)
+            look = look.after(part).at(name)
             image, target = divided_item(result)
-            self.log.append(Step(name, look.pictures(image), "", truth(target, None)[0]))
-        self.looks.append(look)
+            shown = look.pictures(image)
+            size = (shown[0].shape[1], shown[0].shape[0]) if shown else None
+            told = ", ".join(part for part in (*taken, parameters(drawn)) if part)
+            self.log.append(Step(name, shown, told, truth(target, self.classes, size).marks))
+        self.watched.looks.append(look)
+        return result
+
+    def _composed(self, words: dict[str, Any], pictures: tuple[np.ndarray, ...]) -> Any:
+        """A Compose of albumentations with boxes, points or masks: itself is called, and watched after every step."""
+        look = self.look
+        start = albu.outer_marks(self.transform, words, self.classes)
+        self.log.append(Step("load", pictures, "", start))
+        seen: list[tuple[str, dict[str, Any], list[Any]]] = []
+        try:
+            with albu.watched_compose(self.transform, seen):
+                result = self.transform(**words)
+        except Exception as error:
+            name = type(self.transform.transforms[len(seen)]).__name__ if len(seen) < len(self.transform) else "Compose"
+            raise StepFailed(name, error) from error
+        for owner, (name, data, applied) in zip(self.transform.transforms, seen, strict=False):
+            before, look = self.log[-1].pictures, look.after(owner).at(name)
+            text = parameters(albu.applied_text(applied, name)) or "applied" if applied else "not applied"
+            shown = look.pictures(data["image"])
+            self.log.append(Step(name, shown, unchanged(before, shown, text), albu.inner_marks(data, start.names)))
+        if not seen:
+            self.log.append(Step("Compose", pictures, "not applied", start))
+        self.watched.out = albu.outer_marks(self.transform, result, self.classes)
+        self.log[-1] = replace(self.log[-1], marks=self.watched.out)
+        self.watched.looks.append(look)
+        if not self.transform.save_applied_params:
+            result.pop("applied_transforms", None)
         return result
 
 
@@ -352,10 +504,24 @@ def _classes(dataset: Any) -> Any:
         if getattr(home, "classes", None) is not None:
             return home.classes
         features = getattr(home, "features", None)
-        for key in LABEL_KEYS:
-            if isinstance(features, Mapping) and getattr(features.get(key), "names", None):
-                return features[key].names
+        for key in (*LABEL_KEYS, "objects"):
+            names = _named_classes(features.get(key)) if isinstance(features, Mapping) else None
+            if names:
+                return names
     return None
+
+
+def _named_classes(feature: Any) -> Any:
+    """The names of a feature of Hugging Face's data sets, or of the classes inside a list or mapping of features."""
+    if getattr(feature, "names", None):
+        return feature.names
+    inner = getattr(feature, "feature", feature)
+    if isinstance(inner, (list, tuple)) and inner:
+        inner = inner[0]
+    if getattr(inner, "names", None):
+        return inner.names
+    held = inner if isinstance(inner, Mapping) else {}
+    return next((found for key in LABEL_KEYS if key in held and (found := _named_classes(held[key]))), None)
 
 
 def _file_name(dataset: Any, index: int) -> str:

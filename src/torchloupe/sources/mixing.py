@@ -15,7 +15,7 @@ from torchloupe.data.samples import BadSample, Feed, Sample, Step
 from torchloupe.errors import BadInput
 from torchloupe.methods.browse import seed_of
 from torchloupe.sources.configs import one_line
-from torchloupe.sources.transforms import Stage, homes, seeded
+from torchloupe.sources.transforms import Noted, Stage, homes, seeded
 
 BATCH = 8
 # Shares below this come from label smoothing or rounding.
@@ -33,18 +33,6 @@ class Mixer:
     run: Callable[[Any, Any], Any]
     hot: bool = False
     log: list[str] | None = None
-
-
-@dataclass
-class Noted:
-    """An operator among those of a random choice: called as it is, it leaves its name in the log."""
-
-    operator: Any
-    log: list[str]
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.log.append(type(self.operator).__name__)
-        return self.operator(*arguments)
 
 
 class MixedFeed:

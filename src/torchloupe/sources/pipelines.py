@@ -17,9 +17,11 @@ from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.browse import told
 from torchloupe.sources.configs import missing, one_line, openmmlab_config, openmmlab_scope
 from torchloupe.sources.geometry import Course, Seen
-from torchloupe.sources.mixing import Mixer, Noted
-from torchloupe.sources.transforms import Flow, Look, Stage, described, parameters, seeded, unchanged, watched
-from torchloupe.sources.truth import class_name
+from torchloupe.sources.look import Look, described
+from torchloupe.sources.mixing import Mixer
+from torchloupe.sources.poses import COCO_BODY
+from torchloupe.sources.transforms import Flow, Noted, Stage, parameters, seeded, unchanged, watched
+from torchloupe.sources.truth import box_corners, class_name, label_names, named_map
 
 # As many samples as steps that keep earlier ones need to mix.
 CACHED = 8
@@ -64,6 +66,7 @@ class PipelineFeed:
             raise BadInput(f"{path}: the {phase} data set is empty")
         loaded = any(type(step).__name__.startswith("LoadImage") for step in _steps(self.dataset))
         self.look = Look(bgr=_bgr(self.config, loaded))
+        self.order = "BGR" if self.look.bgr else "RGB"
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -77,7 +80,12 @@ class PipelineFeed:
                 run.through(self.dataset, index, self.look)
         if not any(step.pictures for step in run.log):
             raise BadSample(index, run.name, "pipeline", "no step gives a picture")
-        return Sample(index, run.name, run.label, tuple(run.log), faults=tuple(run.course.faults))
+        faults = tuple(run.course.faults)
+        notes = (f"pictures flow as {self.order}, shown in their own colours",)
+        label = ", ".join(run.labels)
+        return Sample(
+            index, run.name, label, tuple(run.log), file=run.file, faults=faults, labels=run.labels, notes=notes
+        )
 
     def _fill_caches(self, run: _Run) -> None:
         """Steps that keep earlier samples to mix them in (CachedMosaic, CachedMixUp) start from the same ones each time."""
@@ -98,7 +106,8 @@ class _Run:
     index: int
     whole: bool
     name: str = ""
-    label: str = ""
+    labels: tuple[str, ...] = ()
+    file: str = ""
     log: list[Step] = field(default_factory=list)
     course: Course = field(default_factory=Course)
 
@@ -115,8 +124,10 @@ class _Run:
         info = home.get_data_info(place)
         file = info.get("img_path") or info.get("img")
         self.name = Path(file).name if isinstance(file, str) else str(self.index)
+        # Repeats of one picture are no duplicates.
+        self.file = file if isinstance(file, str) else f"{id(home)} {place}"
         classes = (home.metainfo or {}).get("classes")
-        self.label = _label(info, classes)
+        self.labels = _labels(info, classes)
         given = _marks(info, classes)
         self.course.loaded = given if given.placed else None
         if "img" in info:
@@ -274,15 +285,20 @@ def config_mixers(path: str, changes: Mapping[str, Any]) -> list[Mixer]:
     return [Mixer(" or ".join(names), choice, hot=True, log=log)]
 
 
-def _label(info: Mapping[str, Any], classes: Any) -> str:
-    return "" if info.get("gt_label") is None else class_name(info["gt_label"], classes)
+def _labels(info: Mapping[str, Any], classes: Any) -> tuple[str, ...]:
+    """The classes of a picture; mmpretrain writes those of several as numbers or, as `gt_score`, as a mark for each class."""
+    if info.get("gt_score") is not None:
+        return label_names(np.asarray(info["gt_score"]), classes)
+    return () if info.get("gt_label") is None else label_names(info["gt_label"], classes)
 
 
 def _marks(results: Mapping[str, Any], classes: Any) -> Marks:
     """Boxes, keypoints, masks and heatmaps under the names that mmcv, mmdet and mmpose give them."""
     boxes = results.get("gt_bboxes")
+    outlines: tuple[tuple[np.ndarray, ...], ...] = ()
     if boxes is not None:
-        boxes = np.asarray(_cpu(getattr(boxes, "tensor", boxes)), dtype=float).reshape(-1, 4)
+        # mmrotate's are turned: middle, size, angle, or four corners.
+        boxes, outlines = box_corners(boxes)
     elif results.get("bbox") is not None and "keypoints" in results and "transformed_keypoints" not in results:
         boxes = np.asarray(results["bbox"], dtype=float)
         # mmpose turns the four corners (n, 4, 2) of a box along with a picture that holds several people.
@@ -305,7 +321,12 @@ def _marks(results: Mapping[str, Any], classes: Any) -> Marks:
         masks = held.to_ndarray().astype(bool)
     heat = results.get("heatmaps")
     heat = None if heat is None else np.asarray(heat, float).reshape(-1, *np.shape(heat)[-2:]).max(0)
-    return Marks(boxes, names if boxes is not None else (), points, masks, heat)
+    bones: tuple[tuple[int, int], ...] = ()
+    links = results.get("skeleton_links") or COCO_BODY.bones
+    if points is not None and (results.get("skeleton_links") or points.shape[1] == len(COCO_BODY.joints)):
+        bones = tuple((int(a), int(b)) for a, b in links)
+    legend = named_map(masks, classes) if masks is not None and masks.ndim == 2 else {}
+    return Marks(boxes, names if boxes is not None else (), points, masks, heat, outlines, legend, bones)
 
 
 def _cpu(value: Any) -> Any:

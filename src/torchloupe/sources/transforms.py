@@ -14,13 +14,12 @@ import numpy as np
 from torchloupe.data.samples import Marks, Step
 from torchloupe.errors import BadInput, need
 from torchloupe.methods.browse import told
-from torchloupe.sources import patches
+from torchloupe.sources import albu, patches
 from torchloupe.sources.configs import one_line
+from torchloupe.sources.look import Look, described
 
 # What the drawing methods of transforms are called: torchvision v2 (new, old) and v1.
 DRAWING = ("make_params", "_get_params", "get_params")
-# What albumentations notes down of a step beside what it drew.
-QUIET = ("seed", "interpolation", "mask_interpolation", "fill", "fill_mask", "border_mode")
 
 
 class StepFailed(Exception):
@@ -29,97 +28,6 @@ class StepFailed(Exception):
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(step, one_line(error))
         self.step, self.message = step, one_line(error)
-
-
-@dataclass(frozen=True)
-class Look:
-    """How to turn what flows through a pipeline back into a picture: channel order and normalisations to undo."""
-
-    bgr: bool = False
-    undo: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
-
-    def after(self, step: Any) -> Look:
-        """The look of what `step` gives."""
-        found = normalisation(step)
-        look = self if found is None else replace(self, undo=(*self.undo, found))
-        # mmcv's Normalize turns the channels round as well.
-        return replace(look, bgr=False) if self.bgr and found is not None and getattr(step, "to_rgb", False) else look
-
-    def pictures(self, value: Any) -> tuple[np.ndarray, ...]:
-        """Every picture in a value, as (h, w, 3) uint8 RGB; () where it holds none."""
-        if isinstance(value, (list, tuple)):
-            found = [self.pictures(part) for part in value]
-            return tuple(p for part in found for p in part) if all(found) else ()
-        if hasattr(value, "getbands"):
-            return (np.array(value.convert("RGB"), copy=True),)
-        if hasattr(value, "detach"):
-            value = value.detach().cpu().numpy()
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "uifb" or not value.size:
-            return ()
-        if value.ndim == 4 and value.shape[0] in (1, 3) and not {1, 3, 4} & {value.shape[1], value.shape[3]}:
-            # Videos as (c, t, h, w).
-            value = value.swapaxes(0, 1)
-        if value.ndim == 4 and len(value) <= 64:
-            return self.pictures(list(value))
-        if value.ndim == 3 and value.shape[-1] not in (1, 3, 4) and value.shape[0] in (1, 3, 4):
-            value = value.transpose(1, 2, 0)
-        if value.ndim == 2:
-            value = value[..., None]
-        if value.ndim != 3 or value.shape[-1] not in (1, 3, 4) or min(value.shape[:2]) < 1:
-            return ()
-        return (self._shown(value),)
-
-    def _strange(self, low: float, high: float) -> bool:
-        """Whether nobody told how to undo what was done to these numbers: they are below zero or of no known range."""
-        return not self.undo and (low < -1e-3 or high > 65535)
-
-    def stretched(self, value: Any) -> str:
-        """What to tell of numbers that are shown from their least to their greatest; '' for others."""
-        array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or not array.size:
-            return ""
-        finite = array[np.isfinite(array)]
-        if len(finite) < array.size:
-            return f"{array.size - len(finite)} values are NaN or infinite"
-        low, high = float(finite.min()), float(finite.max())
-        return f"shown from {low:.3g} to {high:.3g}" if self._strange(low, high) else ""
-
-    def _shown(self, value: np.ndarray) -> np.ndarray:
-        if value.dtype != np.uint8:
-            value = value.astype(np.float64)
-            for mean, std in reversed(self.undo):
-                value = value * std + mean
-            value = np.nan_to_num(value, posinf=0, neginf=0)
-            low, high = float(value.min()), float(value.max())
-            # Pixels are 0..1, 0..255 or 0..65535; normalised ones say which by their mean and std.
-            if self.undo:
-                level = 1.0 if all(np.max(std) <= 2.0 for _, std in self.undo) else 255.0
-            elif self._strange(low, high):
-                value, level = value - low, max(high - low, 1e-12)
-            else:
-                level = 1.0 if high <= 1.0 + 1e-6 else 255.0 if high <= 255 else 65535.0
-            value = (value * (255.0 / level)).round().clip(0, 255).astype(np.uint8)
-        if value.shape[-1] == 1:
-            return np.repeat(value, 3, -1)
-        value = value[..., :3]
-        # A copy: later steps may work in place on what they were given.
-        return np.array(value[..., ::-1] if self.bgr else value, order="C", copy=True)
-
-
-def normalisation(step: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """(mean, std) of a step called Normalize..., in the range of the values that it takes; None for other steps."""
-    if "normalize" not in type(step).__name__.lower():
-        return None
-    flags = getattr(step, "flags", {})
-    mean, std = getattr(step, "mean", flags.get("mean")), getattr(step, "std", flags.get("std"))
-    if mean is None or std is None:
-        return None
-    most = getattr(step, "max_pixel_value", None) or 1.0
-    return _numbers(mean) * most, _numbers(std) * most
-
-
-def _numbers(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64).reshape(-1)
 
 
 @contextmanager
@@ -155,6 +63,75 @@ def _parts(step: Any) -> list[Any]:
     inner = getattr(step, "transforms", None)
     held = list(inner) if isinstance(inner, (list, tuple)) else []
     return [step, *(part for one in held for part in _parts(one) if hasattr(one, "__dict__"))]
+
+
+@dataclass
+class Noted:
+    """An operator among those of a random choice: called as it is, it leaves its name in the log."""
+
+    operator: Any
+    log: list[str]
+
+    def __call__(self, *arguments: Any, **words: Any) -> Any:
+        self.log.append(type(self.operator).__name__)
+        return self.operator(*arguments, **words)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.operator, name)
+
+
+# torchvision's (v1 and v2) compositions that choose among what they hold.
+CHOICES = ("RandomChoice", "RandomApply", "RandomOrder")
+
+
+@contextmanager
+def chosen(step: Any) -> Iterator[list[str]]:
+    """Names of the operations that a random choice, an AutoAugment or a RandAugment takes inside; afterwards all is as before."""
+    log: list[str] = []
+    with ExitStack() as stack:
+        for part in _parts(step):
+            inner = getattr(part, "transforms", None)
+            if type(part).__name__ in CHOICES and isinstance(inner, (list, tuple)) and "transforms" in vars(part):
+                stack.callback(setattr, part, "transforms", inner)
+                part.transforms = [Noted(one, log) for one in inner]
+            # torchvision v2 hands every operation to one method, timm keeps each in an object that holds a function.
+            if callable(getattr(part, "_apply_image_or_video_transform", None)):
+                _listen(part, "_apply_image_or_video_transform", log, stack)
+            for operator in getattr(part, "ops", ()) if isinstance(getattr(part, "ops", ()), (list, tuple)) else ():
+                if callable(vars(operator).get("aug_fn") if hasattr(operator, "__dict__") else None):
+                    stack.callback(setattr, operator, "aug_fn", operator.aug_fn)
+                    operator.aug_fn = _named(operator.aug_fn, str(getattr(operator, "name", "")), log)
+        homes_of = {home.__module__ for part in _parts(step) for home in type(part).__mro__}
+        if "torchvision.transforms.autoaugment" in homes_of:
+            import torchvision.transforms.autoaugment as home
+
+            own = home._apply_op
+            stack.callback(setattr, home, "_apply_op", own)
+            home._apply_op = _second(own, log)
+        yield log
+
+
+def _listen(part: Any, name: str, log: list[str], stack: ExitStack) -> None:
+    object.__setattr__(part, name, _second(getattr(part, name), log))
+    stack.callback(lambda: object.__delattr__(part, name))
+
+
+def _second(function: Callable[..., Any], log: list[str]) -> Callable[..., Any]:
+    """The function, which leaves its second argument, the name of an operation, and its third, how strongly, in the log."""
+
+    def called(first: Any, name: str, magnitude: Any, *rest: Any, **words: Any) -> Any:
+        log.append(f"{name} {float(magnitude):.3g}" if magnitude else str(name))
+        return function(first, name, magnitude, *rest, **words)
+
+    return called
+
+
+def _named(function: Callable[..., Any], name: str, log: list[str]) -> Callable[..., Any]:
+    def called(*arguments: Any, **words: Any) -> Any:
+        log.append(name)
+        return function(*arguments, **words)
+
+    return called
 
 
 def _watch(part: Any, name: str, own: bool, drawn: dict[str, Any], stack: ExitStack) -> None:
@@ -231,7 +208,7 @@ def stages(transform: Any) -> list[Stage]:
         return [stage for part in transform for stage in stages(part)]
     name, sort = type(transform).__name__, kind(transform)
     if name == "Compose" and sort == "albumentations":
-        return [_albumentations(part, transform) for part in transform.transforms]
+        return _opened(transform)
     if name == "Compose" and hasattr(transform, "transforms"):
         return stages(list(transform.transforms))
     if isinstance(transform, torch.nn.Sequential):
@@ -249,11 +226,43 @@ def _plain(transform: Any) -> Stage:
     """Anything that takes a picture and gives one: torchvision v1, functions."""
 
     def run(flow: Flow) -> tuple[Flow, str]:
-        with watched(transform, DRAWING) as drawn:
+        with watched(transform, DRAWING) as drawn, chosen(transform) as names:
             image = transform(flow.image)
-        return Flow(image, Marks()), parameters(drawn)
+        return Flow(image, Marks()), _both(names, parameters(drawn))
 
     return Stage(getattr(transform, "__name__", type(transform).__name__), run, transform)
+
+
+def _both(names: Sequence[str], text: str) -> str:
+    """What was chosen and what was drawn."""
+    return ", ".join(part for part in (*names, text) if part)
+
+
+def _points(marks: Marks) -> np.ndarray | None:
+    """Keypoints and the corners of outlines as one (n, 2): they go the same way; None without any."""
+    held = [] if marks.keypoints is None else [marks.keypoints[..., :2].reshape(-1, 2)]
+    held += [line for lines in marks.outlines for line in lines]
+    return np.concatenate(held).astype(float) if held else None
+
+
+def _with_points(marks: Marks, points: np.ndarray | None, kept: Sequence[int] | None) -> Marks:
+    """Marks whose points went along: keypoints and outlines again; of objects whose box was dropped no outline."""
+    if points is None:
+        return marks
+    places, at = marks.keypoints, 0
+    if places is not None:
+        at = places.shape[0] * places.shape[1]
+        places = np.concatenate([points[:at].reshape(*places.shape[:2], 2), places[..., 2:]], -1)
+    outlines = []
+    for lines in marks.outlines:
+        moved = []
+        for line in lines:
+            moved.append(points[at : at + len(line)])
+            at += len(line)
+        outlines.append(tuple(moved))
+    if kept is not None and marks.boxes is not None and len(outlines) == len(marks.boxes):
+        outlines = [outlines[k] for k in kept]
+    return replace(marks, keypoints=places, outlines=tuple(outlines))
 
 
 def _v2(transform: Any) -> Stage:
@@ -271,67 +280,90 @@ def _v2(transform: Any) -> Stage:
             given["labels"] = torch.arange(len(boxes))
         if marks.masks is not None:
             given["masks"] = tv_tensors.Mask(torch.as_tensor(np.ascontiguousarray(marks.masks)))
-        points = getattr(tv_tensors, "KeyPoints", None)
-        if marks.keypoints is not None and points is not None:
-            xy = torch.as_tensor(marks.keypoints[..., :2], dtype=torch.float32)
-            given["keypoints"] = points(xy, canvas_size=(h, w))
-        with watched(transform, DRAWING) as drawn:
+        kind_of_points, points = getattr(tv_tensors, "KeyPoints", None), _points(marks)
+        if points is not None and kind_of_points is not None:
+            given["keypoints"] = kind_of_points(torch.as_tensor(points, dtype=torch.float32), canvas_size=(h, w))
+        with watched(transform, DRAWING) as drawn, chosen(transform) as taken:
             out = transform(given)
-        kept = out["labels"].tolist() if "labels" in out else []
-        keypoints = None
-        if "keypoints" in out and marks.keypoints is not None:
-            keypoints = np.concatenate([out["keypoints"].numpy(), marks.keypoints[..., 2:]], -1)
-        return Flow(
-            out["image"],
-            Marks(
-                out["boxes"].numpy() if "boxes" in out else None,
-                tuple(marks.names[k] for k in kept) if marks.names else (),
-                keypoints,
-                out["masks"].numpy() if "masks" in out else None,
-            ),
-        ), parameters(drawn)
+        kept = out["labels"].tolist() if "labels" in out else None
+        moved = np.asarray(out["keypoints"], float) if "keypoints" in out else None
+        found = replace(
+            _with_points(marks, moved, kept),
+            boxes=out["boxes"].numpy() if "boxes" in out else None,
+            names=tuple(marks.names[k] for k in kept) if kept is not None and marks.names else (),
+            masks=out["masks"].numpy() if "masks" in out else None,
+        )
+        if points is not None and moved is None:
+            found = replace(found, keypoints=None, outlines=())
+        return Flow(out["image"], found), _both(taken, parameters(drawn))
 
     return Stage(type(transform).__name__, run, transform)
 
 
-def _albumentations(transform: Any, whole: Any = None) -> Stage:
-    """albumentations: each step in a Compose of its own, which keeps what it drew and moves boxes, points and masks."""
+class _Skipped:
+    """Whether a Compose with p below 1 leaves a sample as it is: drawn by its first step, for all of them."""
+
+    def __init__(self, p: float) -> None:
+        self.p, self.now = p, False
+
+    def draw(self) -> None:
+        self.now = self.p < 1 and random.random() >= self.p
+
+
+def _opened(compose: Any) -> list[Stage]:
+    """The steps of a Compose of albumentations, which all are taken or none."""
+    skipped = _Skipped(float(compose.p))
+    return [_albumentations(part, compose, skipped, k == 0) for k, part in enumerate(compose.transforms)]
+
+
+def _albumentations(transform: Any, whole: Any = None, skipped: _Skipped | None = None, first: bool = False) -> Stage:
+    """albumentations: each step in a Compose of its own, which keeps what it drew and moves boxes, points and masks.
+
+    whole: the Compose that it is a step of, whose limits for boxes hold.
+    """
     import albumentations
 
     def run(flow: Flow) -> tuple[Flow, str]:
+        if skipped is not None and first:
+            skipped.draw()
+        if skipped is not None and skipped.now:
+            return flow, "not applied: the whole Compose is left out"
         marks = flow.marks
         given: dict[str, Any] = {"image": _array(flow.image)}
         settings: dict[str, Any] = {"save_applied_params": True, "seed": random.getrandbits(31)}
         if marks.boxes is not None:
-            settings["bbox_params"] = albumentations.BboxParams("pascal_voc", label_fields=["kept"], clip=True)
+            said = getattr(whole, "processors", {}).get("bboxes")
+            limits = {} if said is None else {
+                name: getattr(said.params, name) for name in ("min_area", "min_visibility", "min_width", "min_height")
+            }  # fmt: skip
+            settings["bbox_params"] = albumentations.BboxParams(
+                "pascal_voc", label_fields=["kept"], clip=True, **limits
+            )
             given |= {"bboxes": np.asarray(marks.boxes, float), "kept": list(range(len(marks.boxes)))}
-        if marks.keypoints is not None:
+        points = _points(marks)
+        if points is not None:
             settings["keypoint_params"] = albumentations.KeypointParams("xy", remove_invisible=False)
-            given["keypoints"] = np.asarray(marks.keypoints[..., :2], float).reshape(-1, 2)
+            given["keypoints"] = points
         if marks.masks is not None:
             stack = marks.masks if marks.masks.ndim == 3 else marks.masks[None]
-            given["masks"] = [np.ascontiguousarray(mask).astype(np.uint8) for mask in stack]
+            # 255 classes at most fit a byte; others go as 32 bits.
+            kind = np.uint8 if stack.size and stack.max() <= 255 else np.int32
+            given["masks"] = [np.ascontiguousarray(mask).astype(kind) for mask in stack]
         out = albumentations.Compose([transform], **settings)(**given)
-        kept = [int(k) for k in out.get("kept", ())]
-        keypoints = None
-        if marks.keypoints is not None:
-            xy = np.asarray(out["keypoints"], float).reshape(*marks.keypoints.shape[:2], 2)
-            keypoints = np.concatenate([xy, marks.keypoints[..., 2:]], -1)
+        kept = [int(k) for k in out["kept"]] if "kept" in out else None
         masks = None
         if marks.masks is not None:
             masks = np.stack([np.asarray(mask) for mask in out["masks"]]).astype(marks.masks.dtype)
             masks = masks if marks.masks.ndim == 3 else masks[0]
-        boxes = np.asarray(out["bboxes"], float).reshape(-1, 4) if marks.boxes is not None else None
-        names = tuple(marks.names[k] for k in kept) if marks.names else ()
-        many = len(out["applied_transforms"]) > 1
-        applied = {
-            name if many or name != type(transform).__name__ else "": {
-                k: v for k, v in values.items() if k not in QUIET
-            }
-            for name, values in out["applied_transforms"]
-        }
+        applied = albu.applied_text(out["applied_transforms"], type(transform).__name__)
         text = (parameters(applied) or "applied") if applied else "not applied"
-        return Flow(out["image"], Marks(boxes, names, keypoints, masks)), text
+        found = replace(
+            _with_points(marks, None if points is None else np.asarray(out["keypoints"], float), kept),
+            boxes=np.asarray(out["bboxes"], float).reshape(-1, 4) if marks.boxes is not None else None,
+            names=tuple(marks.names[k] for k in kept) if kept is not None and marks.names else (),
+            masks=masks,
+        )
+        return Flow(out["image"], found), text
 
     return Stage(type(transform).__name__, run, transform)
 
@@ -347,8 +379,9 @@ def _kornia(transform: Any) -> Stage:
         known: dict[str, Any] = {"input": image}
         if marks.boxes is not None and len(marks.boxes):
             known["bbox_xyxy"] = torch.as_tensor(marks.boxes, dtype=torch.float32)[None]
-        if marks.keypoints is not None:
-            known["keypoints"] = torch.as_tensor(marks.keypoints[..., :2], dtype=torch.float32).reshape(1, -1, 2)
+        points = _points(marks)
+        if points is not None:
+            known["keypoints"] = torch.as_tensor(points, dtype=torch.float32)[None]
         if marks.masks is not None:
             stack = marks.masks if marks.masks.ndim == 3 else marks.masks[None]
             known["mask"] = torch.as_tensor(np.ascontiguousarray(stack).astype(np.float32))[None]
@@ -357,10 +390,7 @@ def _kornia(transform: Any) -> Stage:
         around = kornia.augmentation.AugmentationSequential(transform, data_keys=list(known))
         out = around(*known.values())
         found = dict(zip(known, out if isinstance(out, (list, tuple)) else [out], strict=True))
-        keypoints = masks = None
-        if marks.keypoints is not None:
-            xy = found["keypoints"].numpy().reshape(*marks.keypoints.shape[:2], 2)
-            keypoints = np.concatenate([xy, marks.keypoints[..., 2:]], -1)
+        masks = None
         if marks.masks is not None:
             masks = found["mask"][0].numpy().round().astype(marks.masks.dtype)
             masks = masks if marks.masks.ndim == 3 else masks[0]
@@ -369,7 +399,8 @@ def _kornia(transform: Any) -> Stage:
         drawn.pop("forward_input_shape", None)
         applied = drawn.pop("batch_prob", None)
         text = "not applied" if applied is not None and not bool(applied.any()) else told(drawn)
-        return Flow(found["input"], Marks(boxes, marks.names, keypoints, masks)), text
+        went = _with_points(marks, None if points is None else found["keypoints"][0].numpy().astype(float), None)
+        return Flow(found["input"], replace(went, boxes=boxes, masks=masks)), text
 
     return Stage(type(transform).__name__, run, transform)
 
@@ -409,6 +440,7 @@ def run(steps: Sequence[Stage], flow: Flow, look: Look, log: list[Step]) -> Flow
         except Exception as error:
             raise StepFailed(stage.name, error) from error
         look = look.after(stage.owner)
+        look = look.at(stage.name)
         pictures = look.pictures(flow.image)
         if not pictures:
             text = f"{text} {described(flow.image)}".strip()
@@ -420,14 +452,6 @@ def unchanged(before: Sequence[np.ndarray], after: Sequence[np.ndarray], text: s
     """The text, with 'unchanged' where a step left every pixel as it was."""
     same = len(before) == len(after) > 0 and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     return (f"{text}, unchanged" if text not in ("", "applied") else "unchanged") if same else text
-
-
-def described(value: Any) -> str:
-    """A value that is no picture, in a few words: its type and shape, or those of its parts."""
-    if isinstance(value, (tuple, list)) and 0 < len(value) <= 6:
-        return f"{type(value).__name__} of {', '.join(map(described, value))}"
-    shape = getattr(value, "shape", None)
-    return f"{type(value).__name__}{'' if shape is None else ' ' + 'x'.join(map(str, shape))}"
 
 
 # --- where transforms come from --------------------------------------------------------------------------------------

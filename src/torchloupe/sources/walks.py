@@ -16,10 +16,11 @@ import numpy as np
 from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, nearest
 from torchloupe.sources.configs import changed, one_line
+from torchloupe.sources.look import described
 from torchloupe.sources.opengait_config import read_config
 from torchloupe.sources.safe import load_pickle_arrays
 from torchloupe.sources.sequences import Walk, read_pickle, sequences
-from torchloupe.sources.transforms import described, seeded
+from torchloupe.sources.transforms import seeded
 from torchloupe.sources.walk_augmentations import DRAWN, parts_of_ssb, taken
 from torchloupe.sources.walk_inputs import IMAGENET, TRANSFORMS, chosen, transformed
 
