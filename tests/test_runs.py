@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,21 @@ class Sums:
             yield id, Artifact({"y": row}, {"kind": "sums", "total": float(row.sum())})
 
 
+class Slow(Sums):
+    """Takes its time; one sample hangs where that is asked for."""
+
+    def __init__(self, hang: str = "", wait: float = 0.0, **more: Any) -> None:
+        super().__init__(**more)
+        self.hang, self.wait = hang, wait
+
+    def do(self, ids: Sequence[str]) -> Iterator[tuple[str, Artifact | LoupeError]]:
+        time.sleep(60 if self.hang in ids else self.wait)
+        return super().do(ids)
+
+
 def opened(job: Job) -> Sums:
     """What `Job(kind="test_runs:opened")` opens."""
-    return Sums(**job.ask)
+    return Slow(**job.ask)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from torchloupe.cli.options import Model, Words, pairs, say
+from torchloupe.cli.options import Model, Running, Words, pairs, say
 from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
-    from torchloupe.store.results import Files
+    from torchloupe.store.results import Results
 
 DEFAULT_MODEL = Model()
+DEFAULT_RUNNING = Running()
 DEFAULT_STYLE = Style()
 FEW = 24
 
@@ -34,11 +35,10 @@ def cam(
     aug_smooth: Annotated[bool, Parameter(negative="")] = False,
     eigen_smooth: Annotated[bool, Parameter(negative="")] = False,
     option: Words | None = None,
-    batch_size: int = 8,
-    strict: Annotated[bool, Parameter(negative="")] = False,
-    again: Annotated[bool, Parameter(negative="")] = False,
+    draw: str = "auto",
     preview_model: Annotated[bool, Parameter(negative="")] = False,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
+    running: Annotated[Running, Parameter(name="*")] = DEFAULT_RUNNING,
     style: Annotated[Style, Parameter(name="*")] = DEFAULT_STYLE,
 ) -> int:
     """Draw where a model looks: heatmaps of pictures, by any method, at any layers, for any classes, boxes or regions.
@@ -66,9 +66,8 @@ def cam(
         aug_smooth: Mean over six views: mirrored or not, times the input scaled by 0.9, 1.0 and 1.1.
         eigen_smooth: First principal component of activation x weight in place of the sum over channels.
         option: Options of the methods, key=value: steps=64 samples=20 window=32 fast=True quadrature=gauss-legendre ...
-        batch_size: Pictures in one forward.
-        strict: Stop at the first picture that cannot be explained, instead of going on without it.
-        again: Compute anew what lies on disk already.
+        draw: Which pictures are drawn: all, none, sample:N (evenly), worst:N or best:N (by score, or by a column of the
+            run's table, worst:N:COLUMN). auto: all up to 1,000 pictures, sample:50 above.
         preview_model: List the model's layers and stop.
     """
     if preview_model:
@@ -78,9 +77,9 @@ def cam(
         return 0
     from torchloupe.render.colour import palette
     from torchloupe.render.pictures import draw_run
-    from torchloupe.runs.run import Job, run
+    from torchloupe.runs.found import chosen
+    from torchloupe.runs.run import Job
     from torchloupe.sources.images import find
-    from torchloupe.store.results import Files
 
     files = find(images)
     palette(style.cmap)
@@ -98,24 +97,26 @@ def cam(
         "eigen_smooth": eigen_smooth,
     }
     data = {"files": dict(zip(names, map(str, files), strict=True)), "labels": labels and str(labels)}
-    work = Job("maps", loading.words(model), data, ask).open()
+    job = Job("maps", loading.words(model), data, ask)
+    work = job.open()
     for notice in work.notices:
         say(notice)
-    results = Files(folder, {"drawn": asdict(style)})
-    there: list[str] = []
-    done = run(work, results, batch=batch_size, strict=strict, again=again, what="pictures", made=there.append)
+    results = running.results(folder, len(files), {"drawn": asdict(style)})
+    done = running.run(job, work, results, "pictures")
     done.check()
-    written = draw_run(results, there, folder / (single or ""), style)
+    there = [name for name in names if name not in done.failed]
+    shown = chosen(results, there, draw)
+    written = draw_run(results, shown, folder / (single or ""), style)
     for path in written[:FEW]:
         print(path)
     if len(written) > FEW:
         print(f"... {len(written)} drawings in {folder}")
-    for line in [*empty_maps(results, there), *done.told("pictures")]:
+    for line in [*empty_maps(results, shown), *done.told("pictures")]:
         say(line)
     return done.status
 
 
-def empty_maps(results: Files, names: Sequence[str]) -> Iterator[str]:
+def empty_maps(results: Results, names: Sequence[str]) -> Iterator[str]:
     """A line for every map that is 0 everywhere."""
     for name in names:
         record = results.record(name)

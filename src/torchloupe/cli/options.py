@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -15,6 +15,8 @@ from torchloupe.errors import BadInput
 
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
+    from torchloupe.runs.run import Job, Summary, Work
+    from torchloupe.store.results import Results
 
 Words = Annotated[list[str], Parameter(consume_multiple=True, negative="")]
 
@@ -86,6 +88,70 @@ class Model:
         from torchloupe.sources import subject
 
         return subject(**self.words(spec))
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a run over many samples goes.
+
+    Attributes:
+        batch_size: Samples in one forward.
+        strict: Stop at the first sample that fails, instead of going on without it.
+        again: Compute anew what lies on disk already.
+        workers: Worker processes on this machine, or Ray actors; 0: this process. Results are the same.
+        engine: processes (torch's launcher, on this machine) or ray (here or on a cluster).
+        address: Of a Ray cluster: auto, or ray://HOST:PORT. Default: Ray on this machine.
+        gpus_per_worker: Share of a GPU that each Ray actor is given.
+        store: files (NAME.npz and NAME.json a sample), shards (few large files, for 10^5 samples and more), or auto: by
+            the number of samples, or what the folder holds.
+        timeout: Seconds after which a batch counts as hung; its samples are then tried one by one.
+    """
+
+    batch_size: int = 8
+    strict: Annotated[bool, Parameter(negative="")] = False
+    again: Annotated[bool, Parameter(negative="")] = False
+    workers: int = 0
+    engine: Literal["processes", "ray"] = "processes"
+    address: str | None = None
+    gpus_per_worker: float = 0.0
+    store: Literal["auto", "files", "shards"] = "auto"
+    timeout: float | None = None
+
+    def results(self, folder: Path, count: int, also: Mapping[str, Any]) -> Results:
+        """The store for so many samples. Errors: BadInput where the folder holds results in another."""
+        from torchloupe.runs.found import store_of
+
+        return store_of(folder, self.store, count, also)
+
+    def run(self, job: Job, work: Work, results: Results, what: str = "samples") -> Summary:
+        """Do it. Errors: BadInput for options that do not fit each other, or as `runs.run.run`."""
+        from torchloupe.runs.run import run
+
+        if self.workers < 0:
+            raise BadInput(f"--workers {self.workers}: expected 0 or more")
+        if not self.workers and (self.engine != "processes" or self.address or self.gpus_per_worker):
+            raise BadInput("--engine, --address and --gpus-per-worker need --workers N")
+        engine = None
+        if self.workers:
+            from torchloupe.runs.workers import on_ray, processes
+
+            if self.engine == "ray":
+                engine = on_ray(self.workers, self.address, self.gpus_per_worker)
+            elif self.address or self.gpus_per_worker:
+                raise BadInput("--address and --gpus-per-worker are of --engine ray")
+            else:
+                engine = processes(self.workers)
+        return run(
+            job,
+            results,
+            batch=self.batch_size,
+            strict=self.strict,
+            again=self.again,
+            timeout=self.timeout,
+            engine=engine,
+            what=what,
+            work=work,
+        )
 
 
 def pairs(words: Sequence[str], option: str) -> dict[str, Any]:

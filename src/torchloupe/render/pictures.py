@@ -21,7 +21,8 @@ from torchloupe.render.kinds import Wish
 from torchloupe.render.marks import Mark, framed_boxes, inside_box, inside_region, listed, outlined
 from torchloupe.render.plots import FONT, Bar, Cell, Group, bare, grid, raster, vector
 from torchloupe.render.style import FORMATS, VECTOR, Style, style
-from torchloupe.store.results import Files
+from torchloupe.store import Artifact
+from torchloupe.store.results import Files, Results
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -431,21 +432,25 @@ def drawing(sheets: Sequence[Sheet], style: Style) -> Drawing:
     return Drawing(tuple(sheets), style)
 
 
-def draw_run(results: Files, names: Sequence[str], save: str | os.PathLike[str], style: Style) -> list[Path]:
+def draw_run(results: Results, names: Sequence[str], save: str | os.PathLike[str], style: Style) -> list[Path]:
     """Pictures of these results of a run; those that are as they should be, and not older than their result, stay.
 
     save: as in Drawing.save. On one scale of a run all are drawn together.
     """
+
+    def read(name: str) -> tuple[Artifact, bool]:
+        found = results.read(name)
+        noted = results.note(name, found) if isinstance(results, Files) else found
+        return noted, noted is found and isinstance(results, Files)
+
     if style.scale == "run":
-        read = [(name, results.note(name, results.read(name))) for name in names]
-        return drawing([Sheet.read(*one, name) for name, one in read], style).save(save)
+        return drawing([Sheet.read(*read(name)[0], name) for name in names], style).save(save) if names else []
     written: list[Path] = []
     for name in names:
-        before = results.read(name)
-        noted = results.note(name, before)
-        made = store.pair(results.root / store.safe_name(name))[1].stat().st_mtime_ns
+        noted, same = read(name)
+        made = store.pair(results.root / store.safe_name(name))[1].stat().st_mtime_ns if same else 0
 
-        def stale(file: Path, same: bool = noted is before, made: int = made) -> bool:
+        def stale(file: Path, same: bool = same, made: int = made) -> bool:
             return not (same and file.is_file() and file.stat().st_mtime_ns >= made)
 
         written += drawing([Sheet.read(*noted, name)], style).save(save, stale=stale)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torchloupe import kinds
 from torchloupe.errors import BadInput
+from torchloupe.store import load_record
 from torchloupe.store import results as stores
+from torchloupe.store.shards import Shards
 from torchloupe.store.stream import Stream
+
+MANY = 100_000
 
 
 def results(path: str | os.PathLike[str]) -> Found:
@@ -36,10 +40,33 @@ def opened(folder: Path) -> stores.Results:
         raise BadInput(f"{folder}: holds several runs; name one: {several}")
     if streams:
         return Stream(folder, streams[0])
+    if holds_shards(folder):
+        return Shards(folder)
     files = stores.Files(folder)
     if not files.ids() and not files.failed():
         raise BadInput(f"{folder}: no results in this folder")
     return files
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a run lies there in shards."""
+    path = folder / stores.RUN
+    return path.is_file() and load_record(path).get("store") == "shards"
+
+
+def store_of(folder: Path, named: str, count: int, also: Mapping[str, Any]) -> stores.Results:
+    """The store for a run of so many samples: files, shards, or auto: what the folder holds, else by their number.
+
+    also: see `Files`. Errors: BadInput where the folder holds results in another store.
+    """
+    shards = holds_shards(folder)
+    if named == "files" and shards:
+        raise BadInput(f"{folder}: holds a run in shards; leave out --store, or give another folder")
+    if named == "shards" and not shards and folder.is_dir() and stores.Files(folder).ids():
+        raise BadInput(f"{folder}: holds results in files; leave out --store, or give another folder")
+    if named == "shards" or (named == "auto" and (shards or (count >= MANY and not stores.Files(folder).ids()))):
+        return Shards(folder)
+    return stores.Files(folder, also)
 
 
 class Found(Mapping[str, Any]):
@@ -80,3 +107,32 @@ class Found(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"{self.store.root}: {len(self)} results, {len(self.failed)} left out"
+
+
+def chosen(results: stores.Results, ids: Sequence[str], draw: str) -> list[str]:
+    """Of these samples those that are to be drawn: all, none, sample:N, worst:N, best:N, worst:N:COLUMN; or auto.
+
+    Errors: BadInput for another word, or a column that the run's table does not have, or that holds no numbers.
+    """
+    how, _, rest = draw.partition(":")
+    if draw == "auto":
+        how, rest = ("all", "") if len(ids) <= 1000 else ("sample", "50")
+    if draw in ("auto", "all", "none") and not rest:
+        return list(ids) if how == "all" else []
+    number, mark, column = rest.partition(":")
+    known = how in ("sample", "worst", "best") and number.isdecimal() and int(number) > 0
+    if not known or (mark and (how == "sample" or not column)):
+        raise BadInput(
+            f"--draw {draw!r}: expected all, none, sample:N, worst:N, best:N, worst:N:COLUMN or best:N:COLUMN"
+        )
+    count = int(number)
+    if how == "sample":
+        step = max(1, -(-len(ids) // count))
+        return list(ids)[::step][:count]
+    wanted = set(ids)
+    values = {id: record.get("row", {}).get(column or "score") for id, record in results.records() if id in wanted}
+    numbers = {id: value for id, value in values.items() if isinstance(value, (int, float)) and value == value}
+    if values and not numbers:
+        columns = sorted({name for _, record in results.records() for name in record.get("row", {})})
+        raise BadInput(f"--draw {draw!r}: no numbers in a column {column or 'score'!r}; columns: {', '.join(columns)}")
+    return sorted(numbers, key=lambda id: numbers[id], reverse=how == "best")[:count]

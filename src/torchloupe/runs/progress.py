@@ -14,8 +14,8 @@ class Progress:
     def __init__(self, bar: Any = None, task: Any = None) -> None:
         self._bar, self._task = bar, task
 
-    def advance(self, count: int = 1) -> None:
-        """So many more are done."""
+    def advance(self, count: int = 1, made: int = 0) -> None:
+        """So many more are done; made: of these, so many now."""
         if self._bar is not None:
             self._bar.advance(self._task, count)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError
+from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError, LoupeWarning
 from torchloupe.kinds import Kind
 from torchloupe.named import called, is_path, own
 from torchloupe.runs.progress import Progress, progress
@@ -142,61 +146,97 @@ class Summary:
         return [f"{left}:", *lines, f"INCOMPLETE: {total - len(self.failed)} of {total} {what} done; {left}"]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes: pictures in a batch, whether it stops at the first bad sample, whether what is there is asked anew,
+    and after how many seconds a batch counts as hung (None: never)."""
+
+    batch: int = 8
+    strict: bool = False
+    again: bool = False
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise BadInput(f"batch size {self.batch}: expected 1 or more")
+        if self.timeout is not None and not self.timeout > 0:
+            raise BadInput(f"timeout {self.timeout}: expected seconds, more than 0")
+
+
+# does the batches of a work into the results; the summary is of what it did
+Engine = Callable[["Job | None", Work, Results, Plan, Progress], Summary]
+
+
 def run(
-    work: Work,
+    job: Job | Work,
     results: Results,
     *,
     batch: int = 8,
     strict: bool = False,
     again: bool = False,
+    timeout: float | None = None,
+    engine: Engine | None = None,
     what: str = "samples",
-    made: Callable[[str], None] | None = None,
+    work: Work | None = None,
 ) -> Summary:
     """Begin, or go on with what was begun; what is there already is not asked again.
 
-    Batches are cut from the full list of ids, so that a resumed run computes each sample in the same company as an
-    uninterrupted one, and its results are the same to the last bit. A batch that is at fault is halved down to the sample
-    that is. strict: stop at the first sample that fails. again: ask anew what is there. made: told the id of every sample
-    that is on the disk now, whether it was before or not, in order.
+    Batches are cut from the full list of ids, so that a resumed run, or one of more workers, computes each sample in the
+    same company as an uninterrupted one, and its results are the same to the last bit. A batch that is at fault is halved
+    down to the sample that is. job: a work, or the job that opens it, which engines of several processes need; work: the
+    job's, where it is open already. strict: stop at the first sample that fails. again: ask anew what is there. timeout:
+    seconds after which a batch counts as hung, and is taken one by one.
     Errors: BadInput for a folder in use, or begun with another question.
     """
-    if batch < 1:
-        raise BadInput(f"batch size {batch}: expected 1 or more")
+    plan = Plan(batch, strict, again, timeout)
+    mine = work or (job.open() if isinstance(job, Job) else job)
     with held(results.root):
-        results.begin(work.about())
-        with progress(what, len(work.ids())) as bar:
+        results.begin(mine.about())
+        with progress(what, len(mine.ids())) as bar:
             try:
-                return _loop(work, results, batch, strict, again, bar, made or (lambda _id: None))
+                return (engine or here)(job if isinstance(job, Job) else None, mine, results, plan, bar)
             finally:
                 results.flush()  # also on Ctrl-C
 
 
-def _loop(
-    work: Work, results: Results, batch: int, strict: bool, again: bool, bar: Progress, made: Callable[[str], None]
+def here(job: Job | None, work: Work, results: Results, plan: Plan, bar: Progress) -> Summary:
+    """The engine of this process."""
+    return loop(work, results, plan, bar)
+
+
+def loop(
+    work: Work,
+    results: Results,
+    plan: Plan,
+    bar: Progress,
+    batches: Sequence[int] | None = None,
+    watch: Watch | None = None,
 ) -> Summary:
-    ids, new, before = work.ids(), 0, 0
+    """The loop itself, the same in every engine. batches: the numbers of those that are to be done; all by default."""
+    ids, batch, new, before = work.ids(), plan.batch, 0, 0
     failed: dict[str, str] = {}
+    watch = watch or Watch(plan.timeout)
     if hasattr(work, "part"):
         work.part = bar.part
 
     def left_out(id: str, error: LoupeError) -> None:
-        if strict:
+        if plan.strict:
             raise error
         failed[id] = str(error)
         results.fail(id, str(error))
 
-    for begin in range(0, len(ids), batch):
-        group = ids[begin : begin + batch]
+    for number in range(-(-len(ids) // batch)) if batches is None else batches:
+        group = ids[number * batch : (number + 1) * batch]
         asked: dict[str, Mapping[str, Any]] = {}
         for id in group:
             try:
                 asked[id] = work.asked(id)
             except BadSample as error:
                 left_out(id, error)
-        there = set() if again else {id for id, own in asked.items() if results.has(id, own)}
-        before += len(there)
+        there = set() if plan.again else {id for id, own in asked.items() if results.has(id, own)}
+        before, had = before + len(there), new
         if len(there) < len(asked):
-            for id, found in halved(work, list(asked)):
+            for id, found in halved(work, list(asked), watch):
                 if id in there:
                     continue
                 if isinstance(found, LoupeError):
@@ -204,11 +244,41 @@ def _loop(
                 else:
                     results.write(id, artifact(found), asked[id])
                     new += 1
-        for id in group:
-            if id not in failed:
-                made(id)
-        bar.advance(len(group))
+        bar.advance(len(group), new - had)
     return Summary(new, before, failed)
+
+
+class Watch:
+    """Looks at the clock while a batch is worked on. This one interrupts Python code of the main thread."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = seconds
+
+    def hung(self, id: str) -> bool:
+        """Whether this sample alone has hung before."""
+        return False
+
+    def suspect(self, ids: Sequence[str]) -> bool:
+        """Whether a batch with these samples has hung before, so that they are taken one by one."""
+        return False
+
+    @contextmanager
+    def over(self, ids: Sequence[str]) -> Iterator[None]:
+        """Errors: BadSample where the time is over."""
+        if self.seconds is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def over(*_: object) -> None:
+            raise BadSample(f"{', '.join(ids[:3])}: took longer than {self.seconds:g} s")
+
+        before = signal.signal(signal.SIGALRM, over)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def artifact(found: Kind | Artifact) -> Artifact:
@@ -216,14 +286,32 @@ def artifact(found: Kind | Artifact) -> Artifact:
     return found if isinstance(found, Artifact) else Artifact(found.arrays(), {**found.record, "row": found.row()})
 
 
-def halved(work: Work, group: Sequence[str]) -> Iterator[tuple[str, Kind | Artifact | LoupeError]]:
-    """A batch; where it is at fault its halves, down to the sample that is."""
+def halved(work: Work, group: Sequence[str], watch: Watch) -> Iterator[tuple[str, Kind | Artifact | LoupeError]]:
+    """A batch; where it is at fault, too large for the memory or too slow, its halves, down to the sample that is."""
+    if len(group) == 1 and watch.hung(group[0]):
+        yield group[0], BadSample(f"{group[0]}: took longer than {watch.seconds:g} s")
+        return
     try:
-        yield from list(work.do(group))
-    except BadSample as error:
+        if len(group) > 1 and watch.suspect(group):
+            raise BadSample("a batch that has hung before")
+        with watch.over(group):
+            found = list(work.do(group))
+        yield from found
+    except (BadSample, MemoryError, RuntimeError) as error:
+        if not isinstance(error, BadSample) and not _is_full(error):
+            raise
         if len(group) == 1:
-            yield group[0], error
-        else:
-            middle = len(group) // 2
-            yield from halved(work, group[:middle])
-            yield from halved(work, group[middle:])
+            yield group[0], error if isinstance(error, BadSample) else BadSample(f"{group[0]}: out of memory")
+            return
+        if not isinstance(error, BadSample):
+            warnings.warn(
+                f"out of memory with {len(group)} samples at once; going on with halves", LoupeWarning, stacklevel=2
+            )
+        middle = len(group) // 2
+        yield from halved(work, group[:middle], watch)
+        yield from halved(work, group[middle:], watch)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether memory, of the machine or of a GPU, was not enough."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)

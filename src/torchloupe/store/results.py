@@ -50,6 +50,9 @@ class Results(Protocol):
     def read(self, id: str) -> Artifact:
         """A sample's arrays and record. Errors: BadInput where there is none, or it is damaged."""
 
+    def record(self, id: str) -> Mapping[str, Any]:
+        """A sample's record alone. Errors: as `read`."""
+
     def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Every sample's record, without its arrays."""
 

@@ -108,6 +108,10 @@ class Stream:
         """See `Results.read`; the record is that of the whole job."""
         return Artifact(self.arrays(id), {"kind": self.kind, **self.settings(), "id": id})
 
+    def record(self, id: str) -> Mapping[str, Any]:
+        """See `Results.record`."""
+        return {**self.settings(), "id": id}
+
     def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """See `Results.records`."""
         settings = self.settings()

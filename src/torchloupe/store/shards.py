@@ -1,0 +1,288 @@
+"""Results of very many samples: immutable safetensors files, one writer each, and an index that can be made anew from them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from torchloupe.errors import BadInput, nearest
+from torchloupe.store.files import aside, whole
+from torchloupe.store.records import Artifact, key, load_record, plain
+from torchloupe.store.results import RUN, difference, short
+
+BETWEEN = "\x1f"
+INDEX = "index.sqlite"
+PICTURE = "picture.jpg"
+MOST, SECONDS = 256, 5.0
+Entry = dict[str, Any]
+
+
+@dataclass
+class Shards:
+    """A folder for 10^5 samples and more: shard-WRITER-NUMBER.safetensors, run.json, and index.sqlite.
+
+    Arrays are named ID<1f>NAME. A shard's header holds the records and the reasons of samples that were left out, so that
+    the shards alone say what is done; a later shard outdoes an earlier one. A shard is written every `most` samples or
+    `seconds`, whichever is first, aside and renamed: what a killed process had not written yet is asked again. What all
+    samples share stands once, in run.json. Every array has a CRC-32 in the header.
+    """
+
+    root: Path
+    writer: str = "0"
+    most: int = MOST
+    seconds: float = SECONDS
+    _about: Mapping[str, Any] = field(default_factory=dict)
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    _entries: dict[str, Entry] = field(default_factory=dict)
+    _since: float = field(default_factory=time.monotonic)
+    _there: dict[str, str | None] | None = None
+
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """See `Results.begin`; a folder of shards holds one question."""
+        self._about = plain(about)
+        path = self.root / RUN
+        if path.exists():
+            begun = load_record(path)
+            differs = difference(begun.get("about", {}), self._about)
+            if differs is not None and self.ids():
+                name, was, now = differs
+                raise BadInput(
+                    f"{path}: holds results made with {name} {short(was)}, now it is {short(now)}; give another folder, or "
+                    "ask the same"
+                )
+            if differs is None:
+                return
+        whole(path, json.dumps({"store": "shards", "about": self._about}, indent=1, ensure_ascii=False) + "\n")
+
+    def has(self, id: str, asked: Mapping[str, Any]) -> bool:
+        """See `Results.has`."""
+        if self._there is None:
+            with self._index() as index:
+                self._there = dict(index.execute("SELECT id, asked FROM samples WHERE failed IS NULL"))
+        return id in self._there and self._there[id] == key(asked)
+
+    def write(self, id: str, result: Artifact, asked: Mapping[str, Any]) -> None:
+        """See `Results.write`."""
+        for name, array in packed(result.arrays).items():
+            self._arrays[f"{id}{BETWEEN}{name}"] = np.ascontiguousarray(array)
+        own = {
+            name: value
+            for name, value in plain(result.record).items()
+            if name not in self._about or self._about[name] != value
+        }
+        self._keep(id, {"record": own, "asked": key(asked)})
+
+    def fail(self, id: str, reason: str) -> None:
+        """See `Results.fail`."""
+        self._keep(id, {"failed": reason})
+
+    def _keep(self, id: str, entry: Entry) -> None:
+        if BETWEEN in id:
+            raise BadInput(f"sample {id!r}: its name has the character that parts names in a shard")
+        self._entries[id] = entry
+        if self._there is not None and "asked" in entry:
+            self._there[id] = entry["asked"]
+        if len(self._entries) >= self.most or time.monotonic() - self._since > self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """See `Results.flush`."""
+        if self._entries:
+            # text cannot be kept as numbers: it goes into the header
+            words = {name: array.tolist() for name, array in self._arrays.items() if array.dtype.kind in "US"}
+            numbers = {name: array for name, array in self._arrays.items() if name not in words}
+            about = {
+                "entries": json.dumps(self._entries, ensure_ascii=False, allow_nan=False),
+                "words": json.dumps(words, ensure_ascii=False),
+                "crc": json.dumps({name: zlib.crc32(_bytes(array)) for name, array in numbers.items()}),
+            }
+            number = sum(1 for _ in self.root.glob(f"shard-{self.writer}-*.safetensors"))
+            with aside(self.root / f"shard-{self.writer}-{number:06}.safetensors") as (draft,):
+                save_file(numbers or {"none": np.zeros(1, np.uint8)}, draft, metadata=about)
+        self._arrays, self._entries, self._since = {}, {}, time.monotonic()
+
+    def ids(self) -> list[str]:
+        """See `Results.ids`."""
+        with self._index() as index:
+            return [id for (id,) in index.execute("SELECT id FROM samples WHERE failed IS NULL ORDER BY id")]
+
+    def count(self) -> int:
+        """How many samples have a result."""
+        with self._index() as index:
+            return int(index.execute("SELECT count(*) FROM samples WHERE failed IS NULL").fetchone()[0])
+
+    def failed(self) -> dict[str, str]:
+        """See `Results.failed`."""
+        with self._index() as index:
+            return dict(index.execute("SELECT id, failed FROM samples WHERE failed IS NOT NULL ORDER BY id"))
+
+    def read(self, id: str) -> Artifact:
+        """See `Results.read`."""
+        shard, record = self._found(id)
+        return Artifact(self._read(shard, id), {**self.shared(), **json.loads(record)})
+
+    def record(self, id: str) -> dict[str, Any]:
+        """See `Results.record`."""
+        return {**self.shared(), **json.loads(self._found(id)[1])}
+
+    def _found(self, id: str) -> tuple[str, str]:
+        with self._index() as index:
+            found = index.execute("SELECT shard, record, failed FROM samples WHERE id = ?", (id,)).fetchone()
+        if found is None:
+            raise BadInput(f"{self.root}: has no result {id!r}.{nearest(id, self.ids()[:10000])}")
+        if found[2] is not None:
+            raise BadInput(f"{self.root}: sample {id!r} was left out: {found[2]}")
+        return found[0], found[1]
+
+    def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """See `Results.records`."""
+        shared = self.shared()
+        with self._index() as index:
+            for id, record in index.execute("SELECT id, record FROM samples WHERE failed IS NULL ORDER BY id"):
+                yield id, {**shared, **json.loads(record)}
+
+    def shared(self) -> dict[str, Any]:
+        """What all samples share."""
+        path = self.root / RUN
+        return dict(load_record(path).get("about", {})) if path.is_file() else {}
+
+    def verify(self) -> list[str]:
+        """A line for every array or shard that is not what was written; none where all are."""
+        wrong = []
+        for path in self._shards():
+            try:
+                with safe_open(path, "np") as held:
+                    crc = json.loads(held.metadata()["crc"])
+                    for name, told in crc.items():
+                        if zlib.crc32(_bytes(held.get_tensor(name))) != told:
+                            id, _, array = name.partition(BETWEEN)
+                            wrong.append(f"{path}: array {array!r} of sample {id!r} is damaged")
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                wrong.append(f"{path}: cannot be read ({error})")
+        return wrong
+
+    def _read(self, shard: str, id: str) -> dict[str, np.ndarray]:
+        path = self.root / shard
+        start = id + BETWEEN
+        try:
+            with safe_open(path, "np") as held:
+                names = [name for name in held.keys() if name.startswith(start)]  # noqa: SIM118
+                arrays = {name[len(start) :]: held.get_tensor(name) for name in names}
+                words = json.loads(held.metadata()["words"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}: is damaged ({error}); delete it and run the same command again") from error
+        text = {name[len(start) :]: np.array(held) for name, held in words.items() if name.startswith(start)}
+        return unpacked(arrays | text)
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.root.glob("shard-*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+    def _index(self) -> closing[sqlite3.Connection]:
+        """The index, with the shards that it does not hold yet; in memory where the folder cannot be written."""
+        with os.scandir(self.root) if self.root.is_dir() else _Nothing() as entries:
+            found = {entry.name for entry in entries if entry.name.startswith("shard-")}
+        for place in (self.root / INDEX, Path(":memory:")):
+            try:
+                index = sqlite3.connect(place, timeout=60)
+                index.execute("CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY)")
+                index.execute(
+                    "CREATE TABLE IF NOT EXISTS samples "
+                    "(id TEXT PRIMARY KEY, shard TEXT, asked TEXT, failed TEXT, record TEXT) WITHOUT ROWID"
+                )
+                known = {name for (name,) in index.execute("SELECT name FROM shards")}
+                if known - found:  # some shards were taken away: begin anew
+                    index.execute("DELETE FROM shards")
+                    index.execute("DELETE FROM samples")
+                    known = set()
+                if found - known:
+                    self._ingest(index, known)
+                return closing(index)
+            except sqlite3.DatabaseError as error:
+                if place.name != INDEX:
+                    raise BadInput(f"{self.root}: cannot be indexed ({error})") from error
+                if "malformed" in str(error) or "not a database" in str(error):
+                    (self.root / INDEX).unlink(missing_ok=True)
+                    return self._index()
+        raise AssertionError("an index in memory can always be made")
+
+    def _ingest(self, index: sqlite3.Connection, known: set[str]) -> None:
+        with index:
+            for path in self._shards():
+                if path.name in known:
+                    continue
+                try:
+                    with safe_open(path, "np") as held:
+                        entries: dict[str, Entry] = json.loads(held.metadata()["entries"])
+                except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                    raise BadInput(f"{path}: is damaged ({error}); delete it and run the same command again") from error
+                rows = [
+                    (id, path.name, entry.get("asked"), entry.get("failed"), json.dumps(entry.get("record", {})))
+                    for id, entry in entries.items()
+                ]
+                # a sample that was left out again keeps the result that it had
+                index.executemany(
+                    "INSERT INTO samples VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET shard = excluded.shard, "
+                    "asked = excluded.asked, failed = excluded.failed, record = excluded.record "
+                    "WHERE excluded.failed IS NULL OR samples.failed IS NOT NULL",
+                    rows,
+                )
+                index.execute("INSERT INTO shards VALUES (?)", (path.name,))
+
+    def rows(
+        self, where: str = "", order: str = "id", start: int = 0, count: int = 100, values: Sequence[Any] = ()
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """A page of the table, chosen and sorted by SQLite: its conditions see json_extract(record, '$.row.COLUMN')."""
+        chosen = f"failed IS NULL{f' AND ({where})' if where else ''}"
+        query = f"SELECT id, record FROM samples WHERE {chosen} ORDER BY {order} LIMIT ? OFFSET ?"
+        with self._index() as index:
+            return [(id, json.loads(record)) for id, record in index.execute(query, (*values, count, start))]
+
+
+def packed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with the picture, which is there to be looked at, as a JPEG: a tenth of the bytes."""
+    held = dict(arrays)
+    picture = held.get("picture")
+    if picture is not None and picture.dtype == np.uint8 and picture.ndim == 4 and picture.shape[::3] == (1, 3):
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(picture[0]).save(file, "JPEG", quality=95, subsampling=0)
+        held[PICTURE] = np.frombuffer(file.getvalue(), np.uint8)
+        del held["picture"]
+    return held
+
+
+def unpacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays as they were written, but for the picture, which is as JPEG keeps it."""
+    held = dict(arrays)
+    if PICTURE in held:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(held.pop(PICTURE).tobytes())) as picture:
+            held["picture"] = np.asarray(picture.convert("RGB"))[None]
+    return held
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+class _Nothing:
+    def __enter__(self) -> Iterator[os.DirEntry[str]]:
+        return iter(())
+
+    def __exit__(self, *_: object) -> None:
+        return None
