@@ -76,6 +76,22 @@ def test_topk_minus_one_draws_a_picture(channels: int) -> None:
     assert (image.min(), image.max()) == (0, 255)
 
 
+def test_standardised_channels_are_chosen_by_the_sums_that_they_had() -> None:
+    """After standardising every sum is 0 but for rounding, which would choose; channel 2 is the strongest, 0 the next."""
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(4, 1, 16, 16)).astype(np.float32) + np.array([2, 1, 5, 0], np.float32)[:, None, None, None]
+    for norm in (False, True):
+        for value in (raw, raw + rng.normal(scale=1e-4, size=raw.shape).astype(np.float32)):
+            chosen = shown(value, Look("none", topk=3, arrangement=(1, 3), use_norm=norm))
+            assert chosen.labels == ("channel 2", "channel 0", "channel 1")
+            assert shown(value, Look("select_max", use_norm=norm)).labels == ("channel 2",)
+            wanted = value[[2, 0, 1]].astype(float)
+            if norm:
+                mean, std = wanted.mean((1, 2, 3), keepdims=True), wanted.std((1, 2, 3), keepdims=True, ddof=1)
+                wanted = (wanted - mean) / (std + 1e-6)
+            np.testing.assert_allclose(chosen.maps, wanted, atol=1e-5)
+
+
 def test_bad_looks_are_said_in_one_line() -> None:
     with pytest.raises(BadInput, match="has 6 channels, and topk -1 draws 1 or 3 channels"):
         shown(RAW, Look(topk=-1), "neck")

@@ -127,9 +127,11 @@ class Shown:
 def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
     """The maps of one point that a look asks for.
 
-    value (c, t, h, w). The order: standardise, reduce or choose, and only then resize (when drawn).
+    value (c, t, h, w). The order: standardise, reduce or choose, and only then resize (when drawn). Channels are chosen by their sums
+    before they are standardised: afterwards every sum is zero but for rounding.
     Errors: BadInput for topk -1 with other than 1 or 3 channels, for a map without extent, and for values that are not finite.
-    Differs: MMRazor resizes all channels before it reduces them; the result is the same for the mean.
+    Differs: MMRazor resizes all channels before it reduces them; the result is the same for the mean. With use_norm it ranks
+    channels after standardising, by rounding noise.
     """
     from torchloupe.methods.features import REDUCTIONS, from_array, standardise, strongest
 
@@ -142,10 +144,13 @@ def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
         )
     if not np.isfinite(value).all():
         raise BadInput(f"point {label!r}: not finite (NaN or infinite); check the weights and the input")
-    act = standardise(from_array(value)) if look.use_norm else from_array(value)
+    raw = from_array(value)
+    act = standardise(raw) if look.use_norm else raw
+    if look.channel_reduction == "select_max":
+        _, order = strongest(raw, 1)
+        return Shown(act[0, order[0]].numpy(), (f"channel {int(order)}",))
     if look.reduces:
-        named = (f"channel {int(strongest(act, 1)[1])}",) if look.channel_reduction == "select_max" else ("",)
-        return Shown(REDUCTIONS[look.channel_reduction](act)[0].numpy(), named)
+        return Shown(REDUCTIONS[look.channel_reduction](act)[0].numpy(), ("",))
     if look.topk == -1:
         if act.shape[1] not in (1, 3):
             raise BadInput(
@@ -153,8 +158,8 @@ def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
                 "--channel-reduction, or --topk 1 or more"
             )
         return Shown(act[0].numpy(), ("",), picture=True)
-    maps, order = strongest(act, look.topk)
-    return Shown(maps[0].numpy(), tuple(f"channel {c}" for c in order[0].tolist()))
+    _, order = strongest(raw, look.topk)
+    return Shown(act[0, order[0]].numpy(), tuple(f"channel {c}" for c in order[0].tolist()))
 
 
 @dataclass(frozen=True)
@@ -274,6 +279,7 @@ def draw_point(
     said += f", mean over {frames} frames" if frames > 1 else ""
     bar = Bar(colour.palette(style.cmap), ("min", "max"))
     bars, note = ((), "") if what.picture else ((bar,), "colours: each channel from its least to its greatest value")
+    note += "; standardised, chosen by their sums before that" if note and look.use_norm else ""
     figure = grid([Group(said, rows)], [""] * columns, bars, note)
     return Drawn(figure, {name or "picture": image for name, image in zip(what.labels, images, strict=True)})
 
