@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
+import signal
 import sys
+import threading
 import warnings
+from contextlib import ExitStack, suppress
+from io import TextIOWrapper
 from itertools import islice
+from signal import default_int_handler
 from typing import Any
 
+from torchloupe.errors import one_line
 from torchloupe.named import own
 
 # name -> where its function is; the files of commands import nothing heavy before they run.
@@ -62,13 +70,22 @@ def build() -> Any:
     from cyclopts import App, Parameter
 
     from torchloupe import __version__
+    from torchloupe.cli.edge import words
 
-    plain = Parameter(show_default=lambda value: None if value is False else value)
-    app = App(name="loupe", help="Look inside a PyTorch vision model.", version=__version__, default_parameter=plain)
+    plain = Parameter(
+        show_default=lambda value: None if value is False else value, converter=words, negative_iterable=()
+    )
+    app = App(
+        name="loupe",
+        help="Look inside a PyTorch vision model.",
+        version=__version__,
+        default_parameter=plain,
+        help_format="plaintext",
+    )
     for name, path in COMMANDS.items():
         app.command(own(path), name=name)
     for name, (text, commands) in GROUPS.items():
-        group = App(name=name, help=text)
+        group = App(name=name, help=None if "" in commands else text)
         for command, path in commands.items():
             if command:
                 group.command(own(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
@@ -79,39 +96,112 @@ def build() -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line. Returns the exit status: 0 done, 2 bad input, 1 a fault of ours, 130 interrupted."""
-    from cyclopts import CycloptsError
+    """Run the command line: the exit status is 0 done, 2 bad input, 1 a fault of ours, 130 interrupted, 141 a closed pipe.
 
-    from torchloupe.errors import LoupeError
-
+    Whatever goes wrong is one line on standard error, except with --debug.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    with ExitStack() as undone:
+        interrupted: list[int] = []
+        try:
+            _settle(undone, interrupted)
+            status = _run(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+        except BaseException as error:
+            if debug and not isinstance(error, (SystemExit, BrokenPipeError)):
+                raise
+            return _told(error, bool(interrupted))
+
+
+def _run(arguments: list[str]) -> int:
+    from torchloupe.cli.edge import check
+
+    app = build()
+    command, bound, _ = app.parse_args(keys_first(arguments), exit_on_error=False, print_error=False)
+    check(bound)
+    return int(command(*bound.args, **bound.kwargs) or 0)
+
+
+def _settle(undone: ExitStack, interrupted: list[int]) -> None:
+    """Warnings as lines, output in any encoding, Ctrl-C noted even where other code swallows it; all put back by `undone`."""
+    undone.callback(setattr, warnings, "showwarning", warnings.showwarning)
     warnings.showwarning = _warn
+    codecs.register_error("loupe", _encodable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            undone.callback(stream.reconfigure, errors=stream.errors)
+            stream.reconfigure(errors="loupe")
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is default_int_handler:
+
+        def note(number: int, _frame: object) -> None:
+            interrupted.append(number)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, note)
+        undone.callback(signal.signal, signal.SIGINT, default_int_handler)
+
+
+def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a terminal cannot encode: bytes of a file name as they are, other characters by their number."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
     try:
-        app = build()
-        arguments = keys_first(arguments)
-        return int(app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0)
-    except (LoupeError, CycloptsError) as error:
-        if debug:
-            raise
-        return _fail(str(error), 2)
-    except (MemoryError, RecursionError) as error:
-        if debug:
-            raise
+        return part.encode("ascii", "surrogateescape"), error.end
+    except UnicodeEncodeError:
+        return part.encode("ascii", "backslashreplace"), error.end
+
+
+def _told(error: BaseException, interrupted: bool) -> int:
+    """What went wrong in one line, and the exit status."""
+    if isinstance(error, KeyboardInterrupt) or interrupted:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line is written once, and nothing else comes after it
+        return _fail("interrupted; what is on disk is whole, and the same command goes on from it", 130)
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return 141  # the printer of help says so
+    if isinstance(error, SystemExit):
+        return _fail(
+            f"a model, a config or data of yours ended the program (sys.exit({error.code!r})); take that out", 2
+        )
+    if isinstance(error, BrokenPipeError) and _closed():
+        return 141
+    if isinstance(error, (MemoryError, RecursionError)):
         said = str(error) or type(error).__name__
         return _fail(
-            f"a file claims more than the memory holds, or is nested too deeply ({said}); --debug shows where", 2
+            f"a file claims more than the memory holds, or is nested too deeply ({said}); if the file is sound, ask for less "
+            "at a time; --debug shows where",
+            2,
         )
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        return _fail("interrupted", 130)
-    except Exception as error:
-        if debug:
-            raise
-        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+    from cyclopts import CycloptsError
+
+    from torchloupe.errors import LoupeError
+
+    if isinstance(error, CycloptsError):
+        return _fail(str(error.__cause__ if isinstance(error.__cause__, LoupeError) else error), 2)
+    if isinstance(error, LoupeError):
+        return _fail(str(error), 2)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{where}{error.strerror or error}", 2)
+    return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _closed() -> bool:
+    """Whether nobody reads standard output any more; if so nothing more is written to it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def keys_first(arguments: list[str]) -> list[str]:
@@ -131,7 +221,8 @@ def keys_first(arguments: list[str]) -> list[str]:
 
 
 def _fail(message: str, status: int) -> int:
-    print("loupe: error: " + " ".join(message.split()), file=sys.stderr)
+    with suppress(OSError, ValueError):
+        print("loupe: error: " + one_line(message), file=sys.stderr)
     return status
 
 
@@ -139,4 +230,4 @@ def _warn(message: Warning | str, category: type[Warning], *_: object, **__: obj
     from torchloupe.errors import LoupeWarning
 
     if issubclass(category, LoupeWarning):
-        print(f"loupe: warning: {message}", file=sys.stderr)
+        print(f"loupe: warning: {one_line(str(message))}", file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 from cyclopts import Parameter
@@ -30,12 +30,14 @@ LABEL = 1.0
 
 def _small(_kind: Any, words: Sequence[Any]) -> str:
     """None is written None in Python and none here."""
-    return str(words[0].value).lower()
+    word = str(words[0].value).lower()
+    if word not in get_args(Known):
+        raise BadInput(f"--channel-reduction {word!r}: expected one of {', '.join(get_args(Known))}")
+    return word
 
 
-Reduction = Annotated[
-    Literal["pixel_wise_max", "squeeze_mean", "select_max", "none"], Parameter(converter=_small, negative="")
-]
+Known = Literal["pixel_wise_max", "squeeze_mean", "select_max", "none"]
+Reduction = Annotated[Known, Parameter(converter=_small, negative="")]
 
 
 @dataclass(frozen=True)
