@@ -369,7 +369,7 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{photos}", "--cfg-options", "a"], "key=value"),
         (["folder:{root}/alive/none"], "no such folder"),
         (["folder:"], "names nothing"),
-        ([""], "neither a config file"),
+        ([""], "an empty word"),
         (["{photos}", "--data", "{root}"], "--data is for configs"),
         (["{photos}", "--transform", "{tf}:MEAN"], "(float) cannot be called"),
         (["{photos}", "--model", "nowhere/resnet50_8xb32_in1.py"], "Did you mean resnet50_8xb32_in1k"),

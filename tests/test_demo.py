@@ -223,8 +223,8 @@ def test_the_command_small(small: tuple[Path, Path], capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--steps", "0"], "--steps 0: expected 4 or more"),
-        (["--pictures", "-2"], "--pictures -2: expected 4 or more"),
+        (["--steps", "3"], "--steps 3: expected 4 or more"),
+        (["--pictures", "2"], "--pictures 2: expected 4 or more"),
         (["--seed", "-1"], "--seed -1: expected 0 or more"),
         (["--save", __file__], "is a file; give a folder"),
     ],

@@ -126,25 +126,11 @@ def empty_maps(results: Results, names: Sequence[str]) -> Iterator[str]:
 
 
 def destination(save: Path) -> tuple[Path, str | None]:
-    """Folder to write to, and the drawing's own name where a picture file was given.
-
-    Errors: BadInput for a folder that cannot be written.
-    """
-    import os
-
-    from torchloupe.errors import BadInput
+    """Folder to write to, and the drawing's own name where a picture file was given."""
     from torchloupe.render.style import FORMATS
 
     single = save.suffix.lower().lstrip(".") in (*FORMATS, "jpeg")
-    folder = save.parent if single else save
-    above = folder
-    while not above.exists():
-        above = above.parent
-    if not above.is_dir():
-        raise BadInput(f"--save {save}: {above} is a file; give a folder")
-    if not os.access(above, os.W_OK):
-        raise BadInput(f"--save {save}: the folder {above} cannot be written")
-    return folder, save.name if single else None
+    return (save.parent, save.name) if single else (save, None)
 
 
 def unique_names(files: Sequence[Path]) -> list[str]:

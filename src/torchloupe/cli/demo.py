@@ -43,16 +43,12 @@ def demo(
     import numpy as np
 
     from torchloupe import store
-    from torchloupe.cli.cam import destination
     from torchloupe.errors import BadInput
     from torchloupe.examples import digits
 
     for option, count in (("--steps", steps), ("--pictures", pictures)):
         if count < DRAWN:
             raise BadInput(f"{option} {count}: expected {DRAWN} or more")
-    if seed < 0:
-        raise BadInput(f"--seed {seed}: expected 0 or more")
-    destination(save)
     to_learn, held_out = digits.material(seed)
     begin = time.perf_counter()
     with progress("training", steps) as bar:

@@ -20,10 +20,13 @@ class Range(NamedTuple):
     high: float
     above: bool = False
 
-    def __str__(self) -> str:
-        if self.above:
-            return f"more than {self.low:g}, at most {self.high:,g}"
-        return f"{self.low:g} to {self.high:,g}"
+    def missed(self, value: float) -> str:
+        """What was expected in place of a value that is outside."""
+        if self.high <= 1:
+            return f"{self.low:g} to {self.high:g}"
+        if value > self.high:
+            return f"{self.high:,.0f} at most"
+        return f"more than {self.low:g}" if self.above else f"{self.low:g} or more"
 
     def __contains__(self, value: object) -> bool:
         return (
@@ -45,7 +48,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("batch_size", "batch"), Range(1, 65536)),
     **dict.fromkeys(("opacity", "heatmap_opacity", "threshold", "pred_score_thr", "mean"), SHARE),
     **dict.fromkeys(("size", "input_size"), SIDE),
-    **dict.fromkeys(("rescale_factor", "resize_ratio", "font_scale", "std"), Range(0, 100, above=True)),
+    **dict.fromkeys(("rescale_factor", "resize_ratio", "font_scale", "std"), Range(0, 10_000, above=True)),
     **dict.fromkeys(("seconds", "show_interval"), Range(0, 86_400)),
     **dict.fromkeys(("sigma", "tolerance", "reach", "marker_size"), Range(0, 10**6, above=True)),
     "seed": SEED,
@@ -83,6 +86,11 @@ READ = (
 
 WRITTEN = ("output", "save", "save_path", "save_dir", "output_dir")
 """Options that name what is written."""
+
+FILES = (
+    *(f".{kind}" for kind in "png jpg jpeg webp pdf svg bmp tif tiff gif mp4 html npz npy parquet csv json".split()),
+)
+"""Endings of results: a file of another kind in the place of results is no result, and a folder is meant."""
 
 MAY_BE_EMPTY = ("--title",)
 
@@ -131,7 +139,7 @@ def check(bound: BoundArguments) -> None:
             if isinstance(one, bool):
                 continue
             if isinstance(one, (int, float)) and limits is not None and one not in limits:
-                raise BadInput(f"{option} {one}: expected {limits}")
+                raise BadInput(f"{option} {one}: expected {limits.missed(one)}")
             if name in READ and isinstance(one, Path):
                 readable(option, one)
             if name in WRITTEN and isinstance(one, (str, Path)):
@@ -165,7 +173,7 @@ def writable(option: str, path: Path) -> None:
             above = above.parent
     except OSError as error:  # a name that is too long, a loop of links
         raise BadInput(f"{option} {path}: {(error.strerror or str(error)).lower()}; give another name") from None
-    if above != path.absolute() and not above.is_dir():
+    if not above.is_dir() and (above != path.absolute() or above.suffix.lower() not in FILES):
         raise BadInput(f"{option} {path}: {above} is a file; give a folder")
     if not os.access(above, os.W_OK):
         raise BadInput(f"{option} {path}: {above} may not be written; give another place")
