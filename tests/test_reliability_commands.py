@@ -74,8 +74,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def with_value(command: Command, argument: Any, *values: str) -> list[str]:
     """The command with a value for one option; what else it needs is a file that is there."""
     found = list(command.path)
-    for one in (*(one for one in command.options.values() if one.required and one is not argument), argument):
-        option, words = option_of(one), list(values) if one is argument else ["there"]
+    for name, one in (*command.options.items(), ("", argument)):
+        if name and (not one.required or one is argument):
+            continue
+        option, words = option_of(one), ["out" if name in WRITTEN else "there"] if name else list(values)
         found += [option, *words] if option else words
     return found
 

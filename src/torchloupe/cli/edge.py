@@ -44,7 +44,7 @@ SIDE = Range(1, 8192)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("show_number", "repeat", "bucket_size", "dataset_size", "ngpus", "max_samples", "every"), COUNT),
     **dict.fromkeys(("steps", "people", "strangers", "frames", "samples", "pictures", "walkers"), Range(1, 10**7)),
-    **dict.fromkeys(("ids", "parts", "question", "depth", "dense", "worst", "reduce"), SOME),
+    **dict.fromkeys(("ids", "parts", "question", "depth", "dense", "worst", "reduce", "num_extra_tokens"), SOME),
     **dict.fromkeys(("batch_size", "batch"), Range(1, 65536)),
     **dict.fromkeys(("opacity", "heatmap_opacity", "threshold", "pred_score_thr", "mean"), SHARE),
     **dict.fromkeys(("size", "input_size"), SIDE),
@@ -87,9 +87,8 @@ READ = (
 WRITTEN = ("output", "save", "save_path", "save_dir", "output_dir")
 """Options that name what is written."""
 
-FILES = (
-    *(f".{kind}" for kind in "png jpg jpeg webp pdf svg bmp tif tiff gif mp4 html npz npy parquet csv json".split()),
-)
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".bmp", ".tif", ".tiff", ".gif", ".mp4", ".html")
+FILES = (*PICTURES, ".npz", ".npy", ".parquet", ".csv", ".json")
 """Endings of results: a file of another kind in the place of results is no result, and a folder is meant."""
 
 MAY_BE_EMPTY = ("--title",)
