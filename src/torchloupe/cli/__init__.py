@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "compare-points": "torchloupe.cli.embed:compare_points",
     "adjust-3d": "torchloupe.cli.embed:adjust_3d",
     "schedule": "torchloupe.cli.browse:schedule",
+    "runs": "torchloupe.cli.runs:runs",
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {

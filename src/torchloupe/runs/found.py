@@ -105,8 +105,28 @@ class Found(Mapping[str, Any]):
             {"id": id, **(record["row"] if "row" in record else self[id].row())} for id, record in self.store.records()
         ]
 
+    def told(self) -> list[str]:
+        """What is here, in lines: samples by kind, what was left out, bytes, how it was made."""
+        kinds_here: dict[str, int] = {}
+        first: Mapping[str, Any] = {}
+        for _, record in self.store.records():
+            first = first or record
+            name = str(record.get("kind", "result"))
+            kinds_here[name] = kinds_here.get(name, 0) + 1
+        what = ", ".join(f"{count} {name}" for name, count in kinds_here.items()) or "nothing"
+        size = sum(path.stat().st_size for path in self.store.root.rglob("*") if path.is_file())
+        lines = [f"{self.store.root}: {what}, {len(self.failed)} left out, {size / 1e6:.1f} MB"]
+        asked = first.get("asked", first)
+        words = ("model", "layers", "methods", "target", "version")
+        told = [f"{name} {_words(asked[name])}" for name in words if asked.get(name)]
+        return lines + ([f"  {'; '.join(told)}"] if told else [])
+
     def __repr__(self) -> str:
         return f"{self.store.root}: {len(self)} results, {len(self.failed)} left out"
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple, Mapping)) else str(value)
 
 
 def chosen(results: stores.Results, ids: Sequence[str], draw: str) -> list[str]:
