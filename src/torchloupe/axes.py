@@ -107,6 +107,11 @@ class Layout:
         raise BadInput(f"layout {self.pattern!r} has no axis {letter!r}")
 
     @property
+    def ndim(self) -> int:
+        """Number of axes of the raw tensor."""
+        return len(self._parts())
+
+    @property
     def folded(self) -> bool:
         """Whether rows and columns lie on one axis, as tokens have them."""
         return any({"h", "w"} <= set(re.findall(r"\w+", part)) for part in self._parts())

@@ -12,6 +12,7 @@ from torch import nn
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, nearest
 from torchloupe.subjects import INPUT, LISTING, Subject
+from torchloupe.trace import every_name
 
 
 def split_call(name: str) -> tuple[str, int | None]:
@@ -20,6 +21,17 @@ def split_call(name: str) -> tuple[str, int | None]:
     if mark and not call.isdigit():
         raise BadInput(f"layer {name!r}: expected a call number after '#', such as {bare}#0")
     return bare, int(call) if mark else None
+
+
+def name_of(known: Mapping[str, nn.Module], module: object) -> str:
+    """The dotted name of a module. Errors: BadInput for one that is no part of the network, or no module at all."""
+    found = next((name for name, part in known.items() if part is module and name), None)
+    if found is None:
+        what = (
+            f"this {type(module).__name__} is no part of the model" if isinstance(module, nn.Module) else repr(module)
+        )
+        raise BadInput(f"layer: {what}; expected dotted names, or modules inside the model")
+    return found
 
 
 def resolve(known: Mapping[str, nn.Module], name: str, listing: str = LISTING) -> str:
@@ -90,7 +102,7 @@ def told(
             raise BadInput(f"layout size {letter}={length!r}: expected an axis of a layout and its length, such as t=8")
     if lengths and not layouts:
         raise BadInput(f"layout sizes {lengths} without a layout that they belong to")
-    known = dict(subject.module.named_modules())
+    known = every_name(subject.module)
     found: dict[str, Layout] = {}
     used: set[str] = set()
     for word, given in (layouts or {}).items():

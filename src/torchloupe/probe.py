@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.evidence import settle
-from torchloupe.names import resolve, split_call
+from torchloupe.names import name_of, resolve, split_call
 from torchloupe.results import Scores
-from torchloupe.subjects import INPUT, Batch, Kind, Subject
+from torchloupe.subjects import INPUT, Batch, Kind, Subject, as_batch
 from torchloupe.taps import Taps, restored, tapped
-from torchloupe.trace import Trace, tracing
+from torchloupe.trace import Trace, every_name, tracing
 
 __all__ = ["INPUT", "Batch", "Capture", "Kind", "Probe", "Subject", "Take", "Target"]
 
@@ -48,8 +48,8 @@ class Capture:
 class Probe:
     """A subject, the layers to look at and the question to ask. Stateless: everything lives inside one call.
 
-    layers: dotted names; "layer4[-1]" for an index, "relu#1" for the second call of a module that runs several times;
-        INPUT is the input itself.
+    layers: dotted names, or modules of the network; "layer4[-1]" for an index, "relu#1" for the second call of a module
+        that runs several times; INPUT is the input itself.
     target: (output, batch) -> Scores.
     """
 
@@ -59,10 +59,15 @@ class Probe:
 
     def __post_init__(self) -> None:
         reject_wrapped(self.subject.module)
-        names = tuple(self.layers) if not isinstance(self.layers, str) else (self.layers,)
+        asked: Any = self.layers
+        names = (asked,) if isinstance(asked, (str, nn.Module)) else tuple(asked)
         if not names:
             raise BadInput("no layer was named")
-        modules = dict(self.subject.module.named_modules())
+        modules = every_name(self.subject.module)
+        names = tuple(name if isinstance(name, str) else name_of(modules, name) for name in names)
+        name_classes = getattr(self.target, "with_names", None)
+        if name_classes is not None and self.subject.classes:
+            object.__setattr__(self, "target", name_classes(self.subject.classes))
         object.__setattr__(
             self, "layers", tuple(dict.fromkeys(resolve(modules, name, self.subject.listing) for name in names))
         )
@@ -71,8 +76,9 @@ class Probe:
         """The same question at other layers."""
         return replace(self, layers=layers)
 
-    def ask(self, batch: Batch) -> tuple[Scores, Batch]:
+    def ask(self, batch: Batch | Tensor) -> tuple[Scores, Batch]:
         """The scores, without any tap or gradient, and the batch with the target's choices held fixed."""
+        batch = as_batch(batch)
         with restored(self.subject.module), torch.no_grad():
             scores, batch = self.score(self.subject.output(batch.at(batch.x.clone())), batch)
         return Scores(scores.value.detach(), scores.labels), batch
@@ -86,7 +92,7 @@ class Probe:
         check_finite(value, batch)
         return Scores(value, labels), batch
 
-    def __call__(self, batch: Batch, *, grad: bool = True, take: Take | None = None) -> Capture:
+    def __call__(self, batch: Batch | Tensor, *, grad: bool = True, take: Take | None = None) -> Capture:
         """Run and look: one forward, and one backward a question.
 
         take: is given each layer's gradient as soon as the backward has it, which is then let go: where a map is all that
@@ -94,6 +100,7 @@ class Probe:
         Errors: BadInput for an unknown layer, one that did not run, or a score that is not finite; NoGradient for a
         layer that the score does not depend on.
         """
+        batch = as_batch(batch)
         module = self.subject.module
         needs_input = INPUT in self.layers
         with restored(module), torch.set_grad_enabled(grad), ExitStack() as behind:

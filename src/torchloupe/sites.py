@@ -23,7 +23,7 @@ from torchloupe.names import expand as expand_layer
 from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped
 from torchloupe.results import Features
 from torchloupe.taps import Tap, in_place, restored
-from torchloupe.trace import Trace, Visit, find_layout, tensors, tracing
+from torchloupe.trace import Trace, Visit, every_name, find_layout, tensors, tracing
 
 Kind = Literal["module", "function", "parameter"]
 PREFIXES: Mapping[str, tuple[Kind, bool]] = {
@@ -162,7 +162,7 @@ def capture(subject: Subject, batch: Batch, points: Sequence[str] | Mapping[str,
     """Label -> what was seen, raw. A point with several tensors or calls gives one label each: neck@0, relu#1."""
     reject_wrapped(subject.module)
     given = points if isinstance(points, Mapping) else {text: text for text in points}
-    known = dict(subject.module.named_modules())
+    known = every_name(subject.module)
     wanted = {label: expand(subject.module, known, [parse(text)]) for label, text in given.items()}
     flat = list(dict.fromkeys(point for found in wanted.values() for point in found))
     if not flat:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.trace import tensors
 
 INPUT = "input"
@@ -22,11 +24,14 @@ Kind = Literal["classifier", "embedder", "pose", "detector", "segmenter"]
 class Batch:
     """n samples as the model takes them, and what is known about them.
 
-    x: the tensor that is explained; layout says where its axes are.
+    x: the tensor that is explained, or a numpy array; layout says where its axes are. One sample may come without its
+        axis n. Integers become float32, as the model is given them.
     ids: one name a sample.
     extra: further inputs of the model; truth: what is known to be right; asked: choices of the target that are held
         fixed. Tensors in them whose first axis is n follow their samples.
     pictures: (n, t, h, w, 3) uint8, what the model saw, undone; or None.
+    shared: further inputs of the model that belong to all samples alike, such as prompts, whatever their length.
+    Errors: BadInput for what has not the layout's axes, or is no array of real numbers.
     """
 
     x: Tensor
@@ -36,13 +41,29 @@ class Batch:
     truth: Mapping[str, Tensor] = field(default_factory=dict)
     asked: Mapping[str, Tensor] = field(default_factory=dict)
     pictures: Tensor | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "x", self._given())
         count = self.x.shape[self._n_axis] if "(n" not in self.layout.pattern else len(self.ids)
         if not self.ids:
             object.__setattr__(self, "ids", tuple(str(i) for i in range(count)))
         elif len(self.ids) != count:
             raise BadInput(f"{len(self.ids)} ids for {count} samples")
+
+    def _given(self) -> Tensor:
+        x: Any = torch.from_numpy(np.ascontiguousarray(self.x)) if isinstance(self.x, np.ndarray) else self.x
+        if not isinstance(x, Tensor) or x.is_complex():
+            kind = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise BadInput(f"a batch needs a tensor or array of real numbers, not {kind}")
+        if x.ndim + 1 == self.layout.ndim and "(n" not in self.layout.pattern:
+            x = x.unsqueeze(self._n_axis)
+        if x.ndim != self.layout.ndim:
+            raise BadInput(
+                f"a batch of shape {tuple(x.shape)} has not the axes of its layout {self.layout.pattern!r}; say how it lies: "
+                "Batch(x, Layout('n c t h w'))"
+            )
+        return x if x.is_floating_point() else x.float()
 
     @property
     def _n_axis(self) -> int:
@@ -82,16 +103,45 @@ class Batch:
                 return value[where.to(value.device)]
             return value
 
+        if self.n > 1 and where.tolist() != list(range(self.n)):
+            for key, value in self.extra.items():
+                if (
+                    isinstance(value, Tensor)
+                    and not value.is_floating_point()
+                    and value.ndim > 1
+                    and len(value) == self.n
+                ):
+                    text = (
+                        f"the input {key!r} has a row for each of {self.n} samples and is cut up with them; where its rows "
+                        f"belong to all samples, such as prompts, give it as Batch(shared={{{key!r}: ...}})"
+                    )
+                    warnings.warn(text, LoupeWarning, stacklevel=4)
         extra, truth, asked = (
             {key: rows(value) for key, value in part.items()} for part in (self.extra, self.truth, self.asked)
         )
         ids = tuple(self.ids[i] for i in where.tolist())
-        return Batch(x, self.layout, ids, extra, truth, asked, rows(self.pictures))
+        return Batch(x, self.layout, ids, extra, truth, asked, rows(self.pictures), self.shared)
+
+
+def as_batch(samples: Batch | Tensor | np.ndarray) -> Batch:
+    """A Batch as it is; a tensor or array (n, c, h, w) or (c, h, w) as the model takes it, as one.
+
+    Errors: BadInput for what looks like pictures with their channels last, and as of Batch.
+    """
+    if isinstance(samples, Batch):
+        return samples
+    shape = tuple(getattr(samples, "shape", ()))
+    if len(shape) in (3, 4) and shape[-1] in (1, 3, 4) and shape[-3] > 4:
+        raise BadInput(
+            f"an array of shape {shape} looks like pictures with their channels last; turn it to (n, c, h, w), or say that "
+            "the model takes it so: Batch(x, Layout('n h w c'))"
+        )
+    return Batch(samples)  # type: ignore[arg-type]
 
 
 def call_plainly(module: nn.Module, batch: Batch) -> Any:
-    """module(x), with the batch's extra inputs as keyword arguments."""
-    return module(batch.x, **batch.extra)
+    """module(x), with the batch's extra and shared inputs as keyword arguments."""
+    return module(batch.x, **batch.extra, **batch.shared)
 
 
 def read_first(output: Any) -> Tensor:
@@ -150,5 +200,8 @@ class Subject:
         """What targets take, for this batch, in the model's own device and precision."""
         first = next((p for p in self.module.parameters() if p.is_floating_point()), None)
         x = batch.x if first is None else batch.x.to(first.device, first.dtype)
-        extra = {key: value.to(x.device) if isinstance(value, Tensor) else value for key, value in batch.extra.items()}
-        return self.read(self.call(self.module, replace(batch, x=x, extra=extra)))
+        extra, shared = (
+            {key: value.to(x.device) if isinstance(value, Tensor) else value for key, value in part.items()}
+            for part in (batch.extra, batch.shared)
+        )
+        return self.read(self.call(self.module, replace(batch, x=x, extra=extra, shared=shared)))

@@ -40,13 +40,18 @@ class Visit:
 
 @dataclass
 class Trace:
-    """The calls of one forward, in the order in which they ended."""
+    """The calls of one forward, in the order in which they ended.
+
+    aliases: further names of modules that stand in several places -> the name under which their calls are noted.
+    """
 
     visits: list[Visit] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
 
     def of(self, name: str) -> list[Visit]:
         """The calls of one module, in order."""
-        return [visit for visit in self.visits if visit.name == name]
+        own = self.aliases.get(name, name)
+        return [visit for visit in self.visits if visit.name == own]
 
     @property
     def calls(self) -> dict[str, int]:
@@ -69,6 +74,20 @@ def tensors(output: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
+def every_name(module: nn.Module) -> dict[str, nn.Module]:
+    """Dotted name -> module, in the model's order; a module that stands in several places has a name for each."""
+    found: dict[str, nn.Module] = {}
+
+    def walk(part: nn.Module, name: str, above: tuple[nn.Module, ...]) -> None:
+        found[name] = part
+        for key, child in part._modules.items():
+            if child is not None and child is not part and child not in above:
+                walk(child, f"{name}.{key}" if name else key, (*above, part))
+
+    walk(module, "", ())
+    return found
+
+
 @contextmanager
 def tracing(module: nn.Module) -> Iterator[Trace]:
     """Notes every module call of the forwards inside. Costs a Python call a module and keeps no tensor."""
@@ -82,7 +101,14 @@ def tracing(module: nn.Module) -> Iterator[Trace]:
 
         return hook
 
-    handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
+    handles = []
+    first: dict[int, str] = {}
+    for name, part in every_name(module).items():
+        known = first.setdefault(id(part), name)
+        if known != name:
+            trace.aliases[name] = known
+        elif name:
+            handles.append(part.register_forward_hook(note(name)))
     try:
         yield trace
     finally:

@@ -16,6 +16,7 @@ from torchloupe.points import Points
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Scores
 from torchloupe.taps import restored, tapped
+from torchloupe.trace import every_name
 
 OUTPUT = "output"
 POOLS = {
@@ -62,7 +63,7 @@ class Embedder:
             known = self.subject.kind != "embedder" and self.subject.layers
             self.layer = self.subject.layers[-1] if known else OUTPUT
         if self.layer != OUTPUT:
-            self.layer = resolve(dict(self.subject.module.named_modules()), self.layer, self.subject.listing)
+            self.layer = resolve(every_name(self.subject.module), self.layer, self.subject.listing)
         if self.pool not in POOLS:
             pooled(torch.empty(0), self.pool)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from inspect import Parameter, signature
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from torchloupe.errors import BadInput, nearest
 from torchloupe.named import called, is_path, plugged, registered
 from torchloupe.results import Maps
+from torchloupe.subjects import as_batch
 
 Method = Callable[..., Maps]
 OWN = ("cam", "path", "backprop", "perturb", "opengait")
@@ -42,11 +43,16 @@ METHODS: Mapping[str, Method] = _Methods()
 
 
 def method(fn: M) -> M:
-    """Registers a method under its own name, unless it is not ours and one of ours has that name, which stays."""
+    """Registers a method under its own name; what it is given as a batch may then be a tensor or array. Unless it is not ours and one of ours has that name, which stays."""
+
+    @wraps(fn)
+    def asked(probe: Any, batch: Any, *args: Any, **options: Any) -> Maps:
+        return fn(probe, as_batch(batch), *args, **options)
+
     mine = fn.__module__.startswith("torchloupe.methods.")
     if mine or fn.__name__ not in ours():
-        _KNOWN[fn.__name__] = fn
-    return fn
+        _KNOWN[fn.__name__] = asked
+    return cast(M, asked)
 
 
 def named(name: str) -> Method:

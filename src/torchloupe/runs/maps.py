@@ -28,6 +28,7 @@ from torchloupe.targets.classes import Each, class_index
 from torchloupe.targets.pose import Peaks, surest
 from torchloupe.targets.words import foreign, question
 from torchloupe.targets.words import target as words_to_target
+from torchloupe.trace import every_name
 
 PLACED = ("detector", "segmenter")
 TRUTH = ("truth", "true", "label")
@@ -97,7 +98,7 @@ class Explaining:
         return [rest.partition("?")[0]] if scheme == "torch" else []
 
     def _layers(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
-        known = dict(self.subject.module.named_modules())
+        known = every_name(self.subject.module)
         found = [name for word in wanted or self.subject.layers for name in expand(known, word)]
         if not found:
             raise BadInput(

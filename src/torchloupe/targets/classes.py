@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from torchloupe.probe import Batch, Target
 from torchloupe.results import Scores
 
 PLACES = ("boxes", "labels", "region")
+
+
+INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class Top:
 
     k: int = 1
     names: tuple[str, ...] = field(default=(), repr=False)
+
+    def with_names(self, names: tuple[str, ...]) -> Top:
+        """The same question, its classes named, where they were not."""
+        return self if self.names else replace(self, names=names)
 
     def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """{"classes": (n, k)}, the best first."""
@@ -40,7 +48,7 @@ class Top:
 
 @dataclass(frozen=True)
 class Classes:
-    """The same classes for every sample, by index or by name.
+    """The same classes for every sample, by index or by name: one, several, or a tensor or array of indices.
 
     Output (n, classes) -> scores (k, n), their logits.
     Errors: BadInput for an index out of range, an unknown name or one that fits several classes.
@@ -48,6 +56,13 @@ class Classes:
 
     wanted: tuple[int | str, ...]
     names: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wanted", class_ids(self.wanted))
+
+    def with_names(self, names: tuple[str, ...]) -> Classes:
+        """The same question, its classes named, where they were not."""
+        return self if self.names else replace(self, names=names)
 
     def __call__(self, output: Tensor, batch: Batch) -> Scores:
         logits = check_logits(output, batch)
@@ -57,7 +72,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Each:
-    """One class a sample, in order: as many classes as samples.
+    """One class a sample, in order: as many classes as samples, also as a tensor or array: Each(output.argmax(1)).
 
     Output (n, classes) -> scores (1, n).
     Errors: BadInput where the numbers of classes and samples differ.
@@ -65,6 +80,13 @@ class Each:
 
     wanted: tuple[int | str, ...]
     names: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wanted", class_ids(self.wanted))
+
+    def with_names(self, names: tuple[str, ...]) -> Each:
+        """The same question, its classes named, where they were not."""
+        return self if self.names else replace(self, names=names)
 
     def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """{"classes": (n, 1)}."""
@@ -88,6 +110,10 @@ class Truth:
 
     names: tuple[str, ...] = field(default=(), repr=False)
 
+    def with_names(self, names: tuple[str, ...]) -> Truth:
+        """The same question, its classes named, where they were not."""
+        return self if self.names else replace(self, names=names)
+
     def __call__(self, output: Tensor, batch: Batch) -> Scores:
         logits = check_logits(output, batch)
         label = batch.truth.get("label")
@@ -106,6 +132,11 @@ class Several:
     """The questions of several targets, one after the other."""
 
     targets: tuple[Target, ...]
+
+    def with_names(self, names: tuple[str, ...]) -> Several:
+        """The same questions, their classes named, where they were not."""
+        named = (getattr(target, "with_names", None) for target in self.targets)
+        return Several(tuple(name(names) if name else old for name, old in zip(named, self.targets, strict=True)))
 
     def choose(self, output: Any, batch: Batch) -> Mapping[str, Tensor]:
         """The choices of each target under its number; places (PLACES) that every target has chosen, together as well."""
@@ -159,8 +190,28 @@ def check_logits(output: Tensor, batch: Batch) -> Tensor:
 def picked(logits: Tensor, index: Tensor, names: tuple[str, ...]) -> Scores:
     """logits (n, classes), index (n, k) -> scores (k, n) with class names as labels."""
     index = index.to(logits.device)
-    labels = tuple(tuple(names[i] if names else str(i) for i in row) for row in index.T.tolist())
+    labels = tuple(tuple(names[i] if i < len(names) else str(i) for i in row) for row in index.T.tolist())
     return Scores(logits.gather(1, index).T, labels)
+
+
+def class_ids(wanted: Any) -> tuple[int | str, ...]:
+    """One class or many, as people have them at hand: index, name, tensor, array, or a sequence of these.
+
+    Errors: BadInput for what is none of them.
+    """
+    if isinstance(wanted, str):
+        return (wanted,)
+    if isinstance(wanted, (Tensor, np.ndarray, np.generic)):
+        if wanted.ndim > 1 or not (wanted.dtype in INTEGERS or getattr(wanted.dtype, "kind", "") in ("i", "u")):
+            raise BadInput(
+                f"classes: an array of shape {tuple(wanted.shape)} and type {wanted.dtype}; expected whole numbers, one axis"
+            )
+        return tuple(int(one) for one in wanted.reshape(-1).tolist())
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        return (wanted,)
+    if isinstance(wanted, Iterable):
+        return tuple(one for part in wanted for one in class_ids(part))
+    raise BadInput(f"class {wanted!r}: expected an index, a name, or several of them")
 
 
 def class_index(wanted: int | str, names: tuple[str, ...], count: int) -> int:
