@@ -400,8 +400,7 @@ VIDEO_NET = CASES["video tokens"]
 
 def test_what_is_said_is_taken() -> None:
     subject = told(Subject(built(VIDEO_NET[0])), {"blocks.*": "n (t h w) c"}, {"t": 4})
-    given = Batch(torch.rand(2, *VIDEO))
-    given = Batch(given.x, Layout("n c t h w"))
+    given = Batch(torch.rand(2, *VIDEO), Layout("n c t h w"))
     seen = Probe(subject, ("blocks.0", "blocks.1"), Classes((1,)))(given)
     assert {tuple(act.shape) for act in seen.act.values()} == {(2, 12, 4, 4, 3)}
     assert seen.layouts["blocks.1"].rests == "said"
