@@ -825,9 +825,9 @@ def test_rank_correlation_is_scipy_s() -> None:
     [
         (["ig", "-o", "x"], "give either a config"),
         (["ig", "-o", "x", "--model", "torch:a:b", "TEST.X", "1"], "--cfg was not given"),
-        (["report", "nowhere", "--worst", "-1"], "--worst is 0 or more, found -1"),
+        (["report", "nowhere", "--worst", "-1"], "--worst -1: expected 0 or more"),
         (["report", "nowhere"], "nowhere: holds no results of `loupe pose`"),
-        (["epe", "-o", "x", "--cfg", "none.yaml"], "none.yaml: no such config file"),
+        (["epe", "-o", "x", "--cfg", "none.yaml"], "--cfg none.yaml: no such file"),
     ],
 )
 def test_bad_commands_are_one_line(
@@ -869,10 +869,10 @@ def test_vitpose_of_transformers(tmp_path: Path) -> None:
         (["--method", "gradcamm"], "no method 'gradcamm'. Did you mean gradcam"),
         (["--method", "gradcam", "--layers", "layer9"], "no layer 'layer9' in this model"),
         (["--joints", "nosee"], "no joint 'nosee'. Did you mean nose?"),
-        (["--tolerance", "0"], "--tolerance is more than 0, found 0.0"),
-        (["--noise", "-1"], "--noise is 0 or more and finite, found -1.0"),
-        (["--batch", "0"], "--batch is 1 or more, found 0"),
-        (["--power", "0"], "--power is 1 or more, found 0"),
+        (["--tolerance", "0"], "--tolerance 0.0: expected more than 0"),
+        (["--noise", "-1"], "--noise -1.0: expected 0 or more"),
+        (["--batch", "0"], "--batch 0: expected 1 or more"),
+        (["--power", "0"], "--power 0: expected 1 or more"),
         (["MODEL.SIGMA", "0"], "the spread of true heatmaps (MODEL.SIGMA, --sigma) is more than 0, found 0"),
         (["MODEL.NUM_JOINTS", "0"], "MODEL.NUM_JOINTS is 1 or more, found 0"),
         (["MODEL.EXTRA.WIDHT", "4"], "unknown key MODEL.EXTRA.WIDHT. Did you mean WIDTH?"),
