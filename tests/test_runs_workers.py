@@ -318,3 +318,28 @@ def test_threads_of_one_process_wait_for_nobody(tmp_path: Path) -> None:
     thread.join()
     assert found[0].made == 3
     assert store.load(tmp_path / "00").record["total"]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes_also_when_an_actor_is_killed(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    from torchloupe.runs.workers import on_ray
+
+    asked = job(count=23, bad=["05"], wait=0.3)
+    done: list[Any] = []
+
+    def kill() -> None:
+        def actors() -> list[int]:
+            listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+            return [int(line.split()[0]) for line in listed.splitlines() if "ray::Doing" in line]
+
+        until(lambda: begun(tmp_path) and actors(), 100)
+        os.kill(actors()[0], signal.SIGKILL)
+        done.append(True)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = run(asked, Shards(tmp_path), batch=4, engine=on_ray(2))
+    thread.join()
+    assert done
+    assert found.failed == {"05": "05: broken picture"}
+    assert state(Shards(tmp_path)) == undisturbed

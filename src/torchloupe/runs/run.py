@@ -233,7 +233,7 @@ def loop(
                 asked[id] = work.asked(id)
             except BadSample as error:
                 left_out(id, error)
-        there = set() if plan.again else {id for id, own in asked.items() if results.has(id, own)}
+        there = set() if plan.again else results.there(asked)
         before, had = before + len(there), new
         if len(there) < len(asked):
             for id, found in halved(work, list(asked), watch):

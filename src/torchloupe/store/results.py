@@ -29,8 +29,8 @@ class Results(Protocol):
         Errors: BadInput where the folder holds another question and cannot hold two, naming the first thing that differs.
         """
 
-    def has(self, id: str, asked: Mapping[str, Any]) -> bool:
-        """Whether the answer to this very question about the sample is there; asked: what is the sample's own in it."""
+    def there(self, asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """The samples of which the answer to this very question is there; asked: id -> what is the sample's own in it."""
 
     def write(self, id: str, result: Artifact, asked: Mapping[str, Any]) -> None:
         """Keep what a sample gave."""
@@ -80,8 +80,11 @@ class Files:
         """The whole question about one sample."""
         return {**self._about, **plain(asked)}
 
-    def has(self, id: str, asked: Mapping[str, Any]) -> bool:
-        """See `Results.has`."""
+    def there(self, asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """See `Results.there`."""
+        return {id for id, own in asked.items() if self._has(id, own)}
+
+    def _has(self, id: str, asked: Mapping[str, Any]) -> bool:
         data, words = self._pair(id)
         if not (data.is_file() and words.is_file()):
             return False

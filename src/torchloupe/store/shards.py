@@ -48,7 +48,7 @@ class Shards:
     _arrays: dict[str, np.ndarray] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
     _since: float = field(default_factory=time.monotonic)
-    _there: dict[str, str | None] | None = None
+    _seen: sqlite3.Connection | None = None
 
     def begin(self, about: Mapping[str, Any]) -> None:
         """See `Results.begin`; a folder of shards holds one question."""
@@ -67,12 +67,18 @@ class Shards:
                 return
         whole(path, json.dumps({"store": "shards", "about": self._about}, indent=1, ensure_ascii=False) + "\n")
 
-    def has(self, id: str, asked: Mapping[str, Any]) -> bool:
-        """See `Results.has`."""
-        if self._there is None:
-            with self._index() as index:
-                self._there = dict(index.execute("SELECT id, asked FROM samples WHERE failed IS NULL"))
-        return id in self._there and self._there[id] == key(asked)
+    def there(self, asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """See `Results.there`."""
+        if self._seen is None:
+            self._seen = self._index().thing  # closed by flush
+        found: set[str] = set()
+        ids = list(asked)
+        for begin in range(0, len(ids), 500):
+            some = ids[begin : begin + 500]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT id, asked FROM samples WHERE failed IS NULL AND id IN ({marks})"
+            found |= {id for id, told in self._seen.execute(query, some) if told == _words(asked[id])}
+        return found
 
     def write(self, id: str, result: Artifact, asked: Mapping[str, Any]) -> None:
         """See `Results.write`."""
@@ -83,7 +89,7 @@ class Shards:
             for name, value in plain(result.record).items()
             if name not in self._about or self._about[name] != value
         }
-        self._keep(id, {"record": own, "asked": key(asked)})
+        self._keep(id, {"record": own, "asked": _words(asked)})
 
     def fail(self, id: str, reason: str) -> None:
         """See `Results.fail`."""
@@ -93,8 +99,6 @@ class Shards:
         if BETWEEN in id:
             raise BadInput(f"sample {id!r}: its name has the character that parts names in a shard")
         self._entries[id] = entry
-        if self._there is not None and "asked" in entry:
-            self._there[id] = entry["asked"]
         if len(self._entries) >= self.most or time.monotonic() - self._since > self.seconds:
             self.flush()
 
@@ -113,6 +117,9 @@ class Shards:
             with aside(self.root / f"shard-{self.writer}-{number:06}.safetensors") as (draft,):
                 save_file(numbers or {"none": np.zeros(1, np.uint8)}, draft, metadata=about)
         self._arrays, self._entries, self._since = {}, {}, time.monotonic()
+        if self._seen is not None:
+            self._seen.close()
+            self._seen = None
 
     def ids(self) -> list[str]:
         """See `Results.ids`."""
@@ -274,6 +281,11 @@ def unpacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with Image.open(io.BytesIO(held.pop(PICTURE).tobytes())) as picture:
             held["picture"] = np.asarray(picture.convert("RGB"))[None]
     return held
+
+
+def _words(asked: Mapping[str, Any]) -> str:
+    """What is the sample's own in the question, as text that can be compared."""
+    return key(asked) if asked else ""
 
 
 def _bytes(array: np.ndarray) -> memoryview:

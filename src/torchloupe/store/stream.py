@@ -77,9 +77,9 @@ class Stream:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{path}: is damaged: {error}") from None
 
-    def has(self, id: str, asked: Mapping[str, Any]) -> bool:
-        """See `Results.has`: all samples are asked the same, as `begin` has checked."""
-        return (self.folder / f"{id}.npz").is_file()
+    def there(self, asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """See `Results.there`: all samples are asked the same, as `begin` has checked."""
+        return {id for id in asked if (self.folder / f"{id}.npz").is_file()}
 
     def flush(self) -> None:
         """See `Results.flush`; every sample is on the disk as soon as it is written."""
