@@ -192,12 +192,13 @@ def explain_walk(
     options: Mapping[str, Any] | None = None,
     gallery_walks: Iterable[Walk] = (),
     exclude: Sequence[str] = (),
+    among: Sequence[str] | None = None,
 ) -> SequenceMaps:
     """Why this probe is as far from the gallery item as the target asks.
 
     layers: dotted names; by default the model's own. method: a published name; options go to it.
     gallery_walks: where the pictures of the answer are found. exclude: rules of targets.retrieval.EXCLUDE, of items that
-    are no candidates for this probe.
+    are no candidates for this probe. among: names of the items that are; None for all.
     Errors: BadSample for a walk that does not fit, BadInput for a layer that does not; LoupeWarning where the probe is itself in the gallery.
     """
     gallery = target.gallery
@@ -217,6 +218,8 @@ def explain_walk(
     elif any(same):
         warnings.warn(f"{walk.name} is itself in the gallery; left out there", LoupeWarning, stacklevel=2)
     away = gallery.excluded(exclude, walk.identity, walk.condition, walk.view)
+    if among is not None:
+        away = [one or name not in among for one, name in zip(away, gallery.names, strict=True)]
     same = [one or other for one, other in zip(same, away, strict=True)]
     batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
     heard = _Heard(target)

@@ -51,6 +51,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "cam": "torchloupe.cli.gait:cam",
             "draw": "torchloupe.cli.gait:draw",
+            "eval": "torchloupe.cli.gait:evaluate",
             "layers": "torchloupe.cli.gait:layers",
         },
     ),

@@ -21,7 +21,7 @@ DeviceOption = Annotated[str, Parameter(name=["--device"])]
 
 def cam(
     *,
-    config: ConfigOption,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c", "--config-path", "--config_path"])] = None,
     weights: WeightsOption = None,
     probe: Annotated[Path, Parameter(name=["--probe", "-p", "--probe-dir", "--probe_dir"])] = Path("Probes"),
     gallery: Annotated[Path, Parameter(name=["--gallery", "-g", "--gallery-dir", "--gallery_dir"])] = Path("Gallery"),
@@ -32,6 +32,8 @@ def cam(
     method: str = "gradcam",
     target: str = "nearest",
     exclude: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
+    evaluation: Annotated[Path | None, Parameter(name=["--evaluation", "-e"])] = None,
+    failures: int | None = None,
     parts: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (),
     metric: Literal["euc", "cos"] | None = None,
     device: DeviceOption = "auto",
@@ -50,7 +52,7 @@ def cam(
     Parameters
     ----------
     config
-        OpenGait's YAML. It is merged over the default.yaml of its tree, where there is one.
+        OpenGait's YAML. It is merged over the default.yaml of its tree, where there is one. Not needed with --evaluation.
     weights
         Checkpoint (.pt or .safetensors). By default the one that restore_hint of the config means.
     probe
@@ -69,6 +71,10 @@ def cam(
     exclude
         Gallery sequences that are no candidates: same-view, same-type (of anybody), own-view, own-type (of the probe's
         own person).
+    evaluation
+        A folder of `loupe gait eval`, whose model, sequences and protocol are taken.
+    failures
+        Of the evaluation: explain so many probes that were taken for somebody else, the worst first. Default: 10.
     parts
         Body parts to ask about one by one; all together by default.
     metric
@@ -88,17 +94,22 @@ def cam(
     unsafe_load
         Let the checkpoint run code while it is read; only for files whose maker is trusted.
     """
+    from torchloupe.errors import BadInput
     from torchloupe.runs.run import Job, run
     from torchloupe.store.results import Files
 
     model = _model(config, weights, device, opengait, unsafe_load)
-    data = {
-        "probes": str(probe),
-        "gallery": str(gallery),
-        "only": None,
-        "strict": strict,
-        "cache": str(cache or _cache()),
-    }
+    data: dict[str, Any] = {"probes": str(probe), "gallery": str(gallery)}
+    if evaluation is not None:
+        from torchloupe.runs.gait import failing
+
+        model, data, rule = failing(evaluation, 10 if failures is None else failures, model)
+        exclude, metric = exclude or rule, metric or data["metric"]
+    elif failures is not None:
+        raise BadInput("--failures: of which evaluation? Give its folder with --evaluation")
+    elif config is None:
+        raise BadInput("--config: give OpenGait's YAML, or an evaluation with --evaluation")
+    data |= {"strict": strict, "cache": str(cache or _cache())}
     ask = {
         "layers": layers,
         "method": method,
@@ -123,6 +134,89 @@ def cam(
     for line in done.told("probes"):
         print(line, file=sys.stderr)
     return done.status
+
+
+def evaluate(
+    *,
+    config: ConfigOption,
+    weights: WeightsOption = None,
+    dataset_dir: Annotated[Path | None, Parameter(name=["--dataset-dir", "--dataset_dir", "--data", "-d"])] = None,
+    save: Annotated[Path, Parameter(name=["--save", "-s", "--save-dir", "--save_dir", "--out", "-o"])] = Path(
+        "gait-eval"
+    ),
+    protocol: str | None = None,
+    metric: Literal["euc", "cos"] | None = None,
+    partition: Path | None = None,
+    without: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
+    device: DeviceOption = "auto",
+    opengait: Path | None = None,
+    strict: Annotated[bool, Parameter(negative=())] = False,
+    unsafe_load: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Rank-1, Rank-5, mAP and mINP by the protocol of a data set, and who was taken for whom.
+
+    Writes the embeddings (feats.npz), the numbers and tables (evaluation.npz, .json), a picture of the tables (.png) and the
+    probes taken for somebody else (failures.csv), which `loupe gait cam --evaluation ... --failures N` explains. The same
+    command again embeds nothing that is there.
+
+    Parameters
+    ----------
+    config
+        OpenGait's YAML. It is merged over the default.yaml of its tree, where there is one.
+    weights
+        Checkpoint (.pt or .safetensors). By default the one that restore_hint of the config means.
+    dataset_dir
+        Tree <id>/<type>/<view>/ of all sequences. By default the config's dataset_root.
+    save
+        Folder of the results.
+    protocol
+        CASIA-B, CASIA-B-cross-view, OUMVLP, OUMVLP-cross-view, CASIA-E, SUSTech1K, GREW, CCPG, Gait3D, FreeGait or
+        CCGR-MINI. By default the one of the config's eval_func and test_dataset_name.
+    metric
+        Distance; by default the config's.
+    partition
+        JSON with TEST_SET, and PROBE_SET or GALLERY_SET where the protocol wants them. By default the config's, where it is
+        there; without one all sequences are used.
+    without
+        Measure once more with this part of the probes black: head, torso, legs, or a folder of masks
+        <id>/<type>/<view>/*.pkl, such as of bags. Several are measured one by one.
+    device
+        cpu, cuda, a GPU's number, or auto.
+    opengait
+        A checkout of OpenGait, for models that are not built in. Its code is imported, that is, run.
+    strict
+        Stop at the first bad sequence. By default it is told and left out.
+    unsafe_load
+        Let the checkpoint run code while it is read; only for files whose maker is trusted.
+    """
+    from torchloupe.errors import BadInput
+    from torchloupe.render.evaluation import draw_tables, lines
+    from torchloupe.runs.evaluation import evaluated
+    from torchloupe.runs.gait import opened
+    from torchloupe.sources.opengait import config_of
+
+    model = _model(config, weights, device, opengait, unsafe_load)
+    subject = opened(model)
+    tree = dataset_dir or config_of(subject).blocks["data_cfg"].get("dataset_root")
+    if not tree:
+        raise BadInput(f"{config}: names no dataset_root; give the tree of sequences with --dataset-dir")
+    found = evaluated(
+        subject,
+        tree,
+        save,
+        how=protocol,
+        metric=metric,
+        partition=partition,
+        without=without,
+        strict=strict,
+        told={"job": model},
+    )
+    print("\n".join(lines(found)))
+    print(draw_tables(found, save / "evaluation.png"))
+    failed = found.failures()
+    print(f"{len(failed)} probes taken for somebody else: {save / 'failures.csv'}")
+    if failed:
+        print(f"explain the worst: loupe gait cam --evaluation {save} --failures {min(10, len(failed))}")
 
 
 def _line(file: Path, note: Mapping[str, Any], target: str) -> str:
@@ -251,10 +345,12 @@ def layers(
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _model(config: Path, weights: Path | None, device: str, checkout: Path | None, unsafe: bool) -> dict[str, object]:
+def _model(
+    config: Path | None, weights: Path | None, device: str, checkout: Path | None, unsafe: bool
+) -> dict[str, object]:
     """A job's words about the model."""
     return {
-        "config": str(config),
+        "config": config and str(config),
         "weights": weights and str(weights),
         "device": device,
         "checkout": checkout and str(checkout),

@@ -35,6 +35,7 @@ class Kind(Protocol):
 
 
 HOMES: dict[str, str] = {
+    "gait evaluation": "torchloupe.kinds.evaluation:Evaluation",
     "gait maps": "torchloupe.kinds.sequences:SequenceMaps",
     "epe": "torchloupe.kinds.pose:PoseErrors",
     "ig": "torchloupe.kinds.pose:PoseMaps",
@@ -58,7 +59,7 @@ def kind(name: str) -> type[Any]:
     raise BadInput(f"no kind of result {name!r}; known: {', '.join(known())}.{nearest(name, known())}")
 
 
-SIGNS: Mapping[str, str] = {"feats": "points", "RI": "pose maps", "decoded": "pose joints"}
+SIGNS: Mapping[str, str] = {"answer_imgs": "gait maps", "feats": "points", "RI": "pose maps", "decoded": "pose joints"}
 """An array that tells the kind where there is no record."""
 
 

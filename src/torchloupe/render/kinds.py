@@ -28,6 +28,7 @@ HOMES: Mapping[str, str] = {
     "difference": "torchloupe.render.features:redraw",
     "feature maps": "torchloupe.render.features:redraw",
     "features": "torchloupe.render.points:redraw",
+    "gait evaluation": "torchloupe.render.evaluation:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
     "maps": "torchloupe.render.pictures:redraw",
     "points": "torchloupe.render.points:redraw",

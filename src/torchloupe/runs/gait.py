@@ -13,6 +13,7 @@ from torchloupe.gait import embed_gallery, explain_walk, record
 from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.methods.registry import named, options_of
 from torchloupe.probe import Subject
+from torchloupe.runs.evaluation import read_evaluation
 from torchloupe.runs.progress import progress
 from torchloupe.runs.run import Job
 from torchloupe.sources.opengait import gait, model_digest, pick_layers
@@ -45,7 +46,8 @@ def opened(model: Mapping[str, Any]) -> Subject:
 class Matching:
     """Why walks are near the walks of a gallery, for every walk of a tree.
 
-    job.model: see `opened`. job.data: probes, gallery (trees), only (names of the probes to take, or None), strict, cache (a folder, or None).
+    job.model: see `opened`. job.data: probes, gallery (trees), only, items (names of the probes and of the gallery to take,
+    or None for all), among (probe -> names of the items that are candidates for it), strict, cache (a folder, or None).
     job.ask: layers, method, signed, target, parts, metric, exclude.
     layers: may be set before the run. Errors: BadInput for what is not known or does not fit.
     """
@@ -54,14 +56,14 @@ class Matching:
         ask, self.data = job.ask, job.data
         self.method, self.options = str(ask["method"]), _options(str(ask["method"]), bool(ask["signed"]))
         self.subject = opened(job.model)
-        self.items = sequences(self.data["gallery"])
+        self.items = tuple(_walks(self.data["gallery"], self.data.get("items")).values())
         self.walks = _walks(self.data["probes"], self.data.get("only"))
         self.target, self.parts, self.metric = str(ask["target"]), tuple(ask["parts"]), ask["metric"]
         _check_target(self.target, [walk.name for walk in self.items])
         self.exclude = tuple(ask["exclude"])
         for rule in self.exclude:
             if rule not in EXCLUDE:
-                raise BadInput(f"--exclude {rule!r}: expected {', '.join(EXCLUDE)}.{nearest(rule, EXCLUDE)}")
+                raise BadInput(f"exclude {rule!r}: expected {', '.join(EXCLUDE)}.{nearest(rule, EXCLUDE)}")
         if self.exclude and self.target not in TARGETS:
             raise BadInput(f"--exclude has no effect on --target {self.target}, which names one sequence; leave it out")
         self.layers = pick_layers(self.subject, ask["layers"]) if ask["layers"] else self.subject.layers
@@ -110,7 +112,10 @@ class Matching:
 
     def asked(self, id: str) -> Mapping[str, Any]:
         """See `runs.run.Work.asked`; the sha256 of the walk's files."""
-        return {"source": self.walks[id].digest()}
+        return {"source": self.walks[id].digest(), "among": sorted(self._among(id) or ())}
+
+    def _among(self, id: str) -> Sequence[str] | None:
+        return (self.data.get("among") or {}).get(id)
 
     def do(self, ids: Sequence[str]) -> Iterator[tuple[str, SequenceMaps | LoupeError]]:
         """See `runs.run.Work.do`."""
@@ -130,8 +135,36 @@ class Matching:
             options=self.options,
             gallery_walks=self.items,
             exclude=self.exclude,
+            among=self._among(walk.name),
         )
         return made.noted(record(self.subject, made, self.gallery, self.exclude))
+
+
+def failing(
+    folder: str | Path, count: int, model: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """(job.model, job.data, exclude) of the worst failures of an evaluation. What `model` names comes before the record.
+
+    Errors: BadInput for a folder without an evaluation, or one without failures.
+    """
+    if count < 1:
+        raise BadInput(f"failures {count}: expected 1 or more")
+    held = read_evaluation(folder)
+    chosen = held.failures()[:count]
+    if not chosen:
+        raise BadInput(f"{folder}: no probe was taken for somebody else")
+    items = {one.setting: held.outcomes[one.setting].items.tolist() for one in chosen}
+    tree = str(held.told["data"])
+    data = {
+        "probes": tree,
+        "gallery": tree,
+        "only": [one.probe for one in chosen],
+        "items": sorted({name for names in items.values() for name in names}),
+        "among": {one.probe: items[one.setting] for one in chosen} if len(items) > 1 else {},
+        "metric": held.metric,
+    }
+    given = {key: value for key, value in model.items() if value and value != "auto"}
+    return {**held.told["job"], **given}, data, (held.exclude,) if held.exclude else ()
 
 
 def _walks(tree: str, only: Sequence[str] | None) -> dict[str, Walk]:

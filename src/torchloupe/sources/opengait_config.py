@@ -17,6 +17,13 @@ from torchloupe.networks.gait import NETWORKS
 from torchloupe.networks.gait.gln import GLN
 from torchloupe.sources.configs import OPENGAIT_DEFAULTS, merged, opengait_default
 
+# evaluators that are about one data set
+EVALUATORS = {
+    "evaluate_Gait3D": "Gait3D",
+    "evaluate_FreeGait": "FreeGait",
+    "evaluate_CCGR_MINI": "CCGR-MINI",
+    "evaluate_CCPG": "CCPG",
+}
 # rows of the silhouettes that a model was published for, where they are not 64
 SIDES = {"GLN": GLN.SIDE}
 
@@ -97,6 +104,27 @@ class Config:
         except (RuntimeError, ValueError):
             return False
         return True
+
+    @property
+    def protocol(self) -> str:
+        """The protocol of metrics.retrieval that the evaluator's eval_func and the test data set mean; "" for another."""
+        evaluator, data = self.blocks["evaluator_cfg"], self.blocks["data_cfg"]
+        tested = str(data.get("test_dataset_name") or data.get("dataset_name"))
+        kind = str(evaluator.get("eval_func", "evaluate_indoor_dataset")).strip()
+        if kind == "evaluate_indoor_dataset":
+            return tested + ("-cross-view" if evaluator.get("cross_view_gallery") else "")
+        if kind in ("evaluate_real_scene", "GREW_submission"):
+            return tested
+        return EVALUATORS.get(kind, "")
+
+    @property
+    def partition(self) -> Path | None:
+        """The file that says who is tested, `data_cfg.dataset_partition`: as written, or in the config's own tree."""
+        written = self.blocks["data_cfg"].get("dataset_partition")
+        if not written:
+            return None
+        places = (Path(written), *(folder / written for folder in self.path.resolve().parents))
+        return next((place for place in places if place.is_file()), None)
 
     @property
     def checkpoint(self) -> Path | None:

@@ -13,7 +13,7 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.points import LABELS
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.images import find, read
-from torchloupe.sources.sequences import sequences
+from torchloupe.sources.sequences import Walk, sequences
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,13 @@ def folder(path: str) -> Samples:
 def walks(path: str) -> Samples:
     """All sequences of a gait tree <id>/<type>/<view>/; ids are id-type-view, labels the identities.
 
-    Further columns: type and view (numbers where all views are numbers). One sequence a batch: lengths differ.
+    Further columns: type and view. One sequence a batch: lengths differ.
     """
-    found = sequences(path)
+    return of_walks(sequences(path))
+
+
+def of_walks(found: Sequence[Walk]) -> Samples:
+    """These walks as samples, see `walks`."""
     columns = {
         LABELS: np.array([walk.identity for walk in found]),
         "type": np.array([walk.condition for walk in found]),

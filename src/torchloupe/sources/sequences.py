@@ -56,6 +56,45 @@ class Walk:
         return state.hexdigest()
 
 
+BANDS = {"head": (0.0, 0.13), "torso": (0.13, 0.53), "legs": (0.53, 1.0)}
+"""Rows of an upright body that fills the height, as shares of it.
+
+Source: the proportions of Drillis and Contini 1966, as Winter 2009 gives them (chin at 0.870 and hips at 0.530 of the height,
+measured from the ground), doi:10.1002/9780470549148: the hips lie 0.47 below the top.
+"""
+
+
+@dataclass(frozen=True)
+class Hidden(Walk):
+    """A walk in whose pictures a part is black: a band of BANDS, or what masks of a tree like its own show.
+
+    part: a name of BANDS, or a folder `<id>/<type>/<view>/*.pkl` of masks (t, h, w); a walk without a mask stays whole.
+    """
+
+    part: str = ""
+
+    def read(self, size: int = 64) -> tuple[np.ndarray, ...]:
+        """See `Walk.read`. Errors: BadInput for data without pictures, or a mask that does not fit."""
+        arrays = super().read(size)
+        first = arrays[0]
+        if first.ndim not in (3, 4) or min(first.shape[-2:]) < 16:
+            raise BadInput(f"{self.files[0]}: shape {first.shape}; a part can be hidden in pictures (t, h, w) only")
+        made = first.copy()
+        if self.part in BANDS:
+            low, high = (round(share * made.shape[-2]) for share in BANDS[self.part])
+            made[..., low:high, :] = 0
+        else:
+            folder = Path(self.part, self.identity, self.condition, self.view)
+            masks = sorted(folder.glob("*.pkl")) if folder.is_dir() else []
+            if masks:
+                mask = read_pickle(masks[0])
+                if mask.shape != (len(made), *made.shape[-2:]):
+                    want = (len(made), *made.shape[-2:])
+                    raise BadInput(f"{masks[0]}: a mask of shape {mask.shape}; the walk has {want}")
+                made[(mask > 0)[:, None] & np.ones(made.shape, bool) if made.ndim == 4 else mask > 0] = 0
+        return made, *arrays[1:]
+
+
 def sequences(root: str | Path) -> tuple[Walk, ...]:
     """All walks of `<root>/<id>/<type>/<view>/`, each of pickles, silhouette pictures or one video; sorted.
 

@@ -18,9 +18,10 @@ EXCLUDE: Mapping[str, tuple[str, ...]] = {
     "same-type": ("condition",),
     "own-view": ("identity", "view"),
     "own-type": ("identity", "condition"),
+    "own-camera": ("identity", "camera"),
 }
 """What can be left out of the candidates: rule -> in what an item and the probe must be alike for it. own: of the same
-person. `own-view` is what CCPG's protocol and CASIA-B's cross-view gallery leave out."""
+person; camera: what stands before "_" in a view. CASIA-B's cross-view gallery leaves `own-view` out, CCPG `own-camera`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +77,9 @@ class Gallery:
 
         Errors: BadInput for an unknown rule, or a gallery that does not know what the rule is about.
         """
-        own = {"identity": identity, "condition": condition, "view": view}
-        items = {"identity": self.identities, "condition": self.conditions, "view": self.views}
+        own = {"identity": identity, "condition": condition, "view": view, "camera": view.partition("_")[0]}
+        cameras = tuple(one.partition("_")[0] for one in self.views)
+        items = {"identity": self.identities, "condition": self.conditions, "view": self.views, "camera": cameras}
         out = [False] * len(self.names)
         for rule in rules:
             if rule not in EXCLUDE:
