@@ -17,7 +17,7 @@ from torchloupe.runs.pose.confusion import confusion
 from torchloupe.runs.pose.depend import depend
 from torchloupe.runs.pose.errors import average_precision, errors
 from torchloupe.runs.pose.study import Reading, Study, chosen, load, outputs, study, thinned
-from torchloupe.sources.poses import read
+from torchloupe.sources.poses import coco, read
 
 __all__ = [
     "PLACES",
@@ -31,6 +31,7 @@ __all__ = [
     "average_precision",
     "chance",
     "chosen",
+    "coco",
     "compare",
     "confusion",
     "depend",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ class Sample:
     held: Mapping[str, Array]
     record: Mapping[str, Any]
 
-    needed = ("weight", "picture")
+    needed: ClassVar[tuple[str, ...]] = ("weight", "picture")
 
     def arrays(self) -> dict[str, Array]:
         """Its arrays by their names on disk."""
@@ -54,7 +54,7 @@ class PoseMaps(Sample):
     """`loupe pose ig`: maps (k, h, w) of the joints asked about over their own maxima (absent where they were not kept),
     scale (k,), joints (k,), scores (k,); DI, FI, LI (j,) and RI (j, j); weight (j,), true (j, 2), mask, picture."""
 
-    needed = ("joints", "scores", "scale", "weight", "true", *FIGURES, "picture")
+    needed: ClassVar[tuple[str, ...]] = ("joints", "scores", "scale", "weight", "true", *FIGURES, "picture")
 
     @property
     def maps(self) -> Array:
@@ -74,7 +74,7 @@ class PoseErrors(Sample):
     """`loupe pose epe`: predicted and true (j, 2 or 3) in pixels of the input, decoded and annotated (j, 2) in those of the
     picture, confidence, EPE and weight (j,); size, centre, extent, area and score of the box; person, image, picture."""
 
-    needed = ("predicted", "true", "decoded", "annotated", "EPE", "weight", "picture")
+    needed: ClassVar[tuple[str, ...]] = ("predicted", "true", "decoded", "annotated", "EPE", "weight", "picture")
 
     def row(self) -> dict[str, Any]:
         """Person and mean end-point error."""
