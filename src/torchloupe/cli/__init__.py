@@ -56,10 +56,10 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "pose": (
-        "Diagnose a pose model: attribution maps, errors, indices, inversions.",
+        "Diagnose a pose model: attribution maps, errors and their kinds, indices, inversions.",
         {
             name: f"torchloupe.cli.pose:{name}"
-            for name in ("ig", "epe", "index", "inversions", "depend", "draw", "report", "compare", "export")
+            for name in ("ig", "epe", "errors", "index", "inversions", "depend", "draw", "report", "compare", "export")
         },
     ),
 }

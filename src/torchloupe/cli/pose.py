@@ -332,6 +332,47 @@ def epe(
     print(output / "errors.json")
 
 
+def errors(
+    *overrides: str,
+    output: Output,
+    least: float = 0.1,
+    examples: int = 2,
+    subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
+    choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
+) -> None:
+    """Kinds of error of decoded joints (jitter, inversion, swap, miss), poses of nobody and missed people, by joint, by size
+    and by crowding, and how much AP would rise were each mended; with pictures of examples.
+
+    Predictions are computed first where they are not there. Kinds are those of Ronchi and Perona 2017.
+
+    Args:
+        overrides: KEY VALUE pairs laid over the config.
+        output: Folder of the run.
+        least: OKS from which a pose is matched with a person.
+        examples: Pictures of each kind.
+        subjects: Model and data: COCO keypoints of any skeleton.
+        choice: Samples.
+    """
+    from torchloupe.errors import BadInput
+    from torchloupe.render.pose_mistakes import tables, told
+    from torchloupe.render.pose_report import text_table
+    from torchloupe.runs.pose.mistakes import diagnosed
+    from torchloupe.runs.run import run
+    from torchloupe.store.stream import Stream
+
+    if not 0 < least < 1 or examples < 0:
+        raise BadInput(f"--least is between 0 and 1 and --examples 0 or more, found {least} and {examples}")
+    work = _opened("pose errors", overrides, subjects, choice)
+    done = run(work, Stream(output, "epe"), batch=choice.size(8), strict=choice.strict, what="errors")
+    _say(done, output)
+    content = told(diagnosed(work.study, output, least), work.study, output, examples)
+    ap = "-" if content["AP"] is None else f"{content['AP']:.3f}"
+    print(f"AP {ap} of {content['poses']} poses for {content['people']} people")
+    for head, rows in tables(content):
+        print(f"\n{text_table(head, rows)}")
+    print(output / "mistakes.json")
+
+
 def inversions(
     *overrides: str,
     output: Output,

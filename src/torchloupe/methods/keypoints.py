@@ -60,7 +60,8 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Poses as COCO result entries, rescored by their joints and thinned by OKS within each picture.
 
-    An entry has image_id, joints (j, 2), confidence (j,), score and area (that of the crop's box).
+    An entry has image_id, joints (j, 2), confidence (j,), score and area (that of the crop's box); sample, a name that its
+    result keeps.
     """
     by_picture: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for entry in entries:
@@ -77,6 +78,7 @@ def coco_results(
                     "category_id": 1,
                     "keypoints": [float(number) for number in triples.ravel()],
                     "score": scores[i],
+                    "sample": group[i].get("sample", ""),
                 }
             )
     return results

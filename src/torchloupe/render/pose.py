@@ -146,6 +146,42 @@ def all_joints(
     return made
 
 
+def mistake(
+    picture: Array,
+    true: Sequence[float],
+    seen: Sequence[float],
+    heatmap: Array | None,
+    values: Array | None,
+    title: str,
+    elsewhere: Sequence[float] | None = None,
+) -> Figure:
+    """One joint's error: the picture with its true place (green), where it was seen (red) and what it was taken for (blue),
+    the heatmap over it, and the absolute attribution map, of whatever is known. Places in pixels of the picture."""
+    shown: list[tuple[str, Array | None]] = [("picture", None)]
+    shown += [("heatmap", heatmap)] if heatmap is not None else []
+    shown += [("attribution", values)] if values is not None else []
+    high = picture.shape[0] / picture.shape[1]
+    made = figure(2.6 * len(shown), 2.6 * high + 0.75)
+    made.suptitle(title, fontsize=9, color=INK, parse_math=False)
+    extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
+    for cell, (name, layer) in zip(made.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        cell.set_axis_off()
+        cell.set_title(name, fontsize=8, color=INK)
+        if name == "attribution" and layer is not None:
+            cell.imshow(over(picture, layer))
+        else:
+            cell.imshow(picture)
+        if name == "heatmap" and layer is not None:
+            cell.imshow(layer, cmap="inferno", alpha=0.65, extent=extent, interpolation="bilinear")
+        for place, colour, mark in ((true, "#28c85a", "+"), (elsewhere, "#3c8cff", "x"), (seen, "#ff3c3c", "o")):
+            if place is not None:
+                empty = {"markerfacecolor": "none"} if mark == "o" else {}
+                cell.plot(*place[:2], marker=mark, color=colour, markersize=11, markeredgewidth=2, **empty)
+        cell.set_xlim(extent[0], extent[1])
+        cell.set_ylim(extent[2], extent[3])
+    return made
+
+
 def bars_by_joint(values: Mapping[str, Array], names: Sequence[str], unit: Mapping[str, str]) -> Figure:
     """One row of bars a figure, joints along x; a line at 1 where 1 means no better than uniform."""
     made = figure(max(6.0, 0.5 * len(names)), 1.7 * len(values) + 1.0)

@@ -24,9 +24,11 @@ from torchloupe.methods.keypoints import pck
 from torchloupe.render import pose
 from torchloupe.render.kinds import Wish
 from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
+from torchloupe.render.pose_mistakes import MEANING as KIND
+from torchloupe.render.pose_mistakes import tables
 from torchloupe.render.template import address, filled
 from torchloupe.runs.pose.confusion import confusion
-from torchloupe.store import whole
+from torchloupe.store import load_record, whole
 from torchloupe.store.stream import Stream
 
 Array = NDArray[Any]
@@ -268,7 +270,7 @@ def report(root: Path, worst: int = 6) -> Path:
         )
         sections.append(_plot(folder, "dependency", "Dependency between joints", made))
     if run.has("epe"):
-        sections += [_inversions(run, names), _worst(folder, run, names, worst)]
+        sections += [_mistakes(root), _inversions(run, names), _worst(folder, run, names, worst)]
     body = "\n".join(sections)
     page = filled(_PAGE, {"title": html.escape(f"Pose diagnosis: {root.name}"), "body": body})
     _saved(folder / "table.csv", _csv(names, by_joint, overall).encode())
@@ -359,6 +361,28 @@ def _against_error(folder: Path, run: Run) -> list[str]:
             rows.append([label, str(int(part.sum())), *map(number, values)])
         tables.append(f"<h2>By {html.escape(title.lower())}</h2>{_table(['pixels', 'joints', *FIGURES], rows)}")
     return [*plots, *tables]
+
+
+def _mistakes(root: Path) -> str:
+    path = root / "mistakes.json"
+    if not path.exists():
+        return ""
+    content = load_record(path)
+    said = f"Of {content['poses']} poses for {content['people']} people; AP {number(_known(content['AP']))}. "
+    said += "Kinds after Ronchi and Perona 2017, on decoded joints."
+    parts = [f"<h2>Kinds of error</h2><p>{html.escape(said)}</p>", *(_table(*table) for table in tables(content))]
+    parts.append(
+        "<dl>" + "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in KIND.items()) + "</dl>"
+    )
+    for example in content["examples"]:
+        caption = f"{example['kind']}: {example['joint'].replace('_', ' ')} of sample {example['sample']}"
+        source = address(f"../{example['picture']}")
+        parts.append(f'<figure><img src="{source}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>')
+    return "".join(parts)
+
+
+def _known(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _inversions(run: Run, names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -144,13 +144,55 @@ def _decoded(study: Study, how: Reading, batch: Batch, plain: Tensor, points: Te
     return in_input_pixels(at, study, True), height
 
 
-def average_precision(study: Study, root: Path) -> dict[str, float]:
-    """COCO's figures for the stored predictions of a run, as the published evaluation makes them of the same boxes.
+@dataclass(frozen=True)
+class Evaluation:
+    """What COCO's evaluation of a stored run is made of.
+
+    annotations: the whole file; results: poses, rescored and thinned, each with its sample. pictures: those that count, or
+    None for all; aside: ids of people who count neither way. See `methods.keypoints.average_precision`.
+    """
+
+    annotations: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]]
+    sigmas: Array
+    category: Any
+    pictures: frozenset[Any] | None
+    aside: frozenset[str]
+
+    def figures(
+        self, results: Sequence[Mapping[str, Any]] | None = None, aside: Collection[str] = ()
+    ) -> dict[str, float]:
+        """COCO's ten figures; of other results, or with more people aside."""
+        return keypoints.average_precision(
+            self.annotations,
+            self.results if results is None else results,
+            self.sigmas,
+            category=self.category,
+            pictures=self.pictures,
+            aside={*self.aside, *aside},
+        )
+
+
+def evaluation(study: Study, root: Path) -> Evaluation:
+    """The stored predictions of a run as the published evaluation takes the same boxes.
 
     Annotated people whom no box covers are missed, and boxes on pictures without people are false. Where samples were left
     out of the run, only the pictures of the others count, and people whose own sample was left out count neither way.
+    Errors: BadInput where nothing is stored, the data set is no COCO file, its joints have no sigmas, or coordinates are
+    those of a camera.
     """
-    stream = Stream(root, "epe")
+    stream, skeleton = Stream(root, "epe"), study.data.skeleton
+    why = (
+        "OKS is of joints in pictures, and these are in camera units"
+        if study.coordinates == "camera"
+        else "its data set is no annotation file of COCO's form"
+        if not Path(study.data.source).is_file() or skeleton.name == "mpii"
+        else f"the spread of its {len(skeleton.joints)} joints in OKS is not known; give --sigmas"
+        if not skeleton.sigmas
+        else ""
+    )
+    if why:
+        raise BadInput(f"{root}: has no AP: {why}")
     entries, done = [], stream.ids()
     for id in done:
         kept = stream.arrays(id, ("decoded", "confidence", "score", "area"))
@@ -161,17 +203,20 @@ def average_precision(study: Study, root: Path) -> dict[str, float]:
                 "confidence": kept["confidence"],
                 "score": float(kept["score"]),
                 "area": float(kept["area"]),
+                "sample": id,
             }
         )
-    sigmas = np.array(study.data.skeleton.sigmas)
+    if not entries:
+        raise BadInput(f"{root}: no predictions were stored yet; run `loupe pose epe` first")
+    sigmas = np.array(skeleton.sigmas)
     results = keypoints.coco_results(entries, sigmas, visible=study.reading.visible, limit=study.reading.limit)
     there = set(done)
-    aside = {person.id for number, person in enumerate(study.data.people) if str(number) not in there}
-    return keypoints.average_precision(
-        json.loads(Path(study.data.source).read_text(encoding="utf-8")),
-        results,
-        sigmas,
-        category=study.data.category,
-        pictures={entry["image_id"] for entry in entries} if aside else None,
-        aside=aside,
-    )
+    aside = frozenset(person.id for number, person in enumerate(study.data.people) if str(number) not in there)
+    pictures = frozenset(entry["image_id"] for entry in entries) if aside else None
+    content = json.loads(Path(study.data.source).read_text(encoding="utf-8"))
+    return Evaluation(content, results, sigmas, study.data.category, pictures, aside)
+
+
+def average_precision(study: Study, root: Path) -> dict[str, float]:
+    """COCO's figures for the stored predictions of a run, see `evaluation`."""
+    return evaluation(study, root).figures()
