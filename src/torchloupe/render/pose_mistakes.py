@@ -26,7 +26,7 @@ MEANING = {
     "jitter": "at its own place, but loosely: similarity .5 to .85",
     "inversion": "at its left-right partner's place",
     "swap": "at the place of another person's joint",
-    "miss": "near none of these",
+    "miss": "near no place that it could be taken for",
 }
 
 
