@@ -195,7 +195,7 @@ def test_a_stream_is_a_store_like_any_other(tmp_path: Path, folder: str) -> None
     found = results(tmp_path / folder)
     assert len(found) == 10
     assert found.failed == {"01": "01: broken picture"}
-    assert found.store.read("02").record == {"scale": 1.0, "id": "02"}
+    assert found.store.read("02").record == {"kind": "ig", "scale": 1.0, "id": "02"}
 
 
 def heatmaps(name: str, value: float) -> Heatmaps:

@@ -15,8 +15,8 @@ from itertools import islice
 from signal import default_int_handler
 from typing import Any
 
-from torchloupe.errors import one_line
-from torchloupe.named import own
+from torchloupe.errors import LoupeError, LoupeWarning, one_line
+from torchloupe.named import own, plugged, registered
 
 # name -> where its function is; the files of commands import nothing heavy before they run.
 COMMANDS: dict[str, str] = {
@@ -94,6 +94,11 @@ def build() -> Any:
             else:
                 group.default(own(path))
         app.command(group)
+    for name, point in registered("commands").items():
+        try:
+            app.command(plugged(point), name=name)
+        except LoupeError as error:  # what is broken there must not cost the commands that are here
+            warnings.warn(str(error), LoupeWarning, stacklevel=2)
     return app
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def plugins() -> None:
-    """List the sources of models, methods, targets and kinds of results that installed packages register, and whether each loads.
+    """List what installed packages add: sources of models, methods, targets, kinds of results, drawings, commands; and whether each loads.
 
-    A package registers them as entry points of the groups torchloupe.sources, .methods, .targets and .kinds.
+    A package registers them as entry points of the groups torchloupe.sources, .methods, .targets, .kinds, .drawings, .commands.
     """
     from torchloupe.errors import LoupeError
     from torchloupe.named import GROUPS, plugged, registered

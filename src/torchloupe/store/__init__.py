@@ -2,9 +2,12 @@
 
 from torchloupe.store.files import aside, held, never_over, safe_name, sha256, sweep, whole
 from torchloupe.store.records import Artifact, key, load, load_arrays, load_record, pair, plain, save, write_arrays
+from torchloupe.store.results import Files, Results
 
 __all__ = [
     "Artifact",
+    "Files",
+    "Results",
     "aside",
     "held",
     "key",
