@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ from torchloupe.arrange import compare_files, place_file, project_file, write_po
 from torchloupe.cli import main
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.arrangement import arrangement
+from torchloupe.methods.project import project
+from torchloupe.methods.rows import prepare
 from torchloupe.points import Points
 from torchloupe.render.points import colouring
 from torchloupe.sources.points import read_points
@@ -218,6 +221,43 @@ def arrangement_by_loops(feats, coords, labels, k):
             right.append(best == label)
         shares.append(np.mean(right))
     return tuple(shares)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("project", "f.npz", "-o", "f.npz"),
+        ("project", "f.npz", "-o", "./f.parquet"),
+        ("project", "f.npz", "-o", "link.npz"),
+        ("project", "f.npz", "--into", "m.npz", "-o", "m.npz"),
+        ("project", "g.npz", "--into", "m.npz", "-o", "f.npz"),
+        ("project", "f.npz", "--labels", "l.npz", "-o", "l.npz"),
+        ("compare-points", "f.npz", "g.npz", "-o", "g.png"),
+    ],
+)
+def test_no_input_is_ever_overwritten(digits, tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    points = read_points(digits)
+    for name in ("f.npz", "g.npz"):
+        write_points(points, name)
+    np.savez("l.npz", labels=np.arange(300))
+    project_file("f.npz", "m.npz", method="pca")
+    os.symlink("f.npz", "link.npz")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert run(*words) == 2
+    assert "is an input of this command and would be overwritten" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("row", [1, 14_999, 30_001])
+def test_a_projection_goes_on_only_with_the_very_same_rows(tmp_path, row):
+    feats = np.random.default_rng(0).normal(size=(30_002, 2)).astype(np.float32)
+    stamps = []
+    for _ in range(2):
+        project(prepare(feats), "pca", work=tmp_path / "w")
+        stamps.append((tmp_path / "w" / "key").read_text())
+        feats[row] += 3
+    assert stamps[0] != stamps[1]
 
 
 def test_maps_are_compared_as_they_are(digits, tmp_path):

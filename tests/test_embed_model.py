@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -137,9 +141,8 @@ def test_features_that_are_not_finite_are_named(small, photos, tmp_path):
         embed_file(small, samples(str(photos)), tmp_path / "a.npz")
 
 
-def test_a_killed_run_goes_on(small, photos, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on(small, photos, tmp_path):
     whole = embed_file(small, samples(str(photos)), tmp_path / "whole.npz", batch=2)
-    monkeypatch.setattr("torchloupe.methods.kept.Kept.due", lambda kept: kept.folder is not None)
 
     def killed(_stage, done, _total):
         if done == 8:
@@ -155,3 +158,79 @@ def test_a_killed_run_goes_on(small, photos, tmp_path, monkeypatch):
     assert np.array_equal(again.feats, whole.feats)
     assert again.ids.tolist() == whole.ids.tolist()
     assert not (tmp_path / "a.npz.part").exists()
+
+
+KILLED = """
+import os, sys
+from torchloupe.cli import main
+from torchloupe.runs.embed import Embedding
+done = Embedding.do
+def do(self, ids):
+    if len(sys.argv) > 2 and sys.argv[1] == "kill" and self.row[ids[-1]] >= 8: os.kill(os.getpid(), 9)
+    return done(self, ids)
+Embedding.do = do
+from torchloupe.store.gathered import Gathered
+Gathered.__init__.__defaults__ = (2, *Gathered.__init__.__defaults__[1:])
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def embed_in_a_process(kind: str, photos, out, *words: object) -> int:
+    model = ("embed", "--model", "timm:test_resnet", "--data", f"folder:{photos}", "-o", out, "--batch-size", 2)
+    command = [sys.executable, "-c", KILLED, kind, *map(str, (*model, *words))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "random (seed 0)" in done.stderr
+    return done.returncode
+
+
+@pytest.mark.parametrize("words", [("--size", 64, 64), ("--mean", 0.1, 0.1, 0.1)])
+def test_a_run_under_other_options_takes_nothing_over(photos, tmp_path, words):
+    assert embed_in_a_process("kill", photos, tmp_path / "a.npz", "--size", 96, 96) == -9
+    assert len(list((tmp_path / "a.npz.part").glob("rows-*.npz"))) == 4
+    assert embed_in_a_process("go", photos, tmp_path / "a.npz", *words) == 0
+    assert embed_in_a_process("go", photos, tmp_path / "b.npz", *words) == 0
+    one, two = read_points(tmp_path / "a.npz"), read_points(tmp_path / "b.npz")
+    assert np.array_equal(one.feats, two.feats)
+    assert one.record["seed"] == 0
+    assert len(one) == 10
+
+
+def test_a_sample_that_changed_is_embedded_again(small, photos, tmp_path):
+    def killed(_stage, done, _total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_file(small, samples(str(photos)), tmp_path / "a.npz", batch=2, progress=killed)
+    first = photos / "cat" / "1.png"
+    times = first.stat()
+    pixels = 255 - np.asarray(Image.open(first))
+    Image.fromarray(pixels).save(first)
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = embed_file(small, samples(str(photos)), tmp_path / "a.npz", batch=2)
+    whole = embed_file(small, samples(str(photos)), tmp_path / "b.npz", batch=2)
+    assert np.array_equal(again.feats, whole.feats)
+
+
+def test_weights_that_changed_begin_again(small, photos, tmp_path):
+    def killed(_stage, done, _total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_file(small, samples(str(photos)), tmp_path / "a.npz", batch=2, progress=killed)
+    with torch.no_grad():
+        small.module.one.bias += 1
+    again = embed_file(small, samples(str(photos)), tmp_path / "a.npz", batch=2)
+    assert np.array_equal(again.feats, embed_file(small, samples(str(photos)), tmp_path / "b.npz", batch=2).feats)
+
+
+def test_random_weights_are_the_same_every_time_and_the_callers_chance_goes_on():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    one, two = (subject("timm:test_resnet") for _ in range(2))
+    assert torch.equal(torch.rand(2), expected)
+    for mine, theirs in zip(one.module.parameters(), two.module.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert one.notes["seed"] == 0

@@ -7,40 +7,49 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from torchloupe import __version__
-from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, UnsafeFile
+from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
-from torchloupe.methods.kept import Kept, Progress, quiet
+from torchloupe.methods.kept import Progress, quiet
 from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, project
 from torchloupe.methods.rows import Parts, Rows, metrics, prepare
 from torchloupe.points import Points, numbered
 from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
-from torchloupe.store import aside, plain
+from torchloupe.store import aside, never_over, plain
+from torchloupe.store.gathered import Gathered
 
 if TYPE_CHECKING:
-    from torchloupe.methods.embed import Embedder
-    from torchloupe.probe import Batch, Subject
+    from torchloupe.probe import Subject
+    from torchloupe.runs.embed import Embedding
+    from torchloupe.runs.run import Summary
     from torchloupe.sources.samples import Samples
 
 PLACED = "placed"
 
 
-def check_writable(path: str | Path) -> Path:
-    """The path, if points can be written there; else BadInput. Asked before any work is done."""
+def files_of(path: str | Path) -> tuple[Path, Path]:
+    """A file of points and the record beside it."""
+    return Path(path), Path(path).with_suffix(".json")
+
+
+def check_writable(path: str | Path, *inputs: str | Path | None) -> Path:
+    """The path, if points can be written there; else BadInput. Asked before any work is done.
+
+    inputs: files that are read, and must not be overwritten, nor the records beside them.
+    """
     path = Path(path)
     if path.suffix not in (".npz", ".parquet"):
         raise BadInput(f"{path}: points are written as .npz or .parquet, not {path.suffix or 'without a suffix'!r}")
     home = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not home.is_dir() or not os.access(home, os.W_OK):
         raise BadInput(f"{path}: cannot be written in {home}; give another place with --output")
+    never_over((file for given in inputs if given is not None for file in files_of(given)), files_of(path))
     if path.suffix == ".parquet":
         pyarrow()
     return path
@@ -98,7 +107,7 @@ def project_file(
     feats: what read_points reads. out: .npz or .parquet; while a long projection runs, OUT.part/ holds what a killed run
     needs to go on. Options as in prepare, project and arrangement. Returns the map.
     """
-    out = check_writable(out)
+    out = check_writable(out, feats, labels)
     if k < 1:
         raise BadInput(f"k {k}: expected 1 or more neighbours")
     points = read_points(feats, labels=labels, vector=vector)
@@ -190,13 +199,14 @@ def place_file(
 
     The map's record says where its features are and how they were prepared; the new ones are prepared in the same way.
     """
-    out = check_writable(out)
+    out = check_writable(out, feats, labels, into)
     here = read_points(into)
     if here.record.get("kind") != "projection":
         raise BadInput(f"{into}: no record of a projection beside it; --into needs a map made by loupe project")
     source = Path(into).parent / here.record["features"]
     if not source.is_file():
         raise BadInput(f"{into}: its features {source} are gone; placing new points needs them")
+    check_writable(out, source)
     asked = here.record["prepared"]
     if asked.get("metric") not in ("euclidean", "cosine"):
         raise BadInput(
@@ -319,105 +329,63 @@ def embed_file(
     A sample that cannot be read, or whose features are not finite, is left out and named in a warning and in the record;
     strict: it stops the run. Raises BadInput where no sample is left.
     """
-    from torchloupe.methods.embed import OUTPUT, Embedder
+    from torchloupe.runs.embed import Embedding
 
-    out = check_writable(out)
-    if batch < 1:
-        raise BadInput(f"batch size {batch}: expected 1 or more")
-    ask = Embedder(subject, layer, pool)
-    together = min(batch, data.together or batch)
-    key = json.dumps([subject.spec, ask.layer, pool, len(data), data.stamp, dict(record or {})], default=str)
-    kept = Kept(Path(f"{out}.part"), key)
-    feats, rows, bad, first = _so_far(kept)
-    spans = [list(range(start, min(start + together, len(data)))) for start in range(first, len(data), together)]
-    for asked, load in _read_ahead(subject, data, spans):
-        good, found = _rows(ask, data, asked, strict, bad, load)
-        if good:
-            feats.append(found)
-            rows.extend(good)
-        progress("embedding", asked[-1] + 1, len(data))
-        if kept.due():
-            feats = _keep(kept, feats, rows, bad, asked[-1] + 1)
-    if not rows:
-        raise BadInput(f"none of the {len(data)} samples could be embedded; the first: {next(iter(bad.values()), '')}")
-    if bad:
-        named = ", ".join(list(bad)[:5]) + (" ..." if len(bad) > 5 else "")
-        reason = next(iter(bad.values()))
-        warnings.warn(f"{len(bad)} of {len(data)} samples were left out: {named} ({reason})", LoupeWarning, 2)
-    about = {
-        **(record or {}),
-        "kind": "features",
-        "model": subject.spec,
-        "layer": ask.layer,
-        "pool": pool if ask.layer != OUTPUT else None,
-        "samples": len(rows),
-        "stamp": data.stamp,
-        "left_out": bad,
-        "torchloupe": __version__,
-    }
-    chosen = np.array(rows)
-    columns = {name: column[chosen] for name, column in data.columns.items()}
-    points = Points(np.concatenate(feats), data.ids[chosen], columns, about)
-    write_points(points, out)
-    kept.done()
+    work = Embedding(subject, data, layer, pool, record, progress)
+    points, done = gather(work, out, batch=batch, strict=strict, record=record)
+    if done.failed:
+        named = ", ".join(list(done.failed)[:5]) + (" ..." if len(done.failed) > 5 else "")
+        reason = next(iter(done.failed.values()))
+        warnings.warn(f"{len(done.failed)} of {len(data)} samples were left out: {named} ({reason})", LoupeWarning, 2)
     return points
 
 
-def _read_ahead(
-    subject: Subject, data: Samples, spans: list[list[int]]
-) -> Iterator[tuple[list[int], Callable[[], Batch]]]:
-    """(rows, load) of every span; the next one is read while the caller works on this one."""
-    with ThreadPoolExecutor(1) as reader:
-        following = None
-        for number, span in enumerate(spans):
-            present = following or reader.submit(data.load, subject, span)
-            following = reader.submit(data.load, subject, spans[number + 1]) if number + 1 < len(spans) else None
-            yield span, present.result
+def gather(
+    work: Embedding,
+    out: str | Path,
+    *,
+    batch: int = 32,
+    strict: bool = False,
+    again: bool = False,
+    record: Mapping[str, Any] | None = None,
+) -> tuple[Points, Summary]:
+    """Run an embedding and write its features as one file: the points, and what the run did.
 
+    At most 100 samples or 5 seconds are lost by a kill. Raises BadInput where no sample has features.
+    """
+    from torchloupe.runs.run import run
 
-def _rows(
-    ask: Embedder,
-    data: Samples,
-    asked: list[int],
-    strict: bool,
-    bad: dict[str, str],
-    load: Callable[[], Batch],
-) -> tuple[list[int], np.ndarray]:
-    """Features of the samples that have some; after a failure, one by one to find out which do not."""
+    out, data = check_writable(out), work.data
+    results = Gathered(Path(f"{out}.part"))
     try:
-        found = ask(load())
-    except (BadInput, UnsafeFile, OSError) as error:
-        if strict or isinstance(error, MissingPackage):
-            raise
-        if len(asked) == 1:
-            bad[str(data.ids[asked[0]])] = str(error)
-            return [], np.empty(0)
-        each = [_rows(ask, data, [row], strict, bad, partial(data.load, ask.subject, [row])) for row in asked]
-        good = [row for rows, _ in each for row in rows]
-        return good, np.concatenate([part for rows, part in each if rows]) if good else np.empty(0)
-    finite = np.isfinite(found.reshape(len(found), -1)).all(1)
-    for row in np.array(asked)[~finite]:
-        if strict:
-            raise BadInput(f"{data.ids[row]}: its features are NaN or infinite")
-        bad[str(data.ids[row])] = "its features are NaN or infinite"
-    return np.array(asked)[finite].tolist(), found[finite]
-
-
-def _keep(kept: Kept, feats: list[np.ndarray], rows: list[int], bad: dict[str, str], first: int) -> list[np.ndarray]:
-    joined = [np.concatenate(feats)] if feats else []
-    stored = {"feats": joined[0]} if joined else {}
-    names = {"bad": np.array(list(bad), dtype=str), "why": np.array(list(bad.values()), dtype=str)}
-    kept.save("embedded", rows=np.array(rows), first=np.array(first), **names, **stored)
-    return joined
-
-
-def _so_far(kept: Kept) -> tuple[list[np.ndarray], list[int], dict[str, str], int]:
-    found = kept.load("embedded")
-    if found is None:
-        return [], [], {}, 0
-    feats = [found["feats"]] if "feats" in found else []
-    bad = dict(zip(found["bad"].tolist(), found["why"].tolist(), strict=True))
-    return feats, found["rows"].tolist(), bad, int(found["first"])
+        done = run(
+            work, results, batch=min(batch, data.together or batch), strict=strict, again=again, what="samples embedded"
+        )
+    finally:
+        work.close()
+    left = [name for name in work.ids() if name not in done.failed]
+    if not left:
+        reason = next(iter(done.failed.values()), "")
+        raise BadInput(f"none of the {len(data)} samples could be embedded; the first: {reason}")
+    rows = np.array([work.row[name] for name in left])
+    about = {
+        **(record or {}),
+        "kind": "features",
+        "model": work.subject.spec,
+        "layer": work.ask.layer,
+        "pool": work.pool,
+        "samples": len(left),
+        **{name: value for name, value in work.about().items() if name in ("weights_sha256", "prepared")},
+        **{name: work.subject.notes[name] for name in ("random", "seed") if name in work.subject.notes},
+        "stamp": data.stamp,
+        "left_out": dict(done.failed),
+        "torchloupe": __version__,
+    }
+    columns = {name: column[rows] for name, column in data.columns.items()}
+    points = Points(results.table(left, "feats"), data.ids[rows], columns, about)
+    write_points(points, out)
+    results.remove()
+    return points, done
 
 
 def join_labels(points: Points, labels: str | Path, out: str | Path) -> Points:

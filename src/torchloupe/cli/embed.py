@@ -31,8 +31,9 @@ def embed(
     batch_size: int = 32,
     labels: Path | None = None,
     strict: Flag = False,
+    again: Flag = False,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
-) -> None:
+) -> int:
     """Embed a data set: a feature vector of every sample, with its id and labels.
 
     The same command goes on with what a killed one has done.
@@ -49,29 +50,25 @@ def embed(
         batch_size: Samples at a time.
         labels: Label columns from a .csv or .parquet, joined by id.
         strict: Stop at the first sample that cannot be read; else it is left out and named.
+        again: Begin anew, also where a killed run left something.
     """
-    from torchloupe.arrange import check_writable, embed_file, join_labels
-    from torchloupe.sources.samples import samples
+    from torchloupe.arrange import check_writable, gather, join_labels
+    from torchloupe.runs.run import Job
 
-    check_writable(output)
-    found = samples(data)
-    subject = loading.load(model)
-    record = {"data": data, "weights": subject.notes.get("weights")}
-    points = embed_file(
-        subject,
-        found,
-        output,
-        layer=layer,
-        pool=pool,
-        batch=batch_size,
-        strict=strict,
-        record=record,
-        progress=_progress(),
-    )
+    check_writable(output, labels, loading.weights)
+    job = Job("features of samples", loading.words(model), {"samples": data}, {"layer": layer, "pool": pool})
+    work = job.open()
+    for notice in work.notices:
+        say(f"loupe: {notice}")
+    record = {"data": data, "weights": work.subject.notes.get("weights")}
+    points, done = gather(work, output, batch=batch_size, strict=strict, again=again, record=record)
     if labels is not None:
         points = join_labels(points, labels, output)
     shape = " x ".join(map(str, points.feats.shape[1:]))
     print(f"{output}: {len(points):,} samples x {shape} from {points.record['layer']}")
+    for line in done.told():
+        say(line)
+    return done.status
 
 
 def project(
@@ -254,11 +251,12 @@ def compare_points(
     """
     import json
 
-    from torchloupe.arrange import compare_files
+    from torchloupe.arrange import compare_files, files_of
     from torchloupe.render.points import check_format, save, side_by_side
-    from torchloupe.store import aside
+    from torchloupe.store import aside, never_over
 
     check_format(output.suffix)
+    never_over((*files_of(first), *files_of(second)), files_of(output))
     one, two, aligned, cka = compare_files(first, second, method=method, seed=seed)
     moved = aligned.most(max(0, most))
     caption = f"{len(one):,} samples, disparity after alignment {aligned.disparity:.3f}"

@@ -662,7 +662,7 @@ def project(
     if started is not None:
         started(plan)
     begun = time.monotonic()
-    kept = Kept(work, _key(rows, chosen, given, dims, seed, to, neighbours, bucket) if work else "")
+    kept = Kept(work, _key(rows, chosen, given, dims, seed, to, neighbours, bucket, _told(begin)) if work else "")
     x, variance = _reduced_rows(rows, to, seed, kept, progress)
     task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress, begin, rows.metric)
     coords, notes = _run(chosen, task, spans)
@@ -758,10 +758,15 @@ def _reduced_rows(rows: Rows, to: int, seed: int, kept: Kept, progress: Progress
     return found["x"], float(found["share"])
 
 
+def _told(begin: np.ndarray | None) -> str:
+    return "" if begin is None else hashlib.sha256(np.ascontiguousarray(begin).tobytes()).hexdigest()
+
+
 def _key(rows: Rows, chosen: Algorithm, *options: object) -> str:
-    """A hash of the rows (up to 10,000 of them, spread over all) and of everything that was asked."""
-    step = max(1, len(rows) // 10_000)
-    digest = hashlib.sha256(np.ascontiguousarray(rows[slice(0, len(rows), step)]).tobytes())
+    """A hash of all rows and of everything that was asked."""
+    digest = hashlib.sha256()
+    for _, block in rows.pieces():
+        digest.update(np.ascontiguousarray(block).tobytes())
     digest.update(json.dumps([len(rows), rows.metric, chosen.name, chosen.library, *options], default=str).encode())
     return digest.hexdigest()
 

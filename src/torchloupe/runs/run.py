@@ -69,6 +69,7 @@ class Asking:
 
 
 OPENERS: dict[str, str] = {
+    "features of samples": "torchloupe.runs.embed:embedding",
     "gait maps": "torchloupe.runs.gait:Matching",
     "maps": "torchloupe.runs.maps:Explaining",
     "pose depend": "torchloupe.runs.pose.depend:depending",

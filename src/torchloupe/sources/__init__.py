@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torchloupe.probe import Subject
     from torchloupe.sources.assemble import Options
 
+SEED = 0
 # scheme -> "module:function"; the function takes what follows the scheme, and Options, and returns a Subject.
 SCHEMES: dict[str, str] = {
     "timm": "torchloupe.sources.timm:timm",
@@ -101,8 +103,24 @@ def _made(model: str | nn.Module, options: Options) -> Subject:
             else nearest(model, (f"{name}:{model}" for name in ("timm", "torchvision")))
         )
         raise BadInput(f"model {model!r}: expected a scheme and what it loads, one of {known}.{hint}")
-    made: Subject = (own(SCHEMES[scheme]) if scheme in SCHEMES else _plugged(plugs[scheme]))(rest, options)
+    make = own(SCHEMES[scheme]) if scheme in SCHEMES else _plugged(plugs[scheme])
+    made = _seeded(make, rest, options)
+    if scheme in SCHEMES and "weights" not in made.notes:
+        said = (
+            f"no weights: what {model} does not load itself is random (seed {SEED}) and means nothing; give --weights"
+        )
+        made = replace(made, notes={**made.notes, "random": said, "seed": SEED})
     return made
+
+
+def _seeded(make: Any, rest: str, options: Options) -> Subject:
+    """What a source makes; weights that it draws by chance are the same every time, and the caller's chance goes on."""
+    import torch
+
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(SEED)
+        made: Subject = make(rest, options)
+        return made
 
 
 def _plugged(point: EntryPoint) -> Any:

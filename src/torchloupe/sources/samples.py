@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from torchloupe.errors import BadInput, nearest
+from torchloupe.errors import BadInput, BadSample, nearest
 from torchloupe.points import LABELS
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.images import find, read
 from torchloupe.sources.sequences import Walk, sequences
+from torchloupe.store import sha256
 
 
 @dataclass(frozen=True)
 class Samples:
     """N samples, not yet read: ids, label columns (N,) each, and load(subject, rows) -> Batch of those rows.
 
-    stamp: changes when a file behind the samples does.
+    digest(row): the sha256 of the files behind a sample; BadSample where they cannot be read.
     together: how many may go into one batch (1 where samples differ in length); None: as many as asked.
     """
 
     ids: np.ndarray
     load: Callable[[Subject, Sequence[int]], Batch]
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
-    stamp: str = ""
+    digest: Callable[[int], str] = lambda row: ""
     together: int | None = None
+
+    @property
+    def stamp(self) -> str:
+        """A hash of the names and the contents of all samples; those that cannot be read count as such."""
+        state = hashlib.sha256()
+        for row, name in enumerate(self.ids.tolist()):
+            try:
+                state.update(f"{name} {self.digest(row)}\n".encode())
+            except (BadSample, OSError):
+                state.update(f"{name} unreadable\n".encode())
+        return state.hexdigest()
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def _stamp(files: Iterable[Path]) -> str:
-    """A hash of names, sizes and times; no file is read."""
-    digest = hashlib.sha256()
-    for file in files:
-        about = file.stat()
-        digest.update(f"{file} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def folder(path: str) -> Samples:
@@ -59,7 +62,7 @@ def folder(path: str) -> Samples:
             raise BadInput(f"model {subject.spec or 'given'!r} does not say how it takes pictures: no data to embed")
         return subject.prepare([read(files[row]) for row in rows], tuple(relative[row].as_posix() for row in rows))
 
-    return Samples(np.array([name.as_posix() for name in relative]), load, columns, _stamp(files))
+    return Samples(np.array([name.as_posix() for name in relative]), load, columns, lambda row: sha256(files[row]))
 
 
 def walks(path: str) -> Samples:
@@ -83,8 +86,8 @@ def of_walks(found: Sequence[Walk]) -> Samples:
             raise BadInput(f"model {subject.spec or 'given'!r} does not take sequences; expected opengait:CONFIG.yaml")
         return subject.prepare(found[rows[0]])
 
-    stamp = _stamp(file for walk in found for file in walk.files)
-    return Samples(np.array([walk.name for walk in found]), load, columns, stamp, together=1)
+    ids = np.array([walk.name for walk in found])
+    return Samples(ids, load, columns, lambda row: found[row].digest(), together=1)
 
 
 KINDS: dict[str, Callable[[str], Samples]] = {"folder": folder, "sequences": walks}
