@@ -330,9 +330,14 @@ def embed_file(
     strict: it stops the run. Raises BadInput where no sample is left.
     """
     from torchloupe.runs.embed import Embedding
+    from torchloupe.runs.run import run
 
     work = Embedding(subject, data, layer, pool, record, progress)
-    points, done = gather(work, out, batch=batch, strict=strict, record=record)
+
+    def go(results: Gathered) -> Summary:
+        return run(work, results, batch=min(batch, data.together or batch), strict=strict, what="samples embedded")
+
+    points, done = gather(work, out, go, record)
     if done.failed:
         named = ", ".join(list(done.failed)[:5]) + (" ..." if len(done.failed) > 5 else "")
         reason = next(iter(done.failed.values()))
@@ -341,26 +346,16 @@ def embed_file(
 
 
 def gather(
-    work: Embedding,
-    out: str | Path,
-    *,
-    batch: int = 32,
-    strict: bool = False,
-    again: bool = False,
-    record: Mapping[str, Any] | None = None,
+    work: Embedding, out: str | Path, go: Callable[[Gathered], Summary], record: Mapping[str, Any] | None = None
 ) -> tuple[Points, Summary]:
-    """Run an embedding and write its features as one file: the points, and what the run did.
+    """Run an embedding by `go` and write its features as one file: the points, and what the run did.
 
     At most 100 samples or 5 seconds are lost by a kill. Raises BadInput where no sample has features.
     """
-    from torchloupe.runs.run import run
-
     out, data = check_writable(out), work.data
     results = Gathered(Path(f"{out}.part"))
     try:
-        done = run(
-            work, results, batch=min(batch, data.together or batch), strict=strict, again=again, what="samples embedded"
-        )
+        done = go(results)
     finally:
         work.close()
     left = [name for name in work.ids() if name not in done.failed]

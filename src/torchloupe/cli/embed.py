@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from torchloupe.cli.options import Model, Words, pairs, say
+from torchloupe.cli.options import Model, Running, Words, pairs, say
 from torchloupe.errors import BadInput
 from torchloupe.render.look import Look
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torchloupe.points import Points
 
 DEFAULT_MODEL, DEFAULT_LOOK, WIDE_LOOK = Model(), Look(), Look(fig_size=(14.0, 7.5))
+DEFAULT_RUNNING = Running(batch_size=32)
 Flag = Annotated[bool, Parameter(negative="")]
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 MapArguments = Annotated[Words | None, Parameter(name=["--args", "-T", "--TSNE-ARGS"])]
@@ -28,10 +30,8 @@ def embed(
     layer: str | None = None,
     pool: Literal["mean", "max", "flatten", "parts"] = "mean",
     output: Output = Path("feats.npz"),
-    batch_size: int = 32,
     labels: Path | None = None,
-    strict: Flag = False,
-    again: Flag = False,
+    running: Annotated[Running, Parameter(name="*")] = DEFAULT_RUNNING,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
 ) -> int:
     """Embed a data set: a feature vector of every sample, with its id and labels.
@@ -47,21 +47,21 @@ def embed(
         pool: How a layer becomes a vector: mean or max over time, rows and columns; flatten, everything; parts, every
             row a body part.
         output: .npz or .parquet, with a JSON record beside it.
-        batch_size: Samples at a time.
         labels: Label columns from a .csv or .parquet, joined by id.
-        strict: Stop at the first sample that cannot be read; else it is left out and named.
-        again: Begin anew, also where a killed run left something.
     """
     from torchloupe.arrange import check_writable, gather, join_labels
     from torchloupe.runs.run import Job
 
+    if running.store != "auto":
+        raise BadInput(f"--store {running.store}: features are one file, {output}; leave it out")
     check_writable(output, labels, loading.weights)
     job = Job("features of samples", loading.words(model), {"samples": data}, {"layer": layer, "pool": pool})
     work = job.open()
     for notice in work.notices:
         say(f"loupe: {notice}")
     record = {"data": data, "weights": work.subject.notes.get("weights")}
-    points, done = gather(work, output, batch=batch_size, strict=strict, again=again, record=record)
+    together = replace(running, batch_size=min(running.batch_size, work.data.together or running.batch_size))
+    points, done = gather(work, output, lambda results: together.run(job, work, results, "samples embedded"), record)
     if labels is not None:
         points = join_labels(points, labels, output)
     shape = " x ".join(map(str, points.feats.shape[1:]))
@@ -299,7 +299,6 @@ def adjust_3d(
         port: Of the address; 0: any that is free.
     """
     import webbrowser
-    from dataclasses import replace
     from threading import Thread
 
     from torchloupe.render.page.turn import serve
@@ -400,8 +399,6 @@ def demo(
 
 
 def _demo_digits(folder: Path, steps: int, seed: int, pictures: int = 500) -> None:
-    from dataclasses import replace
-
     import numpy as np
     import torch
     from PIL import Image
