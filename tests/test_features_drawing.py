@@ -387,3 +387,32 @@ def test_the_recorders_of_a_training_config(tmp_path: Path) -> None:
     path.write_text("recorders = {[]: 1}\n")
     with pytest.raises(BadInput, match="line 1: expected a literal"):
         points(path)
+
+
+@pytest.mark.parametrize("command", ["features", "diff"])
+def test_the_same_question_reads_the_disk(command: str, pictures: list[str], tmp_path: Path, monkeypatch) -> None:
+    """Another look is drawn from what is there; another point, another picture, and --again are asked of the network."""
+    from torchloupe.runs import features as work
+
+    asked = []
+    monkeypatch.setattr(work, "features", lambda *a, own=work.features, **k: asked.append(1) or own(*a, **k))
+    models = ["--model", SPEC] if command == "features" else ["--model", SPEC, "--model", SPEC]
+    each = 1 if command == "features" else 2
+    words = [command, *pictures[:2], *models, "--channel-reduction", "squeeze_mean", "-o", str(tmp_path)]
+    for more, wanted in (
+        (["--at", "one"], 2),
+        (["--at", "one"], 0),
+        (["--at", "one", "--cmap", "jet", "--overlaid"], 0),
+        (["--at", "one", "--again"], 2),
+        (["--at", "two"], 2),
+    ):
+        asked.clear()
+        assert run(*words, *more) == 0
+        assert len(asked) == wanted * each, more
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert record["look"]["overlaid"] is False
+    name = Path(pictures[0])
+    name.write_bytes(Path(pictures[2]).read_bytes())
+    asked.clear()
+    assert run(*words, "--at", "two", "--batch-size", "1") == 0
+    assert len(asked) == each

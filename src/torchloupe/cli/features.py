@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from torchloupe.cli.options import Model, Words, say
+from torchloupe.cli.options import Model, Running, Words, say
 from torchloupe.render.features import Look
 from torchloupe.render.style import Style
-from torchloupe.runs.progress import progress
 
 if TYPE_CHECKING:
-    from torchloupe.probe import Batch, Subject
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is looked at: a picture file, or a walk for models of gait."""
-
-    name: str
-    path: Path
-    walk: Any = None
-
-    def batch(self, subject: Subject) -> Batch:
-        """As the model takes it, alone."""
-        from torchloupe.sources.images import read
-
-        assert subject.prepare is not None
-        return subject.prepare([read(self.path)], (self.name,)) if self.walk is None else subject.prepare(self.walk)
-
-
-GAIT = "opengait:"
-
-
-def samples(paths: Sequence[str], models: Sequence[str]) -> list[Sample]:
-    """The pictures behind paths, or the walks for models of gait. Errors: BadInput for models that take different things."""
-    from torchloupe.errors import BadInput
-    from torchloupe.sources.images import find
-    from torchloupe.sources.sequences import sequences
-
-    gait = {model.startswith(GAIT) for model in models}
-    if len(gait) > 1:
-        raise BadInput(f"{' and '.join(models)}: one takes pictures and the other walks, so they see nothing alike")
-    if gait == {True}:
-        if not paths:
-            raise BadInput("no walk was named; give its folder, as <id>/<type>/<view>, or a folder above it")
-        return [Sample(walk.name, walk.files[0], walk) for path in paths for walk in sequences(path)]
-    files = find(paths)
-    return [Sample(name, file) for name, file in zip(distinct(files), files, strict=True)]
+    from torchloupe.runs.run import Summary
+    from torchloupe.store.results import Results
 
 
 @dataclass(frozen=True)
@@ -70,7 +33,10 @@ class Ink:
     format: Literal["png", "jpg", "webp", "pdf", "svg"] = "png"
 
 
-MODEL, LOOK, INK = Model(), Look(), Ink()
+MODEL, LOOK, INK, RUNNING = Model(), Look(), Ink(), Running()
+# The estimate of CKA in batches depends on their size.
+PAIRED = Running(batch_size=16)
+FEW = 24
 Out = Annotated[Path, Parameter(name=["--save", "--out-file", "-o"])]
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -84,11 +50,12 @@ def features(
     pred_score_thr: float = 0.3,
     save: Out = Path("out"),
     tiles: Flag = False,
-    strict: Flag = False,
+    draw: str = "auto",
     loading: Annotated[Model, Parameter(name="*")] = MODEL,
     look: Annotated[Look, Parameter(name="*")] = LOOK,
+    running: Annotated[Running, Parameter(name="*")] = RUNNING,
     ink: Annotated[Ink, Parameter(name="*")] = INK,
-) -> None:
+) -> int:
     """Draw the feature maps at any point of a network.
 
     For every picture a labelled grid a point (one grid for all points with --channel-reduction), the raw numbers as
@@ -105,70 +72,31 @@ def features(
             --cfg-options, as MMRazor has it.
         save: Folder to write to; or a picture's name, where one picture is drawn.
         tiles: Write every map as a picture of its own, too.
-        strict: Stop at the first picture that fails, instead of going on without it.
+        draw: Which pictures are drawn: all, none, sample:N, worst:N:COLUMN or best:N:COLUMN. auto: all up to 1,000, sample:50 above.
     """
-    from torchloupe import store
-    from torchloupe.errors import BadInput
     from torchloupe.render.colour import palette
-    from torchloupe.render.features import pictures_of, shown
-    from torchloupe.sites import features as capture
+    from torchloupe.runs.run import Job
     from torchloupe.sources.recorders import points as recorded
 
     palette(ink.cmap)
     named: dict[str, str] = dict(recorded(vis_config)) if vis_config is not None else {}
     named |= {word: word for word in at or ()}
-    seen_by = samples(images, [model])
     folder, single, style = destination(save, Style(**asdict(ink)))
     loading, pred_score_thr = visualizer_options(loading, pred_score_thr)
-    subject = load(loading, model, repo)
-    if not named:
-        if not subject.layers:
-            raise BadInput("no point to look at; name some with --at NAME ..., or give --vis-config")
-        named = {layer: layer for layer in subject.layers}
-        say(f"point: {', '.join(named)} (default)")
-    say_random(subject, model)
-    failed: list[str] = []
-    table: list[tuple[str, str, Mapping[str, float]]] = []
-    with progress("pictures", len(seen_by)) as bar:
-        for sample in seen_by:
-            start, file, name = time.perf_counter(), sample.path, sample.name
-            try:
-                batch = sample.batch(subject)
-                seen = capture(subject, batch, named, skip_flat=any(set("*?") & set(word) for word in named))
-                for label, value in seen.values.items():
-                    shown(value[0].cpu().numpy(), look, label)
-                arrays, figures = held(seen, batch)
-                if look.overlaid and subject.kind == "detector":
-                    arrays["detections"] = detections(subject, batch)
-                record = {
-                    **about(subject, model, repo, loading),
-                    "kind": "feature maps",
-                    "id": name,
-                    "source": str(file),
-                    "points": list(seen.values),
-                    "asked": dict(named),
-                    "layouts": dict(seen.layouts),
-                    "loose": list(seen.loose),
-                    "statistics": figures,
-                    "classes": class_names(arrays, subject.classes),
-                    "pred_score_thr": pred_score_thr,
-                    "look": asdict(look),
-                    "seconds": time.perf_counter() - start,
-                }
-                stem = single if single and len(seen_by) == 1 else f"{store.safe_name(name)}-features"
-                artifact = store.load(store.save(folder, stem, arrays, record))
-                for path in pictures_of(artifact, folder, stem, look, style, tiles=tiles):
-                    print(path)
-                table += [(name, label, row) for label, row in figures.items()]
-            except BadInput as error:
-                if strict or len(seen_by) == 1:
-                    raise
-                failed.append(f"{file}: {error}")
-            bar.advance()
-    if failed and not table:
-        raise BadInput(f"{failed[0]} (and {len(failed) - 1} more pictures failed)")
-    write_table(table, folder / "statistics.csv")
-    report(failed, len(seen_by))
+    ask = {"points": named, "detections": look.overlaid}
+    job = Job("features", loading.words(spec(model, repo)), {"images": list(images), "single": single}, ask)
+    work = job.open()
+    for notice in work.notices:
+        say(notice)
+    results = running.results(folder, len(work.ids()), {"look": asdict(look), "pred_score_thr": pred_score_thr})
+    done = running.run(job, work, results, "pictures")
+    status = drawn(results, work.ids(), done, draw, folder, look, style, tiles)
+    there = [id for id in work.ids() if id not in done.failed]
+    rows = [(results.record(id)["id"], results.record(id)["statistics"]) for id in there]
+    write_table([(name, label, row) for name, held in rows for label, row in held.items()], folder / "statistics.csv")
+    for line in done.told("pictures"):
+        say(line)
+    return status
 
 
 def diff(
@@ -179,15 +107,15 @@ def diff(
     vis_config: Path | None = None,
     difference: str = "absolute",
     cka: Flag = False,
-    batch_size: int = 16,
     repo: str | None = None,
     save: Out = Path("out"),
     tiles: Flag = False,
-    strict: Flag = False,
+    draw: str = "auto",
     loading: Annotated[Model, Parameter(name="*")] = MODEL,
     look: Annotated[Look, Parameter(name="*")] = LOOK,
+    running: Annotated[Running, Parameter(name="*")] = PAIRED,
     ink: Annotated[Ink, Parameter(name="*")] = INK,
-) -> None:
+) -> int:
     """Draw the difference between two networks, two checkpoints of one network, or two pictures in one network.
 
     Two --model: two networks. One --model and two --weights: two checkpoints. One --model and two pictures: two pictures.
@@ -201,193 +129,97 @@ def diff(
         vis_config: A recorder config of MMRazor with recorders1, mappings1, recorders2, mappings2 (or of one network).
         difference: absolute |a - b|; relative |a - b| / max(|a|, |b|); cosine distance of the channels at each position.
         cka: Linear CKA between all pairs of points, over all pictures.
-        batch_size: Pictures in one forward of --cka; memory grows with it.
         repo: The OpenMMLab repository of configs that are given without a scheme.
         save: Folder to write to; or a picture's name, where one picture is drawn.
         tiles: Write every difference map as a picture of its own, too.
-        strict: Stop at the first picture that fails, instead of going on without it.
+        draw: Which pictures are drawn: all, none, sample:N, worst:N:COLUMN or best:N:COLUMN. auto: all up to 1,000, sample:50 above.
     """
     from torchloupe.errors import BadInput
     from torchloupe.methods.difference import difference as check
     from torchloupe.render.colour import palette
+    from torchloupe.runs.run import Job
 
     palette(ink.cmap)
     check(difference)
     if loading.weights is not None:
         raise BadInput("--weights is given once a network here")
-    seen_by = samples(images, model)
     folder, single, style = destination(save, Style(**asdict(ink)))
-    if cka and seen_by[0].walk is not None:
-        raise BadInput("--cka takes pictures, many in one forward; walks differ in length")
-    subjects, labels, specs = two(model, weights or [], loading, repo, len(seen_by), cka)
-    points = paired(at or (), vis_config, subjects[0])
-    if cka:
-        files = [sample.path for sample in seen_by]
-        compare(subjects, labels, specs, points, files, batch_size, folder, single or "cka", style)
-        return
-    if subjects[0] is subjects[1] and len(seen_by) == 2:
-        jobs = [(seen_by[0], seen_by[1])]
-        labels = (called(seen_by[0]), called(seen_by[1]))
-    else:
-        jobs = [(sample, sample) for sample in seen_by]
-    failed: list[str] = []
-    stems = [single or "difference"] if len(jobs) == 1 else [f"{sample.name}-difference" for sample in seen_by]
-    with progress("pictures", len(jobs)) as bar:
-        for job, stem in zip(jobs, stems, strict=True):
-            try:
-                for path in one_difference(
-                    subjects, labels, specs, points, job, stem, folder, difference, look, style, tiles
-                ):
-                    print(path)
-            except BadInput as error:
-                if strict or len(jobs) == 1:
-                    raise
-                failed.append(f"{job[0].path}: {error}")
-            bar.advance()
-    if len(failed) == len(jobs):
-        raise BadInput(f"{failed[0]} (and {len(failed) - 1} more pictures failed)")
-    report(failed, len(jobs))
+    sides = [replace(loading, weights=file).words(spec(name, repo)) for name, file in two(model, weights or [])]
+    ask = {"points": paired(at or (), vis_config), "difference": difference, "reduction": look.channel_reduction, "cka": cka,
+           "batch": running.batch_size}  # fmt: skip
+    job = Job("differences", {"sides": sides}, {"images": list(images), "single": single}, ask)
+    work = job.open()
+    for notice in work.notices:
+        say(notice)
+    results = running.results(folder, len(work.ids()), {"look": asdict(look)})
+    done = running.run(job, work, results, "pictures")
+    status = drawn(results, work.ids(), done, draw, folder, look, style, tiles)
+    for id in [id for id in work.ids() if id not in done.failed]:
+        if cka and not all(map(bool, map(_finite, results.read(id).arrays["cka"].ravel().tolist()))):
+            say("a point gives every picture the same features, so its CKA is not defined (grey)")
+        for name, row in results.record(id).get("figures", {}).items():
+            for note in row["notes"]:
+                say(f"{name}: {note}")
+    for line in done.told("pictures"):
+        say(line)
+    return status
 
 
-def one_difference(
-    subjects: tuple[Subject, Subject],
-    labels: tuple[str, str],
-    specs: Sequence[Mapping[str, Any]],
-    points: Sequence[tuple[str, str, str]],
-    sides_of: tuple[Sample, Sample],
-    stem: str,
+def _finite(value: float) -> bool:
+    import math
+
+    return math.isfinite(value)
+
+
+def drawn(
+    results: Results,
+    ids: Sequence[str],
+    done: Summary,
+    draw: str,
     folder: Path,
-    difference: str,
     look: Look,
     style: Style,
     tiles: bool,
-) -> list[Path]:
-    """Capture both sides of one picture, write the result, draw it."""
-    from torchloupe import store
-    from torchloupe.errors import BadInput
-    from torchloupe.render.features import Pair, draw_difference, pictures_of
-    from torchloupe.sites import features as capture
-
-    start = time.perf_counter()
-    sides = []
-    for side, (subject, sample) in enumerate(zip(subjects, sides_of, strict=True)):
-        batch = sample.batch(subject)
-        asked = {label: names[side] for label, *names in points}
-        sides.append((capture(subject, batch, asked), batch))
-    (first, batch), (second, with_second) = sides
-    if list(first.values) != list(second.values):
-        one, other = (
-            next((name for name in mine.values if name not in theirs.values), "nothing")
-            for mine, theirs in ((first, second), (second, first))
-        )
-        raise BadInput(
-            f"the points give different tensors: {one} in one network, {other} in the other; name one with @"
-        )
-    pairs = [Pair(name, first[name][0].cpu().numpy(), second[name][0].cpu().numpy()) for name in first.values]
-    picture, second_picture = (
-        None if one.pictures is None else one.pictures[0].numpy() for one in (batch, with_second)
-    )
-    another = second_picture if sides_of[0] != sides_of[1] else None
-    id = " against ".join(dict.fromkeys(called(sample) for sample in sides_of))
-    _, figures = draw_difference(pairs, labels, difference, picture, look, style, id, another)
-    for name, row in figures.items():
-        for note in row["notes"]:
-            say(f"{name}: {note}")
-    arrays = {f"a/{pair.label}": pair.a for pair in pairs} | {f"b/{pair.label}": pair.b for pair in pairs}
-    record = {
-        "kind": "difference",
-        "id": id,
-        "sources": [str(sample.path) for sample in sides_of],
-        "models": list(specs),
-        "names": list(labels),
-        "points": [pair.label for pair in pairs],
-        "asked": [list(point) for point in points],
-        "difference": difference,
-        "figures": figures,
-        "look": asdict(look),
-        "seconds": time.perf_counter() - start,
-    }
-    arrays |= {key: one for key, one in (("picture", picture), ("other", another)) if one is not None}
-    artifact = store.load(store.save(folder, stem, arrays, record))
-    return pictures_of(artifact, folder, store.safe_name(stem), look, style, tiles=tiles)
-
-
-def called(sample: Sample) -> str:
-    """A sample as people know it: the name of its file, or of its walk."""
-    return sample.path.name if sample.walk is None else sample.name
-
-
-def compare(
-    subjects: tuple[Subject, Subject],
-    labels: tuple[str, str],
-    specs: Sequence[Mapping[str, Any]],
-    points: Sequence[tuple[str, str, str]],
-    files: Sequence[Path],
-    batch_size: int,
-    folder: Path,
-    stem: str,
-    style: Style,
-) -> None:
-    """The CKA matrix over all pictures, batch by batch."""
-    import numpy as np
-
-    from torchloupe import store
-    from torchloupe.methods.difference import CKA, batches
+) -> int:
+    """Draws what lies on disk, tells the files, and gives the exit status. Errors: BadInput where nothing can be drawn."""
+    from torchloupe.errors import PARTLY, BadInput
     from torchloupe.render.features import pictures_of
-    from torchloupe.sites import capture
-    from torchloupe.sources.images import read
+    from torchloupe.runs.found import chosen
+    from torchloupe.store.results import Files
 
-    found: CKA | None = None
-    runs = batches(len(files), batch_size)
-    with progress("pictures", len(files)) as bar:
-        for run in runs:
-            images = [read(files[i]) for i in run]
-            ids = tuple(str(files[i]) for i in run)
-            sides = []
-            for side, subject in enumerate(subjects):
-                batch = subject.prepare(images, ids)  # type: ignore[misc]
-                asked = {names[side]: names[side] for _, *names in points}
-                sides.append({name: one.raw for name, one in capture(subject, batch, asked).items()})
-            if found is None:
-                found = CKA(tuple(sides[0]), tuple(sides[1]))
-            found.add(*sides)
-            bar.advance(len(run))
-    assert found is not None
-    values = found.value().numpy()
-    if not np.isfinite(values).all():
-        say("a point gives every picture the same features, so its CKA is not defined (grey)")
-    record = {
-        "kind": "cka",
-        "rows": list(found.rows),
-        "columns": list(found.columns),
-        "names": list(labels),
-        "models": list(specs),
-        "samples": found.samples,
-        "batches": [len(run) for run in runs],
-        "sources": [str(file) for file in files],
-    }
-    artifact = store.load(store.save(folder, stem, {"cka": values}, record))
-    for path in pictures_of(artifact, folder, store.safe_name(stem), LOOK, style):
+    done.check()
+    there = [id for id in ids if id not in done.failed]
+    written: list[Path] = []
+    odd: list[str] = []
+    for id in chosen(results, there, draw):
+        try:
+            found = results.read(id)
+            found = results.note(id, found) if isinstance(results, Files) else found
+            written += pictures_of(found, folder, id, look, style, tiles=tiles)
+        except BadInput as error:
+            if len(there) == 1:
+                raise
+            odd.append(f"{id}: {error}")
+    if odd and not written:
+        raise BadInput(f"{odd[0]} (and {len(odd) - 1} more pictures failed)")
+    for path in written[:FEW]:
         print(path)
+    if len(written) > FEW:
+        print(f"... {len(written)} drawings in {folder}")
+    for line in odd:
+        say(f"not drawn: {line}")
+    return PARTLY if odd else done.status
 
 
-def load(loading: Model, model: str, repo: str | None) -> Subject:
-    """The subject of a spec, or of a config and its repository. Errors: BadInput where pictures cannot be prepared."""
-    from torchloupe.errors import BadInput
-
-    spec = f"{repo}:{model}" if repo and not model.startswith(f"{repo}:") else model
-    subject = loading.load(spec)
-    if subject.prepare is None:
-        raise BadInput(f"model {spec!r}: it is not known how a picture is prepared for it; use it from Python")
-    return subject
+def spec(model: str, repo: str | None) -> str:
+    """A model's spec, with the repository of a config that is given without one."""
+    return f"{repo}:{model}" if repo and not model.startswith(f"{repo}:") else model
 
 
-def two(
-    models: Sequence[str], weights: Sequence[str], loading: Model, repo: str | None, pictures: int, cka: bool
-) -> tuple[tuple[Subject, Subject], tuple[str, str], list[dict[str, Any]]]:
-    """The two sides, their names in the picture and what a record says of them.
+def two(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, Path | None]]:
+    """The sides as (model, checkpoint): two, or one network that sees two pictures.
 
-    Errors: BadInput for another number of models, weights and pictures than makes two sides.
+    Errors: BadInput for another number of models and weights than makes two sides.
     """
     from torchloupe.errors import BadInput
 
@@ -395,32 +227,14 @@ def two(
         raise BadInput(f"{len(models)} models and {len(weights)} weights; expected one or two of each")
     if len(models) == 2 and len(weights) == 1:
         raise BadInput("two models and one --weights; give one a model, in their order (none for a model without)")
-    sides = list(models) * (3 - len(models))
+    files = [None if name.lower() == "none" else Path(name) for name in weights]
     if len(models) == 1 and len(weights) < 2:
-        if not cka and pictures != 2:
-            raise BadInput(
-                f"one model, {len(weights)} weights and {pictures} pictures; expected two --model, or two --weights, or "
-                "two pictures"
-            )
-        subject = load(replace(loading, weights=_path(weights[0]) if weights else None), models[0], repo)
-        say_random(subject, models[0])
-        return (subject, subject), (models[0], models[0]), [about(subject, models[0], repo, loading)]
-    files = [_path(name) for name in weights] or [None, None]
-    options = [replace(loading, weights=file) for file in files]
-    first, second = (load(option, spec, repo) for option, spec in zip(options, sides, strict=True))
-    for one, spec in zip((first, second), sides, strict=True):
-        say_random(one, spec)
-    names = sides if len(set(sides)) == 2 else [str(file.name if file else "no weights") for file in files]
-    specs = [about(one, spec, repo, o) for one, spec, o in zip((first, second), sides, options, strict=True)]
-    return (first, second), (names[0], names[1]), specs
+        return [(models[0], files[0] if files else None)]
+    return list(zip(list(models) * (3 - len(models)), files or [None, None], strict=True))
 
 
-def _path(name: str) -> Path | None:
-    return None if name.lower() == "none" else Path(name)
-
-
-def paired(words: Sequence[str], vis_config: Path | None, subject: Subject) -> list[tuple[str, str, str]]:
-    """(label, point of the first network, point of the second)."""
+def paired(words: Sequence[str], vis_config: Path | None) -> list[tuple[str, str, str]]:
+    """(label, point of the first network, point of the second); none where nobody names one."""
     from torchloupe.errors import BadInput
     from torchloupe.sources.recorders import pairs
 
@@ -430,28 +244,7 @@ def paired(words: Sequence[str], vis_config: Path | None, subject: Subject) -> l
         if mark and not (one and other):
             raise BadInput(f"--at {word!r}: expected NAME, or NAME1=NAME2 where the networks differ")
         found.append((one if not mark or one == other else word, one, other or one))
-    if not found:
-        found = [(layer, layer, layer) for layer in subject.layers]
-        say(f"point: {', '.join(subject.layers)} (default)")
-    if not found:
-        raise BadInput("no point to compare; name some with --at NAME or NAME1=NAME2, or give --vis-config")
     return found
-
-
-def held(seen: Any, batch: Any) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """What is stored of the features of one picture, and the statistics of every point."""
-    from torchloupe.methods.features import statistics
-
-    arrays = {f"value/{label}": value[0].cpu().numpy() for label, value in seen.values.items()}
-    if batch.pictures is not None:
-        arrays["picture"] = batch.pictures[0].numpy()
-    return arrays, {label: statistics(value.cpu()) for label, value in seen.values.items()}
-
-
-def say_random(subject: Subject, model: str) -> None:
-    """Tells that a network has random weights."""
-    if "weights" not in subject.notes and not model.startswith("torch:"):
-        say(f"{model}: no --weights, the network is random; give a checkpoint")
 
 
 def visualizer_options(loading: Model, threshold: float) -> tuple[Model, float]:
@@ -471,37 +264,6 @@ def visualizer_options(loading: Model, threshold: float) -> tuple[Model, float]:
     return replace(loading, cfg_options=kept or None), threshold
 
 
-def detections(subject: Subject, batch: Any) -> Any:
-    """What a detector finds in one picture, as numbers (m, 6) that can be stored."""
-    import torch
-
-    from torchloupe.taps import restored
-    from torchloupe.targets.boxes import check_detections, listed
-
-    with restored(subject.module), torch.no_grad():
-        return listed(check_detections(subject.output(batch), batch), 0.0)[0].numpy()
-
-
-def class_names(arrays: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Number -> name, of the classes of the stored detections."""
-    found = sorted({int(row[5]) for row in arrays.get("detections", ())})
-    return {str(i): names[i] if i < len(names) else f"class {i}" for i in found}
-
-
-def about(subject: Subject, model: str, repo: str | None, loading: Model) -> dict[str, Any]:
-    """What a record says of a model."""
-    return {
-        "model": model if repo is None else f"{repo}:{model}",
-        "weights": dict(subject.notes.get("weights", {})),
-        "cfg_options": list(loading.cfg_options or ()),
-        **({"layout": loading.layout} if loading.layout else {}),
-        **({"layout_sizes": loading.layout_sizes} if loading.layout_sizes else {}),
-        **({"num_extra_tokens": loading.num_extra_tokens} if loading.num_extra_tokens is not None else {}),
-        "size": loading.size,
-        "preparation": subject.notes.get("preparation"),
-    }
-
-
 def destination(save: Path, style: Style) -> tuple[Path, str | None, Style]:
     """The folder, the stem where a picture's name was given, and the style with that picture's format."""
     from torchloupe.errors import BadInput
@@ -513,12 +275,6 @@ def destination(save: Path, style: Style) -> tuple[Path, str | None, Style]:
     if kind not in FORMATS:
         raise BadInput(f"--save {save}: no picture format {save.suffix!r}; expected {', '.join(FORMATS)}, or a folder")
     return save.parent, save.stem, replace(style, format=kind)  # type: ignore[arg-type]
-
-
-def distinct(files: Sequence[Path]) -> list[str]:
-    """One name a file: its stem, or with its number where several share it."""
-    stems = [file.stem for file in files]
-    return [f"{stem}-{i}" if stems.count(stem) > 1 else stem for i, stem in enumerate(stems)]
 
 
 def write_table(rows: Sequence[tuple[str, str, Mapping[str, float]]], path: Path) -> None:
@@ -539,11 +295,3 @@ def write_table(rows: Sequence[tuple[str, str, Mapping[str, float]]], path: Path
         print(f"{label:<{wide}}", *(f"{row[c]:>14.4g}" for c in shown))
     if len(rows) > 40:
         print(f"... {len(rows)} rows in {path}")
-
-
-def report(failed: Sequence[str], count: int) -> None:
-    """What was left out."""
-    if failed:
-        say(f"{count - len(failed)} of {count} pictures done; {len(failed)} failed:")
-        for line in failed:
-            say(f"  {line}")

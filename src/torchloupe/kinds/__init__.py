@@ -36,6 +36,9 @@ class Kind(Protocol):
 
 HOMES: dict[str, str] = {
     "gait evaluation": "torchloupe.kinds.evaluation:Evaluation",
+    "cka": "torchloupe.kinds.features:Likeness",
+    "difference": "torchloupe.kinds.features:Difference",
+    "feature maps": "torchloupe.kinds.features:FeatureMaps",
     "gait maps": "torchloupe.kinds.sequences:SequenceMaps",
     "epe": "torchloupe.kinds.pose:PoseErrors",
     "ig": "torchloupe.kinds.pose:PoseMaps",

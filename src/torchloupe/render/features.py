@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from torchloupe import store
 from torchloupe.errors import BadInput, nearest
+from torchloupe.kinds.features import drawable
 from torchloupe.render import colour
 from torchloupe.render.kinds import Wish
 from torchloupe.render.marks import Mark, framed_boxes, listed
@@ -137,15 +138,7 @@ def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
     """
     from torchloupe.methods.features import REDUCTIONS, from_array, standardise, strongest
 
-    if value.ndim != 4 or not value.size:
-        raise BadInput(f"point {label!r}: features of shape {value.shape}; expected (c, t, h, w)")
-    if value.shape[2:] == (1, 1):
-        raise BadInput(
-            f"point {label!r}: a vector of {value.shape[0]} channels without image axes, which cannot be drawn as a map; name a "
-            "layer before it (loupe diff --cka takes vectors)"
-        )
-    if not np.isfinite(value).all():
-        raise BadInput(f"point {label!r}: not finite (NaN or infinite); check the weights and the input")
+    drawable(value, label)
     raw = from_array(value)
     act = standardise(raw) if look.use_norm else raw
     if look.channel_reduction == "select_max":

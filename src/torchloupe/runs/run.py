@@ -70,6 +70,8 @@ class Asking:
 
 OPENERS: dict[str, str] = {
     "features of samples": "torchloupe.runs.embed:embedding",
+    "differences": "torchloupe.runs.features:Comparing",
+    "features": "torchloupe.runs.features:Capturing",
     "gait maps": "torchloupe.runs.gait:Matching",
     "maps": "torchloupe.runs.maps:Explaining",
     "pose depend": "torchloupe.runs.pose.depend:depending",
