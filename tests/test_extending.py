@@ -26,10 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     about = tmp_path / "loupe_grain-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: loupe-grain\nVersion: 1.0\n")
-    lines = [
-        line for group, held in points.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in held.items()))
-    ]
-    (about / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (about / "entry_points.txt").write_text("".join(f"[{group}]\n{name} = {home}\n" for group, name, home in points))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
