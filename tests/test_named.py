@@ -141,7 +141,7 @@ def test_a_subject_of_a_factory_obeys_or_refuses(here: Path, capsys: pytest.Capt
     assert main([*words, "--device", "cuda:97"]) == 2
     assert main([*words, "--size", "64"]) == 2
     said = capsys.readouterr().err
-    assert "/nonexistent: no such weights file" in said
+    assert "/nonexistent: no such file or directory" in said
     assert "cuda:97" in said
     assert "--size: torch:mine_of_test:subject returns a Subject" in said
     state = imported("mine_of_test:net")().state_dict()
