@@ -145,9 +145,9 @@ def test_the_checkpoint_that_the_config_means_is_found(place, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["-c", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory)"),
+        (["-c", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
         (["-c", "gaitset.yaml"], "--weights: give a checkpoint; restore_hint of gaitset.yaml names none"),
-        (["-c", "gaitset.yaml", "-w", "nowhere.pt"], "nowhere.pt: no such weights file"),
+        (["-c", "gaitset.yaml", "-w", "nowhere.pt"], "--weights nowhere.pt: no such file"),
         (["-c", "gaitset.yaml", "-w", "gaitgl.pt"], "not a checkpoint of GaitSet"),
         (["-c", "gaitset.yaml", "-w", "gaitset.pt", "--layers", "99"], "layer 99: this model's layers are numbered 1"),
         (["-c", "gaitset.yaml", "-w", "gaitset.pt", "--target", "nearset"], "Did you mean nearest"),

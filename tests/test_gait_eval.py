@@ -356,7 +356,8 @@ def test_failures_are_explained_by_their_number(place, capsys):
     for given, message in (
         (["--failures", "2"], "--failures: of which evaluation? Give its folder with --evaluation"),
         (["-e", str(place)], "no evaluation there; expected a folder that loupe gait eval wrote"),
-        (["-e", str(place / "ev"), "--failures", "0"], "failures 0: expected 1 or more"),
+        (["-e", str(place / "ev"), "--failures", "0"], "--failures 0: expected 1 or more"),
+        (["-e", str(place / "ev"), "-p", "Tree"], "--evaluation knows its probes and its gallery"),
         ([], "--config: give OpenGait's YAML, or an evaluation"),
     ):
         assert main(["gait", "cam", *given, "-s", str(place / "no")]) == 2

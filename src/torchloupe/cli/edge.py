@@ -42,7 +42,9 @@ SEED = Range(0, 2**32 - 1)
 SIDE = Range(1, 8192)
 
 RANGES: dict[str, Range] = {
-    **dict.fromkeys(("show_number", "repeat", "bucket_size", "dataset_size", "ngpus", "max_samples", "every"), COUNT),
+    **dict.fromkeys(
+        ("show_number", "repeat", "bucket_size", "dataset_size", "ngpus", "max_samples", "every", "failures"), COUNT
+    ),
     **dict.fromkeys(("steps", "people", "strangers", "frames", "samples", "pictures", "walkers"), Range(1, 10**7)),
     **dict.fromkeys(("ids", "parts", "question", "depth", "dense", "worst", "reduce", "num_extra_tokens"), SOME),
     **dict.fromkeys(("batch_size", "batch"), Range(1, 65536)),
@@ -81,6 +83,8 @@ READ = (
     "weights",
     "feats",
     "dataset_dir",
+    "evaluation",
+    "partition",
 )
 """Options of type Path that name what is read."""
 

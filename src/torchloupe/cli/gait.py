@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from torchloupe.cli.options import Running
 
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
@@ -18,13 +21,15 @@ WeightsOption = Annotated[Path | None, Parameter(name=["--weights", "-w"])]
 LayersOption = Annotated[tuple[str, ...], Parameter(name=["--layers", "-l"], consume_multiple=True, negative=())]
 DeviceOption = Annotated[str, Parameter(name=["--device"])]
 
+ONE_BY_ONE = Running(batch_size=1)
+
 
 def cam(
     *,
     config: Annotated[Path | None, Parameter(name=["--config", "-c", "--config-path", "--config_path"])] = None,
     weights: WeightsOption = None,
-    probe: Annotated[Path, Parameter(name=["--probe", "-p", "--probe-dir", "--probe_dir"])] = Path("Probes"),
-    gallery: Annotated[Path, Parameter(name=["--gallery", "-g", "--gallery-dir", "--gallery_dir"])] = Path("Gallery"),
+    probe: Annotated[Path | None, Parameter(name=["--probe", "-p", "--probe-dir", "--probe_dir"])] = None,
+    gallery: Annotated[Path | None, Parameter(name=["--gallery", "-g", "--gallery-dir", "--gallery_dir"])] = None,
     save: Annotated[Path, Parameter(name=["--save", "-s", "--save-dir", "--save_dir", "--out", "-o"])] = Path(
         "gait-cam"
     ),
@@ -40,8 +45,7 @@ def cam(
     opengait: Path | None = None,
     cache: Path | None = None,
     signed: Annotated[bool, Parameter(negative=())] = False,
-    strict: Annotated[bool, Parameter(negative=())] = False,
-    again: Annotated[bool, Parameter(negative=())] = False,
+    running: Annotated[Running, Parameter(name="*")] = ONE_BY_ONE,
     unsafe_load: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Heatmaps of probe sequences: where each layer sees what makes the probe like, or unlike, a gallery sequence.
@@ -56,9 +60,9 @@ def cam(
     weights
         Checkpoint (.pt or .safetensors). By default the one that restore_hint of the config means.
     probe
-        Sequences to explain: a tree <id>/<type>/<view>/, a folder of silhouette pictures, or a video.
+        Sequences to explain: a tree <id>/<type>/<view>/, a folder of silhouette pictures, or a video. Default: Probes.
     gallery
-        Sequences among which the answer is looked for.
+        Sequences among which the answer is looked for. Default: Gallery.
     save
         Folder of the results.
     layers
@@ -87,19 +91,16 @@ def cam(
         Folder where embedded galleries are kept; by default the user's cache folder.
     signed
         Keep what makes them unlike as well, below 0 (blue); for methods that cut it off.
-    strict
-        Stop at the first bad sequence. By default it is told and left out.
-    again
-        Compute anew what lies on disk already.
     unsafe_load
         Let the checkpoint run code while it is read; only for files whose maker is trusted.
     """
     from torchloupe.errors import BadInput
-    from torchloupe.runs.run import Job, run
-    from torchloupe.store.results import Files
+    from torchloupe.runs.run import Job
 
     model = _model(config, weights, device, opengait, unsafe_load)
-    data: dict[str, Any] = {"probes": str(probe), "gallery": str(gallery)}
+    data: dict[str, Any] = {"probes": str(probe or "Probes"), "gallery": str(gallery or "Gallery")}
+    if evaluation is not None and (probe or gallery):
+        raise BadInput("--evaluation knows its probes and its gallery; leave --probe and --gallery out")
     if evaluation is not None:
         from torchloupe.runs.gait import failing
 
@@ -109,7 +110,7 @@ def cam(
         raise BadInput("--failures: of which evaluation? Give its folder with --evaluation")
     elif config is None:
         raise BadInput("--config: give OpenGait's YAML, or an evaluation with --evaluation")
-    data |= {"strict": strict, "cache": str(cache or _cache())}
+    data |= {"strict": running.strict, "cache": str(cache or _cache())}
     ask = {
         "layers": layers,
         "method": method,
@@ -119,14 +120,16 @@ def cam(
         "metric": metric,
         "exclude": exclude,
     }
-    work = Job("gait maps", model, data, ask).open()
+    job = Job("gait maps", model, data, ask)
+    work = job.open()
     if not layers:
         work.layers = _asked(work.subject)
+        job = replace(job, ask={**ask, "layers": work.layers})
     work.about()  # the gallery is embedded, and the question checked, before anything is written
-    results = Files(save)
-    there: list[str] = []
-    done = run(work, results, batch=1, strict=strict, again=again, what="probes", made=there.append)
+    results = running.results(save, len(work.ids()), {})
+    done = running.run(job, work, results, "probes")
     done.check()
+    there = [name for name in work.ids() if name not in done.failed]
     for name in there:
         print(_line(save / f"{name}.npz", results.record(name), target))
     if done.before:
