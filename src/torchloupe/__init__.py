@@ -32,6 +32,7 @@ _HOMES = {
     "metrics.judge": ("budget", "judge"),
     "metrics.place": ("placed",),
     "metrics.registry": ("METRICS", "metric"),
+    "metrics.sanity": ("sane",),
     "points": ("Points",),
     "probe": ("INPUT", "Batch", "Capture", "Probe", "Subject"),
     "render.pictures": ("draw",),

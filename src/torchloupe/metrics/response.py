@@ -14,6 +14,7 @@ from torchloupe.metrics.cells import Cells, blank
 from torchloupe.metrics.fills import Fill
 from torchloupe.metrics.marks import Heat, Marks, Number
 from torchloupe.metrics.registry import metric
+from torchloupe.metrics.similar import pearson, ranked
 
 
 def effects(asking: Asking, masks: list[Tensor], fill: Fill) -> Tensor:
@@ -22,22 +23,6 @@ def effects(asking: Asking, masks: list[Tensor], fill: Fill) -> Tensor:
     found = asking.answers(((i, keep) for i in range(n) for keep in masks), fill).double().cpu()
     clean = 1.0 if asking.value == "share" else asking.clean.double().cpu()[..., None]
     return clean - found.view(asking.k, n, len(masks))
-
-
-def pearson(one: Tensor, other: Tensor) -> Tensor:
-    """Correlation along the last axis; NaN where one of the two is constant."""
-    a, b = (part - part.mean(-1, keepdim=True) for part in (one, other))
-    size = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
-    scale = one.abs().amax(-1) * other.abs().amax(-1) * one.shape[-1]
-    vary = size > 1e-12 * scale
-    return torch.where(vary, (a * b).sum(-1) / torch.where(vary, size, 1), float("nan"))
-
-
-def ranked(values: Tensor) -> Tensor:
-    """Ranks along the last axis, equal values sharing the mean of theirs."""
-    less = (values[..., None, :] < values[..., :, None]).sum(-1)
-    same = (values[..., None, :] == values[..., :, None]).sum(-1)
-    return less + (same - 1).double() / 2
 
 
 @metric(lambda maps, n, options: options["draws"] * n)
