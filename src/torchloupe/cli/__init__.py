@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "diff": "torchloupe.cli.features:diff",
     "draw": "torchloupe.cli.draw:draw",
     "features": "torchloupe.cli.features:features",
+    "judge": "torchloupe.cli.judge:judge",
     "layers": "torchloupe.cli.layers:layers",
     "plugins": "torchloupe.cli.plugins:plugins",
     "embed": "torchloupe.cli.embed:embed",
@@ -32,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "tsne": "torchloupe.cli.embed:tsne",
     "compare-points": "torchloupe.cli.embed:compare_points",
     "adjust-3d": "torchloupe.cli.embed:adjust_3d",
+    "sane": "torchloupe.cli.judge:sane",
     "schedule": "torchloupe.cli.browse:schedule",
     "runs": "torchloupe.cli.runs:runs",
 }

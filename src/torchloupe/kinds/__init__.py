@@ -42,6 +42,7 @@ HOMES: dict[str, str] = {
     "gait maps": "torchloupe.kinds.sequences:SequenceMaps",
     "epe": "torchloupe.kinds.pose:PoseErrors",
     "ig": "torchloupe.kinds.pose:PoseMaps",
+    "judged": "torchloupe.kinds.judged:Judged",
     "maps": "torchloupe.kinds.maps:Heatmaps",
 }
 """Kind -> where its class is."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from torchloupe.errors import BadInput, nearest
@@ -14,31 +13,12 @@ from torchloupe.metrics.asking import Asking, Value
 from torchloupe.metrics.chance import controls
 from torchloupe.metrics.marks import Curve, Heat, Marks, Number
 from torchloupe.metrics.registry import Metric, heats_of, named, options_of
-from torchloupe.metrics.statistics import Floats, Rank, interval, per_sample, ranking
+from torchloupe.metrics.statistics import Floats, Rank, Row, per_sample, ranking, rows
 from torchloupe.probe import Batch, Probe
 from torchloupe.results import Maps
 
 DEFAULT = ("deletion", "insertion", "road")
 TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: the mean of a number over the samples, its 95 % interval, and how many samples have none.
-
-    chance: the mean of the analytic level, NaN where none is known. control: whether it is a map that knows nothing.
-    """
-
-    number: str
-    map: str
-    mean: float
-    low: float
-    high: float
-    samples: int
-    missing: int
-    better: str
-    chance: float
-    control: bool
 
 
 @dataclass(frozen=True)
@@ -92,24 +72,6 @@ def _array(value: torch.Tensor) -> Floats:
 def _plain(number: Number) -> tuple[dict[str, Floats], str, Floats | None]:
     level = None if number.chance is None else _array(number.chance)
     return {name: _array(value) for name, value in number.value.items()}, number.better, level
-
-
-def rows(numbers: Mapping[str, tuple[Mapping[str, Floats], str, Floats | None]], controls: Sequence[str]) -> list[Row]:
-    """name -> (map -> (k, n), what is better, the level of chance) -> the lines of the table."""
-    found = []
-    for label, (values, better, level) in numbers.items():
-        for name, value in values.items():
-            each = per_sample(value)
-            known = each[~np.isnan(each)]
-            mean = float(known.mean()) if len(known) else float("nan")
-            chance = float("nan")
-            if level is not None:
-                told = per_sample(np.broadcast_to(level, value.shape))
-                told = told[~np.isnan(each) & ~np.isnan(told)]
-                chance = float(told.mean()) if len(told) else float("nan")
-            counts = (len(known), len(each) - len(known))
-            found.append(Row(label, name, mean, *interval(each), *counts, better, chance, name in controls))
-    return found
 
 
 def judge(

@@ -19,6 +19,7 @@ from torchloupe.metrics.judge import Judgement
 from torchloupe.metrics.marks import Curve, Heat, Marks, Number
 from torchloupe.metrics.registry import heats_of
 from torchloupe.metrics.similar import spearman, ssim
+from torchloupe.metrics.verdict import verdicts
 from torchloupe.probe import Batch, Probe
 from torchloupe.results import Maps
 from torchloupe.trace import tracing
@@ -26,7 +27,6 @@ from torchloupe.trace import tracing
 Ask = Callable[[Probe, Batch], Mapping[str, Maps]]
 Similar = Callable[[Tensor, Tensor], Tensor]
 MEASURES: dict[str, Similar] = {"ssim": ssim, "spearman": spearman}
-ALIKE = 0.5
 BINS = 100
 NONE = float("nan")
 
@@ -66,7 +66,7 @@ def sane(
     chance is the level of the maps of other pictures under the same network, from two pictures on.
     complexity_rise: (H(randomised) - H(original)) / H(original), H the entropy of a histogram of 100 values, high is good.
     label_ssim and label_spearman: likeness of the maps of two questions, from two questions on, low is good.
-    agreement: Spearman with the other methods' maps, the mean. mirror, shift (an eighth of the picture), noise (.02 of the range):
+    edge_ssim: likeness of |map| to an edge detector's. agreement: Spearman with the other methods' maps, the mean. mirror, shift (an eighth of the picture), noise (.02 of the range):
     Spearman of the map of the moved input, moved back; sensitivity_max: max over 8 draws within .02 of the range of
     |map' - map| / |map|, low is good.
     Curves: ssim, spearman, by the share of the blocks that is randomised (independent: by the block's number).
@@ -110,12 +110,20 @@ def sane(
         marks["labels"] = _labels(first)
     if len(first) > 1:
         marks["agreement"] = _agreement(first, batch)
+    marks["edges"] = _edges(first, asking)
     said: list[str] = []
     if stability:
         marks["stability"] = _stability(ask, probe, batch, first, seed)
         said += marks["stability"].said
         told()
-    said += verdicts(marks["randomisation"], first, names, order, independent, edges(asking.x))
+    line = {
+        name: value[..., 1:].flatten(0, 1).nanmean(0).tolist()
+        for name, value in marks["randomisation"].curves["ssim"].value.items()
+    }
+    level = marks["randomisation"]["ssim"].chance
+    other = NONE if level is None else float(level.nanmean())
+    drawn = {name: float(value.nanmean()) for name, value in marks["edges"]["edge_ssim"].value.items()}
+    said += verdicts(line, names, other=other, outline=drawn, order=order, independent=independent)
     return Sanity(marks, (), batch.ids, asking.given.labels, 0, tuple(said), tuple(names))
 
 
@@ -288,6 +296,17 @@ def _labels(first: Mapping[str, Heat]) -> Marks:
     return Marks(numbers)
 
 
+def _edges(first: Mapping[str, Heat], asking: Asking) -> Marks:
+    outline = edges(asking.x)
+    t, h, w = outline.shape[1:]
+    drawn = outline.expand(asking.k, -1, -1, -1, -1)
+    value = {
+        name: ssim(resize(heat.values.double().abs(), (t, h, w)), drawn.to(heat.values.device)).cpu()
+        for name, heat in first.items()
+    }
+    return Marks({"edge_ssim": Number(value, "neither")})
+
+
 def _agreement(first: Mapping[str, Heat], batch: Batch) -> Marks:
     fine = {name: resize(heat.values.double(), batch.size) for name, heat in first.items()}
     value = {}
@@ -339,47 +358,3 @@ def _stability(ask: Ask, probe: Probe, batch: Batch, first: Mapping[str, Heat], 
     numbers = {label: Number(value, "high") for label, value in found.items()}
     numbers["sensitivity_max"] = Number(worst, "low")
     return Marks(numbers, said=tuple(said))
-
-
-def verdicts(
-    marks: Marks, first: Mapping[str, Heat], names: Sequence[str], order: str, independent: bool, outline: Tensor
-) -> list[str]:
-    """One sentence a map: on which blocks it does not depend, or from where on it does."""
-    found = []
-    level = marks.numbers["ssim"].chance
-    other = float(level.nanmean()) if level is not None else NONE
-    beside = "" if other != other else f", maps of other pictures {_short(other)}"
-    end = "last" if order == "top_down" else "first"
-    for name, heat in first.items():
-        who = name.partition("/")[0] if sum(key.split("/")[0] == name.split("/")[0] for key in first) == 1 else name
-        line = marks.curves["ssim"].value[name][..., 1:].flatten(0, 1).nanmean(0)
-        if line.isnan().all():
-            found.append(f"{who}: no verdict, its maps of the randomised network are empty or cannot be had")
-            continue
-        bar = max(ALIKE, other if other == other else ALIKE)
-        like = [bool(value > bar) for value in line.nan_to_num(0)]
-        if independent:
-            still = [names[i] for i, one in enumerate(like) if one]
-            found.append(
-                f"{who} does not depend on {', '.join(still)} (SSIM {_short(float(line[like.index(True)]))}{beside})"
-                if still
-                else f"{who} depends on every block by itself (SSIM at most {_short(float(line.nan_to_num(0).max()))}{beside})"
-            )
-            continue
-        count = next((i for i, one in enumerate(like) if not one), len(like))
-        if not count:
-            found.append(
-                f"{who} depends on the {end} block already ({names[0]}: SSIM {_short(float(line.nan_to_num(0)[0]))}{beside})"
-            )
-            continue
-        what = "the weights at all" if count == len(like) else f"the {end} {count} of {len(like)} blocks"
-        drawn = outline[None].expand(len(heat.values), -1, -1, -1, -1).to(heat.values.device)
-        t, h, w = outline.shape[1:]
-        traced = float(ssim(resize(heat.values.double().abs(), (t, h, w)), drawn).nanmean())
-        reason = ": it shows edges, not reasons" if traced > ALIKE else ""
-        found.append(f"{who} does not depend on {what} (SSIM {_short(float(line[count - 1]))}{beside}){reason}")
-    return found
-
-
-def _short(value: float) -> str:
-    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"

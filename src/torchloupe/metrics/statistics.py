@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,25 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One line of the table: the mean of a number over the samples, its 95 % interval, and how many samples have none.
+
+    chance: the mean of the analytic level, NaN where none is known. control: whether it is a map that knows nothing.
+    """
+
+    number: str
+    map: str
+    mean: float
+    low: float
+    high: float
+    samples: int
+    missing: int
+    better: str
+    chance: float
+    control: bool
+
+
+@dataclass(frozen=True)
 class Rank:
     """One method in the order by one number. rank: 1 is the best; low and high: its 95 % interval over resampled samples.
 
@@ -151,3 +170,21 @@ def ranking(values: dict[str, Floats], better: str, *, resamples: int = RESAMPLE
             Rank(name, float(table[i].mean()), place, float(low), float(high), float(gap.mean()), *ends, float(p), n)
         )
     return sorted(found, key=lambda one: one.rank)
+
+
+def rows(numbers: Mapping[str, tuple[Mapping[str, Floats], str, Floats | None]], controls: Sequence[str]) -> list[Row]:
+    """name -> (map -> (k, n), what is better, the level of chance) -> the lines of the table."""
+    found = []
+    for label, (values, better, level) in numbers.items():
+        for name, value in values.items():
+            each = per_sample(value)
+            known = each[~np.isnan(each)]
+            mean = float(known.mean()) if len(known) else float("nan")
+            chance = float("nan")
+            if level is not None:
+                told = per_sample(np.broadcast_to(level, value.shape))
+                told = told[~np.isnan(each) & ~np.isnan(told)]
+                chance = float(told.mean()) if len(told) else float("nan")
+            counts = (len(known), len(each) - len(known))
+            found.append(Row(label, name, mean, *interval(each), *counts, better, chance, name in controls))
+    return found

@@ -180,12 +180,7 @@ class Explaining:
             yield from self._explained(images)
 
     def _explained(self, images: Mapping[str, Any]) -> Iterator[tuple[str, Heatmaps]]:
-        assert self.subject.prepare is not None
-        names = list(images)
-        batch = self.subject.prepare(list(images.values()), tuple(str(self.files[name]) for name in names))
-        if self.truth:
-            batch = replace(batch, truth={"label": torch.tensor([self.truth[name] for name in names])})
-        probe = self._for_each([self.each[name] for name in names]) if self.each else self.probe
+        probe, batch = self.prepared(images)
         options = dict(self.options)
         if self.part and any("progress" in options_of(fn) for fn in self.methods.values()):
             options["progress"] = self.part
@@ -193,16 +188,31 @@ class Explaining:
         def ask(asked: Probe, samples: Batch) -> Mapping[str, Maps]:
             return cams(asked, samples, tuple(self.methods.values()), **options)
 
+        found = aug_smooth(ask, probe, batch) if self.aug else ask(probe, batch)
+        self.seen(found, probe, batch)
+        for i, name in enumerate(images):
+            yield name, self.recorded(Heatmaps.of(found, batch, i, self.subject.classes), probe, name)
+
+    def prepared(self, images: Mapping[str, Any]) -> tuple[Probe, Batch]:
+        """The question, and pictures by their names as the model takes them."""
+        assert self.subject.prepare is not None
+        names = list(images)
+        batch = self.subject.prepare(list(images.values()), tuple(str(self.files[name]) for name in names))
+        if self.truth:
+            batch = replace(batch, truth={"label": torch.tensor([self.truth[name] for name in names])})
+        probe = self._for_each([self.each[name] for name in names]) if self.each else self.probe
         if self.subject.kind in PLACED:
             _, batch = probe.ask(batch)
-        found = aug_smooth(ask, probe, batch) if self.aug else ask(probe, batch)
+        return probe, batch
+
+    def seen(self, found: Mapping[str, Maps], probe: Probe, batch: Batch) -> None:
+        """Notes how the layers of these maps were read, once, for the records."""
         if not self._layouts:
             layers = {layer for maps in found.values() for layer in maps.maps}
             self._layouts = layouts(probe.at(*sorted(layers)), batch.take([0]))
-        for i, name in enumerate(names):
-            yield name, self._recorded(Heatmaps.of(found, batch, i, self.subject.classes), probe, name)
 
-    def _recorded(self, heatmaps: Heatmaps, probe: Probe, name: str) -> Heatmaps:
+    def recorded(self, heatmaps: Heatmaps, probe: Probe, name: str) -> Heatmaps:
+        """Heatmaps of one picture with a record of how they were made."""
         used = {m: {o: v for o, v in self.options.items() if o in options_of(fn)} for m, fn in self.methods.items()}
         weights = self.subject.notes.get("weights", {})
         return heatmaps.made(

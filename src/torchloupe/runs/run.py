@@ -77,6 +77,9 @@ OPENERS: dict[str, str] = {
     "pose depend": "torchloupe.runs.pose.depend:depending",
     "pose errors": "torchloupe.runs.pose.errors:measuring",
     "pose maps": "torchloupe.runs.pose.attribution:attributing",
+    "judged": "torchloupe.runs.judge:Judging",
+    "judged again": "torchloupe.runs.judge:JudgingStored",
+    "sane": "torchloupe.runs.judge:Sanity",
 }
 """Kind of job -> "module:function" that opens it: job -> Work."""
 

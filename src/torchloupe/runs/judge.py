@@ -1,0 +1,297 @@
+"""Heatmaps of pictures with numbers of how far each can be trusted: the work behind `loupe judge`, `loupe sane` and `loupe cam --metrics`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchloupe.errors import BadInput, BadSample
+from torchloupe.kinds.judged import Judged
+from torchloupe.kinds.maps import Heatmaps, names_of
+from torchloupe.methods.cam import cams
+from torchloupe.methods.registry import options_of as method_options
+from torchloupe.metrics import registry
+from torchloupe.metrics.judge import budget, judge
+from torchloupe.metrics.sanity import sane
+from torchloupe.probe import Batch, Probe
+from torchloupe.results import Maps
+from torchloupe.runs.maps import Explaining
+from torchloupe.runs.run import Job
+from torchloupe.sources.places import Places, places, with_places
+from torchloupe.store import Artifact, plain, sha256
+from torchloupe.store.results import Files
+from torchloupe.targets.classes import Classes, Each, Several, Top, Truth
+
+OF_CLASSES = (Classes, Each, Several, Top, Truth)
+
+
+class Judging(Explaining):
+    """Explains pictures and judges the maps.
+
+    job.ask besides that of Explaining: metrics, metric_options, value ("auto": softmax for questions about a classifier's
+    classes, else score), chance, chunk, seed. job.data besides: truth (a path, or None).
+    tell: is given lines to say while it works, such as how many forwards it will take.
+    """
+
+    tell: Callable[[str], None] | None = None
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        ask = job.ask
+        self.metrics = tuple(registry.named(name).__name__ for name in ask["metrics"])
+        self.places = self._places(job.data.get("truth"))
+        self.value = ask["value"]
+        if self.value == "auto":
+            asks_classes = isinstance(self.probe.target, OF_CLASSES) and self.subject.kind == "classifier"
+            self.value = "softmax" if asks_classes and "completeness" not in self.metrics else "score"
+            if asks_classes and self.value == "softmax":
+                self.notices.append("value: softmax, the probability of the class (default; --value score for logits)")
+        self.judging = {
+            "value": self.value,
+            "chance": bool(ask["chance"]),
+            "seed": int(ask["seed"]),
+            **dict(ask["metric_options"]),
+        }
+        self.chunk = int(ask["chunk"])
+        truth = job.data.get("truth")
+        words = {"metrics": self.metrics, **self.judging, "truth": truth and fingerprint(Path(str(truth)))}
+        self._about = plain({**self._about, "judged": words})
+        self._told: set[str] = set()
+
+    def _places(self, truth: Any) -> Places | None:
+        needing = [name for name in self.metrics if registry.METRICS[name].needs]  # type: ignore[attr-defined]
+        if needing and not truth:
+            raise BadInput(
+                f"{', '.join(needing)}: needs to know where things are; give --truth (COCO JSON, a folder of VOC XML or of "
+                "masks, or boxes by file name)"
+            )
+        if truth and not needing:
+            raise BadInput(
+                f"--truth {truth}: none of {', '.join(self.metrics)} looks at it; add --metric pointing, mass, energy or iou"
+            )
+        return places(str(truth)) if truth else None
+
+    def _explained(self, images: Mapping[str, Any]) -> Iterator[tuple[str, Judged]]:
+        probe, batch = self.prepared(images)
+        found: dict[str, Maps] = {}
+        seconds: dict[str, float] = {}
+        for name, fn in self.methods.items():
+            begin = time.process_time()
+            own = {option: value for option, value in self.options.items() if option in method_options(fn)}
+            found[name] = cams(probe, batch, (fn,), **own)[name]
+            seconds[name] = (time.process_time() - begin) / batch.n
+        self.seen(found, probe, batch)
+        judgement = self.judged(found, probe, batch, list(images))
+        for i, name in enumerate(images):
+            heatmaps = Judged.of(found, batch, i, self.subject.classes)
+            whole = self.recorded(heatmaps, probe, name)
+            assert isinstance(whole, Judged)
+            whole = replace(whole, record={**whole.record, "seconds": seconds})
+            yield name, whole.with_numbers(judgement, i, metrics=self.metrics, options=self.judging)
+
+    def judged(self, found: Mapping[str, Maps], probe: Probe, batch: Batch, names: Sequence[str]) -> Any:
+        """The judgement of these maps."""
+        if self.places is not None:
+            labels = probe.ask(batch)[0].labels
+            batch, said = with_places(self.places, batch, [self.files[name] for name in names], labels, self.subject)
+            for line in said:
+                self.say(line)
+        options = {key: value for key, value in self.judging.items() if key not in ("value", "seed")}
+        cost = budget(batch, found, self.metrics, **options)
+        if sum(cost.values()):
+            parts = ", ".join(f"{name} {count // batch.n}" for name, count in cost.items() if count)
+            self.say(
+                f"budget: at most {sum(cost.values()) // batch.n} forwards a picture ({parts}), {self.chunk} at once"
+            )
+        total, part = max(1, sum(cost.values())), self.part
+        return judge(
+            probe,
+            batch,
+            found,
+            self.metrics,
+            chunk=self.chunk,
+            progress=(lambda done: part(min(done, total), total)) if part else None,
+            **self.judging,
+        )
+
+    def say(self, line: str) -> None:
+        """Told once, however many batches find it."""
+        if line not in self._told and self.tell:
+            self.tell(line)
+        self._told.add(line)
+
+
+class Sanity(Explaining):
+    """Explains pictures again and again, with randomised weights, moved inputs and other questions.
+
+    job.ask besides that of Explaining: order, independent, blocks, smooth, stability, seed.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        ask = job.ask
+        self.testing = {
+            "order": ask["order"],
+            "independent": bool(ask["independent"]),
+            "most": int(ask["blocks"]),
+            "smooth": int(ask["smooth"]),
+            "stability": bool(ask["stability"]),
+            "seed": int(ask["seed"]),
+        }
+        self._about = plain({**self._about, "sane": self.testing})
+
+    def _explained(self, images: Mapping[str, Any]) -> Iterator[tuple[str, Judged]]:
+        probe, batch = self.prepared(images)
+
+        def ask(asked: Probe, samples: Batch) -> Mapping[str, Maps]:
+            return cams(asked, samples, tuple(self.methods.values()), **self.options)
+
+        clean = ask(probe, batch)
+        self.seen(clean, probe, batch)
+        found = sane(ask, probe, batch, progress=self.part, **self.testing)  # type: ignore[arg-type]
+        for i, name in enumerate(images):
+            whole = self.recorded(Judged.of(clean, batch, i, self.subject.classes), probe, name)
+            assert isinstance(whole, Judged)
+            yield name, whole.with_numbers(found, i, blocks=found.blocks, options=self.testing)
+
+
+class JudgingStored(Judging):
+    """Judges heatmaps that lie on disk, with the model and the question that their records tell.
+
+    job.data: run (a folder of results of `loupe cam`), truth. job.model: what the record does not tell of the model; empty
+    values are filled from it. job.ask: as Judging, without what is asked of the model.
+    Errors: BadInput for a folder without heatmaps, for results of several questions, and for a model with other weights than those
+    of the record.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.stored = Files(Path(str(job.data["run"])))
+        records = {id: record for id, record in self.stored.records() if record.get("kind") in ("maps", "judged")}
+        if not records:
+            raise BadInput(f"{self.stored.root}: no heatmaps in this folder; expected results of loupe cam")
+        asked = [one for record in records.values() if isinstance(one := record.get("asked"), Mapping)]
+        if len(asked) < len(records):
+            raise BadInput(
+                f"{self.stored.root}: its records do not tell what was asked; make them again with loupe cam"
+            )
+        first, own = asked[0], ("own", "source", "judged")
+        for id, one in zip(records, asked, strict=True):
+            for key in {*first, *one} - {*own, "methods", "options"}:
+                if first.get(key) != one.get(key):
+                    raise BadInput(
+                        f"{self.stored.root}: holds results of several questions ({id} has {key} {one.get(key)!r}, "
+                        f"{next(iter(records))} {first.get(key)!r}); judge them by folders"
+                    )
+        if first.get("aug_smooth"):
+            raise BadInput(
+                f"{self.stored.root}: made with --aug-smooth, whose question is not that of one input; judge plain maps"
+            )
+        words = list(first["target"])
+        each = bool(first.get("each"))
+        record = next(iter(records.values()))
+        model = {**job.model}
+        for key in ("model", "cfg_options", "size", "mean", "std", "ema", "classes"):
+            model[key] = model.get(key) or first.get(key)
+        model["weights"] = model.get("weights") or record.get("weights")
+        files = {id: str(record["source"]) for id, record in records.items()}
+        labels = job.data.get("labels")
+        ask = {
+            **job.ask,
+            "layers": first["layers"],
+            "methods": first["methods"],
+            "options": first["options"],
+            "target": [str(one["own"]) for one in asked] if each else words,
+            "each": each,
+            "explain": first["explain"],
+            "threshold": first["threshold"],
+            "aug_smooth": False,
+            "eigen_smooth": False,
+        }
+        super().__init__(Job("maps", model, {"files": files, "labels": labels, "truth": job.data.get("truth")}, ask))
+        now = self._about["weights"]
+        if now != first["weights"]:
+            raise BadInput(
+                f"{self.stored.root}: the maps were made with weights {str(first['weights'])[:12]}, these are {str(now)[:12]}; "
+                "give the checkpoint that they were made with, --weights"
+            )
+        self._before = {id: str(one.get("source")) for id, one in zip(records, asked, strict=True)}
+
+    def asked(self, id: str) -> Mapping[str, Any]:
+        """See `runs.run.Work.asked`; the picture's sha256 and that of the maps. Errors: BadSample for a picture that changed."""
+        found = super().asked(id)
+        if found["source"] != self._before[id]:
+            raise BadSample(
+                f"{self.files[id]}: is not the picture that {id} was made of (sha256 {str(found['source'])[:12]}, then "
+                f"{self._before[id][:12]})"
+            )
+        return {**found, "maps": sha256(self.stored.root / f"{id}.npz")}
+
+    def _explained(self, images: Mapping[str, Any]) -> Iterator[tuple[str, Judged]]:
+        probe, batch = self.prepared(images)
+        results = {name: self.stored.read(name) for name in images}
+        scores, _ = probe.ask(batch)
+        found = stored_maps(results, scores)
+        judgement = self.judged(found, probe, batch, list(images))
+        for i, (name, one) in enumerate(results.items()):
+            record = {key: value for key, value in one.record.items() if key not in ("asked", "key", "drawn")}
+            heatmaps = Heatmaps.read(one.arrays, one.record, name)
+            held = {part: getattr(heatmaps, part) for part in Heatmaps.__dataclass_fields__} | {"record": record}
+            yield name, Judged(**held).with_numbers(judgement, i, metrics=self.metrics, options=self.judging)
+
+
+def stored_maps(results: Mapping[str, Artifact], now: Any) -> dict[str, Maps]:
+    """Heatmaps of several samples as they lie on disk -> method -> Maps, scores and labels as stored.
+
+    Errors: BadSample for results that do not hold the same maps and questions.
+    """
+    names = list(results)
+    first = results[names[0]]
+    where = names_of(tuple(first.arrays))
+    for name in names[1:]:
+        other = results[name]
+        same = names_of(tuple(other.arrays)) == where and all(
+            other.arrays[f"map/{m}/{layer}"].shape == first.arrays[f"map/{m}/{layer}"].shape for m, layer in where
+        )
+        if not same:
+            raise BadSample(f"{name}: holds other maps than {names[0]}")
+    about = first.record["methods"]
+    value = torch.stack(
+        [
+            torch.tensor(
+                [float("nan") if s is None else float(s) for s in results[name].record["scores"]], dtype=torch.float64
+            )
+            for name in names
+        ],
+        1,
+    )
+    if value.shape[0] != len(now.labels):
+        raise BadSample(f"{names[0]}: holds {value.shape[0]} questions, the model is asked {len(now.labels)}")
+    labels = tuple(tuple(str(results[name].record["questions"][k]) for name in names) for k in range(len(value)))
+    found: dict[str, Maps] = {}
+    for method in dict.fromkeys(m for m, _ in where):
+        maps = {
+            layer: torch.stack([torch.from_numpy(results[name].arrays[f"map/{method}/{layer}"]) for name in names], 1)
+            for m, layer in where
+            if m == method
+        }
+        found[method] = Maps(maps, type(now)(value, labels), signed=bool(about[method]["signed"]))
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file, or of the names and contents of a folder's files."""
+    import hashlib
+
+    if path.is_file():
+        return sha256(path)
+    if not path.is_dir():
+        raise BadInput(f"--truth {path}: no such file or folder")
+    whole = hashlib.sha256()
+    for file in sorted(one for one in path.iterdir() if one.is_file()):
+        whole.update(f"{file.name} {sha256(file)}\n".encode())
+    return whole.hexdigest()
