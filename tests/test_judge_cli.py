@@ -103,7 +103,8 @@ def test_maps_on_disk_are_judged(home: Path, capsys: pytest.CaptureFixture[str])
         "road",
         "--truth",
         str(home / "boxes.json"),
-        "--no-draw",
+        "--draw",
+        "none",
     ]
     assert main([*words, "--metric-option", "tolerance=0", "percentiles=50,"]) == 0
     rows = table(home / "run-judged")
@@ -131,14 +132,14 @@ def test_a_picture_that_changed_or_broke_is_left_out(home: Path, capsys: pytest.
     for i in range(2):
         (own / f"p{i}.png").write_bytes((home / "in" / f"p{i}.png").read_bytes())
     (own / "broken.png").write_text("no picture")
-    words = ["judge", str(own), *MODEL, "--metric", "shape", "--no-draw", "--save", str(home / "part")]
+    words = ["judge", str(own), *MODEL, "--metric", "shape", "--draw", "none", "--save", str(home / "part")]
     assert main(words) == PARTLY
     assert "INCOMPLETE: 2 of 3 pictures done" in capsys.readouterr().err
     assert main([*words, "--strict", "--again"]) == 2
     (own / "broken.png").unlink()
     assert main(["cam", str(own), *MODEL, "--save", str(home / "own-run")]) == 0
     Image.new("RGB", (40, 40), "green").save(own / "p0.png")
-    assert main(["judge", str(home / "own-run"), "--metric", "shape", "--no-draw"]) == PARTLY
+    assert main(["judge", str(home / "own-run"), "--metric", "shape", "--draw", "none"]) == PARTLY
     assert "is not the picture that p0 was made of" in capsys.readouterr().err
 
 
@@ -153,7 +154,7 @@ def test_a_picture_that_changed_or_broke_is_left_out(home: Path, capsys: pytest.
         (["--metric-option", "fill=grey"], "no fill 'grey'"),
         (["--metric-option", "tolerance=3"], "no option 'tolerance' in deletion, insertion, road"),
         (["--rank"], "--rank orders methods or layers; name at least two"),
-        (["--chunk", "0"], "chunk is 0"),
+        (["--chunk", "0"], "--chunk 0: expected 1 or more"),
         (["--metric", "completeness", "--value", "softmax"], "take 'score'"),
     ],
 )

@@ -53,6 +53,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("rescale_factor", "resize_ratio", "font_scale", "std"), Range(0, 10_000, above=True)),
     **dict.fromkeys(("seconds", "show_interval"), Range(0, 86_400)),
     **dict.fromkeys(("sigma", "tolerance", "reach", "marker_size"), Range(0, 10**6, above=True)),
+    **dict.fromkeys(("chunk", "blocks", "smooth"), Range(1, 65536)),
     "seed": SEED,
     "dpi": Range(20, 2400),
     "fps": Range(0, 60, above=True),

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from torchloupe.cli.cam import destination, unique_names
-from torchloupe.cli.options import Model, Words, pairs, say
+from torchloupe.cli.options import Model, Running, Words, pairs, say
 from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
     from torchloupe.kinds.judged import Judged
+    from torchloupe.runs.run import Job
 
 DEFAULT_MODEL = Model()
+DEFAULT_RUNNING = Running()
 DEFAULT_STYLE = Style()
 FEW = 6
 METRICS = ("deletion", "insertion", "road")
@@ -43,10 +45,8 @@ def judge(
     chunk: int = 32,
     seed: int = 0,
     save: Annotated[Path | None, Parameter(name=["--save", "--save-path"])] = None,
-    draw: bool = True,
-    batch_size: int = 8,
-    strict: Annotated[bool, Parameter(negative="")] = False,
-    again: Annotated[bool, Parameter(negative="")] = False,
+    draw: str = "auto",
+    running: Annotated[Running, Parameter(name="*")] = DEFAULT_RUNNING,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
     style: Annotated[Style, Parameter(name="*")] = DEFAULT_STYLE,
 ) -> int:
@@ -79,10 +79,7 @@ def judge(
         chunk: Masked inputs in one forward; bounds the memory.
         seed: Of ties, noise and random maps.
         save: Folder to write to. Default: judged; for a folder of results, the folder with -judged behind its name.
-        draw: Draw the heatmaps too.
-        batch_size: Pictures in one forward of the methods.
-        strict: Stop at the first picture that cannot be judged, instead of going on without it.
-        again: Compute anew what lies on disk already.
+        draw: Which heatmaps to draw: all, none, sample:N, worst:N, best:N, worst:N:COLUMN of the table; auto: all of up to 1000.
     """
     from torchloupe.errors import BadInput
     from torchloupe.runs.run import Job
@@ -109,7 +106,7 @@ def judge(
         if folder.resolve() == Path(images[0]).resolve():
             raise BadInput(f"--save {folder}: is the folder of the maps itself; give another one")
         data = {"run": images[0], "truth": truth and str(truth), "labels": labels and str(labels)}
-        work = Job("judged again", loading.words(model or ""), data, ask).open()
+        job = Job("judged again", loading.words(model or ""), data, ask)
     else:
         if model is None:
             raise BadInput(
@@ -117,14 +114,11 @@ def judge(
             )
         folder = save or Path("judged")
         ask |= asked(layers, method, target, each, explain, threshold, option)
-        work = Job(
-            "judged",
-            loading.words(model),
-            {**pictures(images), "labels": labels and str(labels), "truth": truth and str(truth)},
-            ask,
-        ).open()
+        truths = {"labels": labels and str(labels), "truth": truth and str(truth)}
+        job = Job("judged", loading.words(model), {**pictures(images), **truths}, ask)
+    work = job.open()
     work.tell = say
-    return judged(work, folder, batch_size, strict, again, draw, style, rank=rank)
+    return judged(job, work, folder, running, draw, style, rank=rank)
 
 
 def sane(
@@ -141,10 +135,8 @@ def sane(
     stability: bool = True,
     seed: int = 0,
     save: Annotated[Path, Parameter(name=["--save", "--save-path"])] = Path("sane"),
-    draw: bool = False,
-    batch_size: int = 8,
-    strict: Annotated[bool, Parameter(negative="")] = False,
-    again: Annotated[bool, Parameter(negative="")] = False,
+    draw: str = "none",
+    running: Annotated[Running, Parameter(name="*")] = DEFAULT_RUNNING,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
     style: Annotated[Style, Parameter(name="*")] = DEFAULT_STYLE,
 ) -> int:
@@ -168,10 +160,7 @@ def sane(
         stability: Compare maps of moved inputs.
         seed: Of the shuffles and of noise.
         save: Folder to write to.
-        draw: Draw the heatmaps too.
-        batch_size: Pictures in one forward.
-        strict: Stop at the first picture that cannot be explained, instead of going on without it.
-        again: Compute anew what lies on disk already.
+        draw: Which heatmaps to draw: all, none, sample:N, worst:N, best:N, worst:N:COLUMN of the table; auto: all of up to 1000.
     """
     from torchloupe.runs.run import Job
 
@@ -186,8 +175,8 @@ def sane(
         "stability": stability,
         "seed": seed,
     }
-    work = Job("sane", loading.words(model), {**pictures(images), "labels": None}, ask).open()
-    return judged(work, save, batch_size, strict, again, draw, style, sentences=True)
+    job = Job("sane", loading.words(model), {**pictures(images), "labels": None}, ask)
+    return judged(job, job.open(), save, running, draw, style, sentences=True)
 
 
 def asked(
@@ -228,12 +217,11 @@ def stored(name: str) -> bool:
 
 
 def judged(
+    job: Job,
     work: Any,
     folder: Path,
-    batch_size: int,
-    strict: bool,
-    again: bool,
-    draw: bool,
+    running: Running,
+    draw: str,
     style: Style,
     *,
     rank: bool = False,
@@ -246,8 +234,7 @@ def judged(
     from torchloupe.render import judgement
     from torchloupe.render.colour import palette
     from torchloupe.render.pictures import draw_run
-    from torchloupe.runs.run import run
-    from torchloupe.store.results import Files
+    from torchloupe.runs.found import chosen
 
     palette(style.cmap)
     folder, single = destination(folder)
@@ -255,10 +242,10 @@ def judged(
         raise BadInput(f"--save {folder / single}: a picture; a judgement is many files, give a folder")
     for notice in work.notices:
         say(notice)
-    results = Files(folder, {"drawn": asdict(style)})
-    there: list[str] = []
-    done = run(work, results, batch=batch_size, strict=strict, again=again, what="pictures", made=there.append)
+    results = running.results(folder, len(work.ids()), {"drawn": asdict(style)})
+    done = running.run(job, work, results, "pictures")
     done.check()
+    there = [id for id in work.ids() if id not in done.failed]
     samples = [Judged.read(*results.read(name), name) for name in there]
     numbers = judgement.gathered(samples)
     found = rows(numbers, judgement.controls_of(samples))
@@ -269,8 +256,7 @@ def judged(
         written.append(judgement.save_figure(judgement.figure(samples), folder / f"curves.{style.format}"))
     if rank:
         written += ranked(samples, folder, style)
-    if draw:
-        written += draw_run(results, there, folder, style)
+    written += draw_run(results, chosen(results, there, draw), folder, style)
     if sentences:
         print("\n".join(judgement.sentences(samples)))
     else:

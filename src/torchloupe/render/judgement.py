@@ -14,10 +14,11 @@ from torchloupe.errors import BadInput
 from torchloupe.kinds.judged import Judged
 from torchloupe.metrics.statistics import Floats, Rank, Row, interval, per_sample
 from torchloupe.metrics.verdict import verdicts
-from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from torchloupe.render.kinds import Wish
 
 ARROWS = {"high": "higher is better", "low": "lower is better", "neither": ""}
 DASHED = ("centre", "edges")
@@ -273,21 +274,14 @@ def write_table(found: Sequence[Row], path: Path) -> Path:
     return store.whole(path, text.getvalue())
 
 
-def redraw(
-    paths: Sequence[Path],
-    save: str | None,
-    style: Style,
-    methods: Sequence[str] = (),
-    layers: Sequence[str] = (),
-    targets: Sequence[str] = (),
-) -> list[Path]:
+def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Stored judgements again: their heatmaps, and the curves of all of them in one figure; `loupe draw` calls this."""
     from torchloupe.render.pictures import redraw as redraw_maps
 
-    written = redraw_maps(paths, save, style, methods, layers, targets)
+    written = redraw_maps(paths, save, wish)
     samples = [Judged.read(*store.load(path), store.pair(path)[0].stem) for path in paths]
     if any(one.curves for one in samples):
         goal = Path(save) if save is not None else paths[0].parent
         goal = goal.parent if goal.suffix else goal
-        written.append(save_figure(figure(samples), goal / f"curves.{style.format}", style.dpi // 2))
+        written.append(save_figure(figure(samples), goal / f"curves.{wish.style.format}", wish.style.dpi // 2))
     return written

@@ -30,6 +30,7 @@ HOMES: Mapping[str, str] = {
     "features": "torchloupe.render.points:redraw",
     "gait evaluation": "torchloupe.render.evaluation:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
+    "judged": "torchloupe.render.judgement:redraw",
     "maps": "torchloupe.render.pictures:redraw",
     "points": "torchloupe.render.points:redraw",
     "pose joints": "torchloupe.render.pose_report:redraw_joints",

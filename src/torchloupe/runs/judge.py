@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,11 +21,11 @@ from torchloupe.metrics.judge import budget, judge
 from torchloupe.metrics.sanity import sane
 from torchloupe.probe import Batch, Probe
 from torchloupe.results import Maps
+from torchloupe.runs.found import opened
 from torchloupe.runs.maps import Explaining
 from torchloupe.runs.run import Job
 from torchloupe.sources.places import Places, places, with_places
 from torchloupe.store import Artifact, plain, sha256
-from torchloupe.store.results import Files
 from torchloupe.targets.classes import Classes, Each, Several, Top, Truth
 
 OF_CLASSES = (Classes, Each, Several, Top, Truth)
@@ -170,7 +171,7 @@ class JudgingStored(Judging):
     """
 
     def __init__(self, job: Job) -> None:
-        self.stored = Files(Path(str(job.data["run"])))
+        self.stored = opened(Path(str(job.data["run"])))
         records = {id: record for id, record in self.stored.records() if record.get("kind") in ("maps", "judged")}
         if not records:
             raise BadInput(f"{self.stored.root}: no heatmaps in this folder; expected results of loupe cam")
@@ -229,7 +230,7 @@ class JudgingStored(Judging):
                 f"{self.files[id]}: is not the picture that {id} was made of (sha256 {str(found['source'])[:12]}, then "
                 f"{self._before[id][:12]})"
             )
-        return {**found, "maps": sha256(self.stored.root / f"{id}.npz")}
+        return {**found, "maps": digest(self.stored.read(id))}
 
     def _explained(self, images: Mapping[str, Any]) -> Iterator[tuple[str, Judged]]:
         probe, batch = self.prepared(images)
@@ -283,10 +284,18 @@ def stored_maps(results: Mapping[str, Artifact], now: Any) -> dict[str, Maps]:
     return found
 
 
+def digest(found: Artifact) -> str:
+    """sha256 of the heatmaps of a result, by their names."""
+    whole = hashlib.sha256()
+    for name in sorted(found.arrays):
+        if name.startswith("map/"):
+            values = found.arrays[name]
+            whole.update(f"{name} {values.dtype} {values.shape}\n".encode() + values.tobytes())
+    return whole.hexdigest()
+
+
 def fingerprint(path: Path) -> str:
     """sha256 of a file, or of the names and contents of a folder's files."""
-    import hashlib
-
     if path.is_file():
         return sha256(path)
     if not path.is_dir():
