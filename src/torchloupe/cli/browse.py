@@ -123,8 +123,10 @@ def browse(
     Parameters
     ----------
     config
-        An OpenMMLab config (.py) or a folder of them, folder:PATH (a class per sub-folder), or
-        torch:package.module:factory for any torch Dataset.
+        An OpenMMLab config (.py) or a folder of them, folder:PATH (a class per sub-folder),
+        torch:package.module:factory for any torch Dataset, or what a tool exports: coco:FILE.json?images=DIR (panoptic
+        ones too), yolo:data.yaml, voc:FOLDER, labelme:FOLDER, cvat:FILE.xml?images=DIR, csv:FILE, hf:FOLDER,
+        webdataset:GLOB.
     output_dir
         Folder for the pictures, the plots and the numbers; not saved where absent, but shown in a window or,
         without a display, on a web page in a temporary folder.

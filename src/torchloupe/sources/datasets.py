@@ -16,8 +16,9 @@ import numpy as np
 from torchloupe.data.samples import BadSample, Exhausted, Feed, Marks, Sample, Step
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.sources import albu, patches
+from torchloupe.sources.annotated import READERS, Entry, entries, hugging_face, shards
 from torchloupe.sources.configs import expand, located, one_line, spec, yaml_config
-from torchloupe.sources.look import Levels, Look, described, open_picture
+from torchloupe.sources.look import PICTURE_SUFFIXES, Levels, Look, described, open_picture
 from torchloupe.sources.mixing import MixedFeed, divided
 from torchloupe.sources.pipelines import PipelineFeed, config_mixers, config_stages
 from torchloupe.sources.transforms import (
@@ -39,7 +40,6 @@ from torchloupe.sources.truth import LABEL_KEYS, Truth, divided_item, fields, tr
 
 # As many samples as tell the range of values of a data set.
 PROBED = 8
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def feeds(
 ) -> list[Feed]:
     """The data sets that a source names, each with its pipeline; several for a folder of configs.
 
-    source: an OpenMMLab config or a folder of them, `folder:PATH` (a class per sub-folder), `torch:module:factory`.
+    source: an OpenMMLab config or a folder of them, `folder:PATH` (a class per sub-folder), `torch:module:factory`, or the word
+    and file of what a tool exports (`annotated.READERS`, `hf:FOLDER`, `webdataset:GLOB`).
     transform, model: steps to take after the source's own. data: a folder of pictures in the place of a config's own.
     settings: how values, channels and boxes are read, where the data do not say.
     Errors: BadInput, MissingPackage, each in one line.
@@ -81,23 +82,30 @@ def feeds(
     elif model:
         steps += model_transform(model)
     kind, rest, query = spec(source)
-    if settings.boxes is not None and kind != "torch":
-        raise BadInput("--boxes is for torch: data that do not say how their boxes are written")
-    if settings.asks and kind not in ("folder", "torch"):
-        raise BadInput("--range and --channels are for folder: and torch: data; a config has its own pipeline")
-    if kind in ("folder", "torch"):
+    if settings.boxes is not None and kind not in ("torch", "hf", "webdataset"):
+        raise BadInput("--boxes is for torch:, hf: and webdataset: data that do not say how their boxes are written")
+    words = ("folder", "torch", "hf", "webdataset", *READERS)
+    if settings.asks and kind not in words:
+        raise BadInput("--range and --channels are for folder:, torch: and their like; a config has its own pipeline")
+    if kind in words:
         if data is not None:
             raise BadInput(f"--data is for configs; {source} names its own data")
         if not rest:
             raise BadInput(f"{source!r} names nothing; expected folder:PATH or torch:module:factory")
         single, mixers = divided(steps)
-        feed: Feed = (
-            FolderFeed(rest, single, settings)
-            if kind == "folder"
-            else torch_feed(source, rest, query, single, settings)
-        )
+        feed: Feed
+        if kind == "folder":
+            feed = FolderFeed(rest, single, settings)
+        elif kind == "torch":
+            feed = torch_feed(source, rest, query, single, settings)
+        elif kind == "hf":
+            feed = TorchFeed(hugging_face(rest, phase), Path(rest).resolve().name, single, settings)
+        elif kind == "webdataset":
+            feed = StreamFeed(shards(rest), Path(rest).stem, single, settings)
+        else:
+            feed = AnnotatedFeed(*entries(kind, rest, query, phase), single, settings)
         return [MixedFeed(feed, mixers) if mixers else feed]
-    source = located(source, "folder:PATH or torch:module:factory")
+    source = located(source, f"one of {', '.join(f'{word}:' for word in words)}")
     if steps:
         raise BadInput("--transform and --model are for folder: and torch: sources; a config has its own pipeline")
     paths, found = expand(source), []
@@ -170,6 +178,10 @@ class FolderFeed(Shown):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def faults(self, _index: int, _size: tuple[int, int]) -> tuple[str, ...]:
+        """What is wrong with the annotation of a picture of that size."""
+        return ()
+
     def truth(self, _index: int, _size: tuple[int, int]) -> Truth:
         """What is known of a picture: the folder that it lies in is its class."""
         inside = self.paths[_index].relative_to(self.root)
@@ -183,7 +195,13 @@ class FolderFeed(Shown):
         """Raises BadSample for a file that is no picture and for a step that fails."""
         name = self.called(index)
         image, step = self._loaded(index, name)
-        found = self.truth(index, (step.pictures[0].shape[1], step.pictures[0].shape[0]))
+        size = step.pictures[0].shape[1], step.pictures[0].shape[0]
+        try:
+            found = self.truth(index, size)
+        except LoupeError as error:
+            raise BadSample(index, name, "annotation", str(error)) from error
+        except Exception as error:
+            raise BadSample(index, name, "annotation", one_line(error)) from error
         log = [replace(step, marks=found.marks)]
         if whole:
             with seeded(seed):
@@ -192,7 +210,8 @@ class FolderFeed(Shown):
                 except StepFailed as error:
                     raise BadSample(index, name, f"step {error.step}", error.message) from error
         notes = (*self.levels.told(), *([found.said] if found.said else []))
-        return Sample(index, name, found.label, tuple(log), labels=found.labels, notes=notes)
+        wrong = self.faults(index, size)
+        return Sample(index, name, found.label, tuple(log), labels=found.labels, notes=notes, faults=wrong)
 
     def _loaded(self, index: int, name: str) -> tuple[Any, Step]:
         """The picture as it goes through the pipeline, in bytes, and as the first step."""
@@ -222,6 +241,27 @@ class FolderFeed(Shown):
             return np.asarray(open_picture(self.paths[index]).image)
         except Exception as error:
             raise BadSample(index, self.called(index), "load", one_line(error)) from error
+
+
+class AnnotatedFeed(FolderFeed):
+    """Pictures whose annotation lies in files of a tool: `coco:`, `yolo:`, `voc:`, `labelme:`, `cvat:`, `csv:`."""
+
+    def __init__(self, name: str, found: Sequence[Entry], steps: Sequence[Stage], settings: Settings) -> None:
+        Shown.__init__(self, settings)
+        self.name, self.found, self.steps = name, list(found), list(steps)
+        self.paths = [one.path for one in found]
+
+    def faults(self, index: int, size: tuple[int, int]) -> tuple[str, ...]:
+        """See `FolderFeed.faults`."""
+        return self.found[index].faults(size)
+
+    def truth(self, index: int, size: tuple[int, int]) -> Truth:
+        """See `FolderFeed.truth`."""
+        return self.found[index].known(size)
+
+    def called(self, index: int) -> str:
+        """See `FolderFeed.called`."""
+        return self.found[index].name
 
 
 def torch_feed(source: str, rest: str, query: Mapping[str, Any], steps: Sequence[Stage], settings: Settings) -> Feed:

@@ -10,6 +10,7 @@ import numpy as np
 
 from torchloupe.errors import BadInput, need
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 # As many channels as a picture may have, not a stack of frames.
 MOST_CHANNELS = 16
 # The bands of PIL pictures that are no bytes: its own way to RGB cuts them off at 255.

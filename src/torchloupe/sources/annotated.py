@@ -1,0 +1,493 @@
+"""Annotated pictures as tools export them: COCO, YOLO, Pascal VOC, LabelMe, CVAT, tables, WebDataset's shards, Hugging Face."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchloupe.data.samples import Marks
+from torchloupe.errors import BadInput, need
+from torchloupe.sources.configs import one_line
+from torchloupe.sources.look import PICTURE_SUFFIXES, open_picture
+from torchloupe.sources.truth import Truth, box_corners, class_name, truth, turned_corners
+
+Size = tuple[int, int]
+# Columns of a table, by what they may be called.
+FILE_COLUMNS = ("path", "file", "filename", "file_name", "image", "img", "image_path", "filepath")
+CLASS_COLUMNS = ("label", "class", "category", "name", "labels")
+BOX_COLUMNS = (
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+    ("x", "y", "w", "h"),
+    ("x", "y", "width", "height"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One annotated picture: its file, its name, and what is known of it once its size (w, h) is.
+
+    written: the size that the annotation was made for, where it says so.
+    """
+
+    path: Path
+    name: str
+    known: Callable[[Size], Truth]
+    written: Size | None = None
+
+    def faults(self, size: Size) -> tuple[str, ...]:
+        """A line where the annotation was made for another size of the picture."""
+        if self.written is None or self.written == size or 0 in self.written:
+            return ()
+        return (f"annotation for {self.written[0]}x{self.written[1]}, the picture is {size[0]}x{size[1]}",)
+
+
+def entries(kind: str, rest: str, query: Mapping[str, Any], phase: str) -> tuple[str, list[Entry]]:
+    """The name of an annotated data set and its pictures. Errors: BadInput for what is absent or of no such form."""
+    path = Path(rest)
+    if not rest or not path.exists():
+        raise BadInput(f"{kind}:{rest}: no such file or folder")
+    asked = {key: str(value) for key, value in query.items()}
+    known = {"coco": ("images", "masks"), "cvat": ("images",), "csv": ("images",)}.get(kind, ())
+    for key in asked:
+        if key not in known:
+            raise BadInput(f"{kind}:{rest}: no option {key}; it takes {', '.join(known) or 'none'}")
+    try:
+        found = READERS[kind](path, asked, phase)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadInput(f"{path}: not as {kind} writes it: {one_line(error)}") from error
+    if not found:
+        raise BadInput(f"{path}: no annotated picture in it")
+    return path.stem if path.is_file() else path.resolve().name, found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as JSON: {one_line(error)}") from error
+
+
+def _xml(path: Path) -> Any:
+    from xml.etree import ElementTree
+
+    try:
+        return ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise BadInput(f"{path}: cannot be read as XML: {one_line(error)}") from error
+
+
+def _folder(given: str | None, *otherwise: Path) -> Path:
+    """The folder that was given, else the first of the others that there is. Errors: BadInput where it is absent."""
+    found = Path(given) if given else next((place for place in otherwise if place.is_dir()), otherwise[-1])
+    if not found.is_dir():
+        raise BadInput(f"{found}: no such folder of pictures; name it with ?images=DIR")
+    return found
+
+
+# --- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def _coco(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
+    """instances, person_keypoints and panoptic files; pictures in ?images=DIR, panoptic masks in ?masks=DIR."""
+    held = _json(path)
+    names = {int(one["id"]): str(one.get("name", one["id"])) for one in held.get("categories", ())}
+    bones = next((one["skeleton"] for one in held.get("categories", ()) if one.get("skeleton")), ())
+    notes: dict[Any, list[Mapping[str, Any]]] = {}
+    for one in held.get("annotations", ()):
+        notes.setdefault(one["image_id"], []).append(one)
+    first = held["images"][0]["file_name"] if held["images"] else ""
+    beside = [
+        place for place in (path.parent, path.parent.parent, *path.parent.parent.glob("*")) if (place / first).is_file()
+    ]
+    images = _folder(asked.get("images"), *beside, path.parent)
+    links = tuple((int(a) - 1, int(b) - 1) for a, b in bones)
+
+    def entry(one: Mapping[str, Any]) -> Entry:
+        own = notes.get(one["id"], [])
+        panoptic = next((note for note in own if "segments_info" in note), None)
+        masks = Path(asked["masks"]) if "masks" in asked else path.with_suffix("")
+
+        def known(size: Size) -> Truth:
+            if panoptic is not None:
+                return _panoptic(masks / panoptic["file_name"], panoptic["segments_info"], names)
+            found = truth(own, names, size)
+            return Truth(Marks(**{**vars(found.marks), "bones": links or found.marks.bones})) if own else found
+
+        return Entry(images / one["file_name"], one["file_name"], known, _written(one.get("width"), one.get("height")))
+
+    return [entry(one) for one in held["images"]]
+
+
+def _written(width: Any, height: Any) -> Size | None:
+    return (int(width), int(height)) if width and height else None
+
+
+def _panoptic(path: Path, segments: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Truth:
+    """A picture whose colours number its segments: red + 256 green + 65536 blue; each segment with the name of its class."""
+    colours = np.asarray(open_picture(path).image).astype(np.int64)
+    ids = colours @ np.array([1, 256, 65536])
+    numbered, legend = np.zeros(ids.shape, np.int64), {}
+    for k, one in enumerate(segments, 1):
+        # 255 means ignored in a label map.
+        number = k if k < 255 else k + 1
+        numbered[ids == one["id"]] = number
+        legend[number] = class_name(one.get("category_id"), names)
+    return Truth(Marks(masks=numbered, legend=legend))
+
+
+# --- YOLO ------------------------------------------------------------------------------------------------------------
+
+
+def _yolo(path: Path, _asked: Mapping[str, str], phase: str) -> list[Entry]:
+    """data.yaml with path, train, val, test, names; a label file a picture, where images/ is called labels/."""
+    import yaml
+
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: cannot be read as YAML: {one_line(error)}") from error
+    if not isinstance(held, dict) or "names" not in held:
+        raise BadInput(f"{path}: expected a mapping with names and train, val or test")
+    if not held.get(phase):
+        has = [key for key in ("train", "val", "test") if held.get(key)]
+        raise BadInput(f"{path}: has no data for --phase {phase} (it has {', '.join(has) or 'none at all'})")
+    root = Path(str(held.get("path") or "."))
+    root = root if root.is_absolute() else path.parent / root
+    places = held[phase] if isinstance(held[phase], list) else [held[phase]]
+    files = [file for place in places for file in _yolo_files(root / str(place), path)]
+    raw, shape = held["names"], held.get("kpt_shape")
+    names = {int(k): str(v) for k, v in (raw.items() if isinstance(raw, dict) else enumerate(raw))}
+    count = (int(shape[0]), int(shape[1])) if shape else None
+    return [Entry(file, file.name, _yolo_known(_label_file(file), names, count)) for file in files]
+
+
+def _yolo_files(place: Path, config: Path) -> list[Path]:
+    if place.is_dir():
+        return sorted(file for file in place.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    if place.suffix == ".txt" and place.is_file():
+        lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [Path(line) if Path(line).is_absolute() else place.parent / line for line in lines]
+    raise BadInput(f"{config}: {place} is neither a folder of pictures nor a list of them (.txt)")
+
+
+def _label_file(picture: Path) -> Path:
+    parts = list(picture.parts)
+    at = len(parts) - 1 - parts[::-1].index("images") if "images" in parts else None
+    if at is not None:
+        parts[at] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _yolo_known(labels: Path, names: Mapping[int, str], joints: tuple[int, int] | None) -> Callable[[Size], Truth]:
+    """Rows: class and middle, size; class and the corners of a polygon; class, middle, size and joints; all in shares."""
+
+    def known(size: Size) -> Truth:
+        if not labels.is_file():
+            return Truth(Marks(np.zeros((0, 4))))
+        rows = [
+            np.array(line.split(), float) for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
+        wide = np.array(size, float)
+        boxes, outlines, points = [], [], []
+        for row in rows:
+            numbers = row[1:]
+            outline: tuple[np.ndarray, ...] = ()
+            if joints is not None and len(numbers) == 4 + joints[0] * joints[1]:
+                body = numbers[4:].reshape(joints)
+                seen = body[:, 2:3] if joints[1] == 3 else (body.sum(1, keepdims=True) > 0).astype(float)
+                points.append(np.concatenate([body[:, :2] * wide, seen], 1))
+                numbers = numbers[:4]
+            if len(numbers) == 4:
+                boxes.append(box_corners(numbers[None], "yolo", size)[0][0])
+            elif len(numbers) >= 6 and len(numbers) % 2 == 0:
+                outline = (numbers.reshape(-1, 2) * wide,)
+                boxes.append(np.concatenate([outline[0].min(0), outline[0].max(0)]))
+            else:
+                raise BadInput(
+                    f"{labels}: a row of {len(row)} numbers; expected class and 4, or corners x y x y x y ..."
+                )
+            outlines.append(outline)
+        called = tuple(class_name(int(row[0]), names) for row in rows)
+        marks = Marks(np.array(boxes).reshape(-1, 4), called, np.stack(points) if points else None,
+                      outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
+        return Truth(marks)
+
+    return known
+
+
+# --- VOC, LabelMe, CVAT ----------------------------------------------------------------------------------------------
+
+
+def _voc(path: Path, _asked: Mapping[str, str], phase: str) -> list[Entry]:
+    """Annotations/*.xml, or *.xml anywhere below, with the pictures in JPEGImages or beside; ImageSets/Main/PHASE.txt chooses;
+    SegmentationClass/*.png are label maps."""
+    home = path / "Annotations" if (path / "Annotations").is_dir() else path
+    files = sorted(home.rglob("*.xml"))
+    chosen = path / "ImageSets/Main" / f"{phase}.txt"
+    if chosen.is_file():
+        stems = {line.split()[0] for line in chosen.read_text(encoding="utf-8").splitlines() if line.strip()}
+        files = [file for file in files if file.stem in stems]
+
+    def entry(file: Path) -> Entry:
+        root = _xml(file)
+        name = root.findtext("filename") or f"{file.stem}.jpg"
+        picture = _beside(file, name, path / "JPEGImages", path / "images")
+        mask = path / "SegmentationClass" / f"{file.stem}.png"
+
+        def known(size: Size) -> Truth:
+            boxes, names, outlines = [], [], []
+            for one in root.iter("object"):
+                names.append(one.findtext("name") or "")
+                box, turned = one.find("bndbox"), one.find("robndbox")
+                if box is not None:
+                    boxes.append([float(box.findtext(edge) or "nan") for edge in ("xmin", "ymin", "xmax", "ymax")])
+                    outlines.append(())
+                elif turned is not None:
+                    # roLabelImg: middle, width, height, angle in radians.
+                    numbers = [float(turned.findtext(key) or "nan") for key in ("cx", "cy", "w", "h", "angle")]
+                    corners = turned_corners(np.array([numbers]))[0]
+                    boxes.append([*corners.min(0), *corners.max(0)])
+                    outlines.append((corners,))
+            held = np.asarray(_opened(mask)) if mask.is_file() else None
+            marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), masks=held,
+                          outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
+            return Truth(marks)
+
+        return Entry(picture, picture.name, known, _written(root.findtext("size/width"), root.findtext("size/height")))
+
+    return [entry(file) for file in files]
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as file:
+        return file.copy()
+
+
+def _beside(file: Path, name: str, *folders: Path) -> Path:
+    """A picture by its name in one of the folders or beside the file, else by the file's own stem."""
+    places = [folder / Path(name).name for folder in (*folders, file.parent)] + [file.parent / name]
+    same = [place.with_name(f"{file.stem}{suffix}") for place in places for suffix in PICTURE_SUFFIXES]
+    return next((place for place in (*places, *same) if place.is_file()), places[0])
+
+
+def _labelme(path: Path, _asked: Mapping[str, str], _phase: str) -> list[Entry]:
+    """LabelMe's JSON files below a folder: polygons, rectangles, circles, lines and points with their labels."""
+
+    def entry(file: Path) -> Entry | None:
+        held = _json(file)
+        if not isinstance(held, dict) or "shapes" not in held:
+            return None
+
+        def known(_size: Size) -> Truth:
+            boxes, names, outlines, points = [], [], [], []
+            for one in held["shapes"]:
+                corners = np.array(one["points"], float).reshape(-1, 2)
+                kind = one.get("shape_type") or "polygon"
+                if kind == "point":
+                    points.append([*corners[0], 1.0])
+                    continue
+                if kind == "circle":
+                    radius = float(np.linalg.norm(corners[1] - corners[0]))
+                    turn = np.linspace(0, 2 * np.pi, 33)[:-1]
+                    corners = corners[0] + radius * np.stack([np.cos(turn), np.sin(turn)], 1)
+                boxes.append([*corners.min(0), *corners.max(0)])
+                names.append(str(one.get("label", "")))
+                outlines.append(() if kind == "rectangle" else (corners,))
+            marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), np.array(points)[None] if points else None,
+                          outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
+            return Truth(marks)
+
+        picture = _beside(file, str(held.get("imagePath") or f"{file.stem}.jpg").replace("\\", "/"))
+        return Entry(picture, picture.name, known, _written(held.get("imageWidth"), held.get("imageHeight")))
+
+    found = [entry(file) for file in sorted(path.rglob("*.json") if path.is_dir() else [path])]
+    return [one for one in found if one is not None]
+
+
+def _cvat(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
+    """CVAT for images 1.1: boxes (turned ones too), polygons, polylines and points; pictures in ?images=DIR."""
+    root = _xml(path)
+    images = _folder(asked.get("images"), path.parent / "images", path.parent)
+
+    def entry(one: Any) -> Entry:
+        def known(_size: Size) -> Truth:
+            boxes, names, outlines, points = [], [], [], []
+            for shape in one:
+                if shape.tag == "box":
+                    corners = np.array([float(shape.get(key)) for key in ("xtl", "ytl", "xbr", "ybr")]).reshape(2, 2)
+                    angle, (w, h) = float(shape.get("rotation") or 0), corners[1] - corners[0]
+                    middle = [*corners.mean(0), w, h, np.radians(angle)]
+                    corners = turned_corners(np.array([middle]))[0] if angle else corners
+                    outlines.append((corners,) if angle else ())
+                elif shape.tag in ("polygon", "polyline"):
+                    corners = np.array([pair.split(",") for pair in shape.get("points").split(";")], float)
+                    outlines.append((corners,))
+                elif shape.tag == "points":
+                    points += [[*map(float, pair.split(",")), 1.0] for pair in shape.get("points").split(";")]
+                    continue
+                else:
+                    continue
+                boxes.append([*corners.min(0), *corners.max(0)])
+                names.append(shape.get("label") or "")
+            marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), np.array(points)[None] if points else None,
+                          outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
+            return Truth(marks, tuple(str(tag.get("label")) for tag in one if tag.tag == "tag"))
+
+        return Entry(images / one.get("name"), one.get("name"), known, _written(one.get("width"), one.get("height")))
+
+    return [entry(one) for one in root.iter("image")]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _csv(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
+    """A table with a column of files and of classes, and of corners or x y w h where it has boxes; a line a picture or a box."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            sample = file.read(4096)
+            file.seek(0)
+            mark = (
+                "\t"
+                if sample.count("\t") > sample.count(",")
+                else ";"
+                if sample.count(";") > sample.count(",")
+                else ","
+            )
+            rows = list(csv.DictReader(file, delimiter=mark))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path}: cannot be read as a table: {one_line(error)}") from error
+    columns = {name.strip().lower(): name for name in (rows[0] if rows else ())}
+    file_column = next((columns[name] for name in FILE_COLUMNS if name in columns), None)
+    if file_column is None:
+        raise BadInput(
+            f"{path}: no column of files; expected one of {', '.join(FILE_COLUMNS)}, it has {', '.join(columns)}"
+        )
+    class_column = next((columns[name] for name in CLASS_COLUMNS if name in columns), None)
+    box = next((names for names in BOX_COLUMNS if all(name in columns for name in names)), None)
+    home = Path(asked["images"]) if "images" in asked else path.parent
+    grouped: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        grouped.setdefault(row[file_column], []).append(row)
+
+    def known_of(lines: Sequence[Mapping[str, str]]) -> Callable[[Size], Truth]:
+        names = tuple(line[class_column].strip() for line in lines) if class_column else ()
+
+        def known(size: Size) -> Truth:
+            if box is None:
+                return Truth(labels=tuple(dict.fromkeys(name for name in names if name)))
+            kept = [k for k, line in enumerate(lines) if line[columns[box[0]]].strip()]
+            numbers = np.array([[float(lines[k][columns[name]]) for name in box] for k in kept]).reshape(-1, 4)
+            form = "xywh" if box[2] in ("w", "width") else "xyxy"
+            return Truth(Marks(box_corners(numbers, form, size)[0], tuple(names[k] for k in kept) if names else ()))
+
+        return known
+
+    return [Entry(home / name, name, known_of(lines)) for name, lines in grouped.items()]
+
+
+READERS: Mapping[str, Callable[[Path, Mapping[str, str], str], list[Entry]]] = {
+    "coco": _coco,
+    "csv": _csv,
+    "cvat": _cvat,
+    "labelme": _labelme,
+    "voc": _voc,
+    "yolo": _yolo,
+}
+"""Word of a data set -> what reads it."""
+
+
+# --- data sets of items ----------------------------------------------------------------------------------------------
+
+
+def hugging_face(folder: str, phase: str) -> Any:
+    """A data set of Hugging Face's `datasets` from a folder: saved to disk, or pictures or Parquet files in it. Nothing is fetched."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise need("datasets", "hf") from error
+    path = Path(folder)
+    if not path.is_dir():
+        raise BadInput(f"hf:{folder}: no such folder")
+    saved = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+    try:
+        found = datasets.load_from_disk(folder) if saved else datasets.load_dataset(folder)
+    except Exception as error:
+        raise BadInput(f"hf:{folder}: cannot be read: {one_line(error)}") from error
+    if isinstance(found, dict):
+        split = {"val": ("val", "validation", "valid", "dev")}.get(phase, (phase,))
+        name = next((name for name in split if name in found), None)
+        if name is None:
+            raise BadInput(f"hf:{folder}: has no data for --phase {phase} (it has {', '.join(found)})")
+        found = found[name]
+    return found
+
+
+def shards(pattern: str) -> Any:
+    """WebDataset's tar files, in order: members of one name make a sample, pictures are decoded, JSON gives fields, cls a class."""
+    files = sorted(glob.glob(pattern)) if any(mark in pattern for mark in "*?[") else [pattern]
+    if not files or not all(Path(file).is_file() for file in files):
+        raise BadInput(f"webdataset:{pattern}: no such tar files")
+    from torch.utils.data import IterableDataset
+
+    class Shards(IterableDataset):
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            for file in files:
+                yield from _samples(file)
+
+    return Shards()
+
+
+def _samples(file: str) -> Iterator[dict[str, Any]]:
+    held: dict[str, bytes] = {}
+    last = ""
+    try:
+        with tarfile.open(file) as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, kind = name.partition(".")
+                key = f"{folder}/{stem}"
+                if key != last and held:
+                    yield _decoded(held)
+                    held = {}
+                opened = archive.extractfile(member)
+                last = key
+                if opened is not None:
+                    held[kind.lower()] = opened.read()
+    except (OSError, tarfile.TarError) as error:
+        raise BadInput(f"{file}: cannot be read as a tar file: {one_line(error)}") from error
+    if held:
+        yield _decoded(held)
+
+
+def _decoded(held: Mapping[str, bytes]) -> dict[str, Any]:
+    from PIL import Image
+
+    found: dict[str, Any] = {}
+    for kind, data in held.items():
+        last = kind.rpartition(".")[2]
+        if f".{last}" in PICTURE_SUFFIXES:
+            picture = Image.open(io.BytesIO(data))
+            mask = any(word in kind for word in ("mask", "seg"))
+            found["mask" if mask else "image"] = picture if mask else picture.convert("RGB")
+        elif last == "json":
+            more = json.loads(data)
+            found.update(more if isinstance(more, dict) else {"annotations": more})
+        elif last in ("cls", "txt"):
+            text = data.decode("utf-8", "replace").strip()
+            found["label"] = int(text) if text.lstrip("-").isdigit() else text
+    return found
