@@ -81,7 +81,10 @@ def test_tsne_bad_input(place, tmp_path, capsys):
         (["-c", str(config)], "names no dataset_root"),
         (["-c", str(config), "-d", str(place / "tree")], "no checkpoint is known"),
         (["-c", str(tmp_path / "absent.yaml")], "absent.yaml"),
-        (["-c", str(config), "-d", str(tmp_path / "none"), "-w", str(place / "gaitset.pt")], "no such folder"),
+        (
+            ["-c", str(config), "-d", str(tmp_path / "none"), "-w", str(place / "gaitset.pt")],
+            "no such file or directory",
+        ),
     ):
         assert main(["tsne", *words, "-s", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err

@@ -169,8 +169,12 @@ def do(self, ids):
     if len(sys.argv) > 2 and sys.argv[1] == "kill" and self.row[ids[-1]] >= 8: os.kill(os.getpid(), 9)
     return done(self, ids)
 Embedding.do = do
-from torchloupe.store.gathered import Gathered
-Gathered.__init__.__defaults__ = (2, *Gathered.__init__.__defaults__[1:])
+from torchloupe.store.shards import Shards
+keep = Shards._keep
+def kept(self, id, entry):
+    self.most = 2
+    keep(self, id, entry)
+Shards._keep = kept
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -186,7 +190,7 @@ def embed_in_a_process(kind: str, photos, out, *words: object) -> int:
 @pytest.mark.parametrize("words", [("--size", 64, 64), ("--mean", 0.1, 0.1, 0.1)])
 def test_a_run_under_other_options_takes_nothing_over(photos, tmp_path, words):
     assert embed_in_a_process("kill", photos, tmp_path / "a.npz", "--size", 96, 96) == -9
-    assert len(list((tmp_path / "a.npz.part").glob("rows-*.npz"))) == 4
+    assert len(list((tmp_path / "a.npz.part").glob("shard-*.safetensors"))) == 4
     assert embed_in_a_process("go", photos, tmp_path / "a.npz", *words) == 0
     assert embed_in_a_process("go", photos, tmp_path / "b.npz", *words) == 0
     one, two = read_points(tmp_path / "a.npz"), read_points(tmp_path / "b.npz")

@@ -22,7 +22,9 @@ from torchloupe.methods.rows import Parts, Rows, metrics, prepare
 from torchloupe.points import Points, numbered
 from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
 from torchloupe.store import aside, never_over, plain
-from torchloupe.store.gathered import Gathered
+from torchloupe.store.records import load_record
+from torchloupe.store.results import RUN, Results, difference
+from torchloupe.store.shards import Shards
 
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
@@ -334,7 +336,7 @@ def embed_file(
 
     work = Embedding(subject, data, layer, pool, record, progress)
 
-    def go(results: Gathered) -> Summary:
+    def go(results: Results) -> Summary:
         return run(work, results, batch=min(batch, data.together or batch), strict=strict, what="samples embedded")
 
     points, done = gather(work, out, go, record)
@@ -346,14 +348,16 @@ def embed_file(
 
 
 def gather(
-    work: Embedding, out: str | Path, go: Callable[[Gathered], Summary], record: Mapping[str, Any] | None = None
+    work: Embedding, out: str | Path, go: Callable[[Results], Summary], record: Mapping[str, Any] | None = None
 ) -> tuple[Points, Summary]:
     """Run an embedding by `go` and write its features as one file: the points, and what the run did.
 
-    At most 100 samples or 5 seconds are lost by a kill. Raises BadInput where no sample has features.
+    What a killed run did, but for its last 100 samples or 5 seconds, lies in OUT.part/; pieces of another question there
+    are removed. Raises BadInput where no sample has features.
     """
     out, data = check_writable(out), work.data
-    results = Gathered(Path(f"{out}.part"))
+    results = Shards(Path(f"{out}.part"), most=100)
+    _make_way(results.root, work.about())
     try:
         done = go(results)
     finally:
@@ -379,8 +383,19 @@ def gather(
     columns = {name: column[rows] for name, column in data.columns.items()}
     points = Points(results.table(left, "feats"), data.ids[rows], columns, about)
     write_points(points, out)
-    results.remove()
+    shutil.rmtree(results.root, ignore_errors=True)
     return points, done
+
+
+def _make_way(folder: Path, about: Mapping[str, Any]) -> None:
+    """Remove what a run with another question left. Errors: BadInput for a folder that is not ours."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not {name for name in names if not name.startswith(".")}:
+        return
+    if RUN not in names and not names <= {"key", "embedded.npz"}:  # as versions before 0.2 kept it
+        raise BadInput(f"{folder}: not a folder of ours, and a long run would keep its pieces there; move it away")
+    if RUN not in names or difference(load_record(folder / RUN).get("about", {}), plain(about)) is not None:
+        shutil.rmtree(folder)
 
 
 def join_labels(points: Points, labels: str | Path, out: str | Path) -> Points:

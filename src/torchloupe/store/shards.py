@@ -141,6 +141,33 @@ class Shards:
         shard, record = self._found(id)
         return Artifact(self._read(shard, id), {**self.shared(), **json.loads(record)})
 
+    def table(self, ids: Sequence[str], name: str) -> np.ndarray:
+        """(n, ...): one array of these samples, which has one shape in all of them.
+
+        Errors: BadInput where it has not, or as `read`.
+        """
+        wanted, found = set(ids), dict[str, np.ndarray]()
+        by_shard: dict[str, list[str]] = {}
+        with self._index() as index:
+            for id, shard in index.execute("SELECT id, shard FROM samples WHERE failed IS NULL"):
+                if id in wanted:
+                    by_shard.setdefault(shard, []).append(id)
+        for shard, some in by_shard.items():
+            try:
+                with safe_open(self.root / shard, "np") as held:
+                    found |= {id: held.get_tensor(f"{id}{BETWEEN}{name}") for id in some}
+            except (SafetensorError, OSError) as error:
+                raise BadInput(
+                    f"{self.root / shard}: is damaged ({error}); delete it and run the same command again"
+                ) from error
+        odd = next((id for id in ids if found[id].shape != found[ids[0]].shape), None)
+        if odd is not None:
+            raise BadInput(
+                f"{odd}: {name} of shape {found[odd].shape}, {ids[0]} gave {found[ids[0]].shape}; a table needs one shape:"
+                " pool over what differs, or bring the samples to one size"
+            )
+        return np.stack([found[id] for id in ids])
+
     def record(self, id: str) -> dict[str, Any]:
         """See `Results.record`."""
         return {**self.shared(), **json.loads(self._found(id)[1])}
