@@ -218,7 +218,7 @@ def test_what_is_left_out_is_counted(changes: dict, reason: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[: len(text) // 2], "is truncated or no JSON"),
+        (lambda text: text[: len(text) // 2], "cannot be read as an annotation file"),
         (lambda _: "[]", "lacks images, annotations"),
         (lambda text: text.replace('"bbox"', '"box"'), r"annotations\[0\]: lacks bbox"),
         (lambda text: text.replace('"width"', '"wide"'), r"images\[0\]: lacks width"),
@@ -259,7 +259,7 @@ def test_a_missing_or_broken_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read as a picture"):
         poses.read(data.people[0], CROP)
     (tmp_path / "a.png").unlink()
-    with pytest.raises(BadInput, match="no such picture"):
+    with pytest.raises(BadInput, match="no such file; expected a picture"):
         poses.read(data.people[0], CROP)
 
 

@@ -382,7 +382,7 @@ def test_files_that_claim_too_much_or_go_too_deep_end_in_one_line(
             assert main([command, str(tmp_path / "huge.npz")]) == 2
             assert "huge.npz" in capsys.readouterr().err
     assert main(["layers", "timm:resnet18", "--classes", str(deep)]) == 2
-    assert "deep.json: class names cannot be read" in capsys.readouterr().err
+    assert "deep.json: cannot be read as class names" in capsys.readouterr().err
     assert main(["gait", "layers", "--config", str(tmp_path / "deep.yaml")]) == 2
     assert "deep.yaml" in capsys.readouterr().err
     huge = {"w": torch.ones(2)}

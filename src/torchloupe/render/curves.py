@@ -13,6 +13,7 @@ from torchloupe import store
 from torchloupe.data.schedules import Curve, Mark, Unit
 from torchloupe.errors import BadInput, nearest
 from torchloupe.render.kinds import Wish
+from torchloupe.store.reading import reads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -323,6 +324,7 @@ def save(curves: Sequence[Curve], path: Path, record: Mapping[str, Any]) -> Path
     return store.save(path.parent, path.stem, arrays, {"kind": "curves", **record, "curves": told})
 
 
+@reads("a stored schedule")
 def load(path: Path) -> tuple[list[Curve], Mapping[str, Any]]:
     """The curves that `save` wrote, and their record."""
     arrays, record = store.load(path)

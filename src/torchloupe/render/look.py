@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,8 +24,10 @@ class View:
     zoom: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.zoom <= 0:
-            raise BadInput(f"zoom {self.zoom}: expected a number above 0")
+        if not all(map(math.isfinite, (self.elev, self.azim, self.zoom))):
+            raise BadInput(f"view {self}: expected finite numbers")
+        if not 1e-6 <= self.zoom <= 1e6:
+            raise BadInput(f"zoom {self.zoom}: expected a number above 0, from 1e-6 to 1e6")
 
     def __str__(self) -> str:
         return f"{self.elev},{self.azim},{self.zoom}"
@@ -33,18 +36,17 @@ class View:
     def parse(cls, text: str) -> View:
         """From "elev,azim" or "elev,azim,zoom", or from the JSON file that the page saves."""
         path = Path(text)
-        try:
-            if path.suffix == ".json":
+        if path.suffix == ".json":
+            from torchloupe.store.reading import reading
+
+            with reading(path, "a view that the page saved, or elev,azim such as 25,-60"):
                 saved = json.loads(path.read_text(encoding="utf-8"))
                 return cls(float(saved["elev"]), float(saved["azim"]), float(saved.get("zoom", 1.0)))
+        try:
             return cls(*map(float, text.split(",")))
-        except FileNotFoundError:
-            raise BadInput(
-                f"view {text}: no such file; save it from the page, or give elev,azim such as 25,-60"
-            ) from None
         except BadInput:
             raise
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError):
             raise BadInput(
                 f"view {text!r}: expected elev,azim or elev,azim,zoom in degrees, or a saved view.json"
             ) from None

@@ -23,6 +23,7 @@ from torchloupe.runs.run import Job
 from torchloupe.sources.images import read
 from torchloupe.sources.safe import state_sha256
 from torchloupe.store import plain, sha256
+from torchloupe.store.reading import reads
 from torchloupe.targets.boxes import boxes, regions
 from torchloupe.targets.classes import Each, class_index
 from torchloupe.targets.pose import Peaks, surest
@@ -237,12 +238,10 @@ class Explaining:
         return replace(self.probe, target=Each(tuple(words), classes))
 
 
+@reads("labels, lines of 'picture class' in UTF-8")
 def _listed(labels: Path) -> dict[str, str]:
     """File name -> class, of lines of "picture class". Errors: BadInput for a list that cannot be read."""
-    try:
-        lines = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"--labels {labels}: cannot be read ({error})") from error
+    lines = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
     known = {}
     for line in lines:
         name, _, word = line.replace("\t", " ").replace(",", " ").partition(" ")

@@ -25,6 +25,7 @@ from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import Preparation
 from torchloupe.sources.safe import load_into, read_checkpoint, weights_in
 from torchloupe.store import sha256
+from torchloupe.store.reading import reading
 from torchloupe.taps import restored
 from torchloupe.trace import Trace, Visit, default_layers, tensors, tracing
 
@@ -118,16 +119,11 @@ def class_names(given: str | Path | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(given, (str, Path)):
         return tuple(str(name) for name in given)
     path = Path(given)
-    try:
+    with reading(path, "class names (UTF-8 text, one a line, or JSON)"):
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except OSError as error:
-        raise BadInput(
-            f"{path}: class names cannot be read ({error.strerror}); expected a text or JSON file"
-        ) from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        said = str(error) or type(error).__name__
-        raise BadInput(f"{path}: class names cannot be read ({said}); expected UTF-8 text or JSON") from error
+    if not isinstance(found, (list, Mapping)):
+        raise BadInput(f"{path}: holds {type(found).__name__}; expected class names, a JSON list or index -> name")
     if isinstance(found, Mapping):
         if sorted(found, key=str) != sorted(map(str, range(len(found)))):
             raise BadInput(f"{path}: class names by index must run from 0 to {len(found) - 1} without gaps")

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, need
 from torchloupe.sources import openmmlab
+from torchloupe.store.reading import reading
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 # OpenGait's configs/default.yaml, which every one of its configs is laid over.
@@ -147,10 +148,8 @@ def yaml_config(path: str | Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A YAML file as a dict, with `a.b=value` changes made. Errors: BadInput for a file that is no YAML mapping."""
     import yaml
 
-    try:
+    with reading(path, "a config in YAML"):
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise BadInput(f"{path}: expected a YAML mapping, found {type(content).__name__}")
     return changed(content, changes, path)
@@ -181,10 +180,8 @@ def opengait_default(path: str | Path) -> Path | None:
     for place in (*places, Path("configs/default.yaml")):
         if not place.is_file() or place.resolve() == own:
             continue
-        try:
+        with reading(place, "a config in YAML"):
             content = yaml.safe_load(place.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, MemoryError) as error:
-            raise BadInput(f"{place}: cannot be read as YAML: {one_line(error)}") from None
         if isinstance(content, Mapping) and any(block in content for block in OPENGAIT_DEFAULTS):
             return place
     return None

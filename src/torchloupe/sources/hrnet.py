@@ -22,6 +22,7 @@ from torchloupe.sources.assemble import Loaded, Options, finish
 from torchloupe.sources.preparation import resize_crop
 from torchloupe.sources.safe import read_checkpoint, weights_in
 from torchloupe.store import sha256
+from torchloupe.store.reading import reading
 
 # Every key of an experiment file with its default, whose type is the type that is asked for. EXTRA is open, as it
 # depends on the network; what a network reads there is checked when it is built.
@@ -169,12 +170,8 @@ def experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     Errors: BadInput for a file that is no YAML mapping, an unknown key, a value of the wrong type, a KEY without VALUE.
     """
     path = Path(path)
-    try:
+    with reading(path, "a config file (YAML)"):
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such config file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{path}: is no readable YAML: {error}") from None
     if not isinstance(read, dict):
         raise BadInput(f"{path}: expected a mapping of keys such as MODEL and DATASET, found {type(read).__name__}")
     values = copy.deepcopy(DEFAULTS)

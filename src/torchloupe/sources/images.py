@@ -12,6 +12,7 @@ import numpy as np
 
 from torchloupe.errors import BadInput, nearest
 from torchloupe.probe import Batch, Subject
+from torchloupe.store.reading import reads
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
@@ -59,15 +60,20 @@ def _expand(path: Path) -> list[Path]:
     raise BadInput(f"{path}: no such file or folder.{near}")
 
 
+@reads("a list of pictures (UTF-8 text, one path a line)")
 def _listed(path: Path) -> list[Path]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{path}: cannot be read as a list of pictures ({error}); expected UTF-8 text") from error
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     names = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
     if not names:
         raise BadInput(f"{path}: this list names no picture; expected one path a line")
-    return [beside if (beside := path.parent / name).exists() else name for name in names]
+    return [beside if _there(beside := path.parent / name) else name for name in names]
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no disk takes
+        return False
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

@@ -16,6 +16,7 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.networks.gait import NETWORKS
 from torchloupe.networks.gait.gln import GLN
 from torchloupe.sources.configs import OPENGAIT_DEFAULTS, merged, opengait_default
+from torchloupe.store.reading import reading
 
 # evaluators that are about one data set
 EVALUATORS = {
@@ -167,14 +168,8 @@ def read_config(path: str | Path) -> Config:
 
 
 def _yaml(file: Path) -> dict[str, Any]:
-    try:
+    with reading(file, "an OpenGait config (valid YAML)"):
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{file}: cannot be read ({error.strerror}); expected an OpenGait config (.yaml)") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, MemoryError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise BadInput(f"{file}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
     if not isinstance(found, dict):
         raise BadInput(f"{file}: holds {type(found).__name__}; expected an OpenGait config (blocks such as model_cfg)")
     return found

@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from torchloupe.errors import BadInput, UnsafeFile, need
+from torchloupe.errors import BadInput, need
 from torchloupe.points import LABELS, Points, as_column
+from torchloupe.store.reading import header, members, reading, reads
 
 FEATS = ("feats", "features", "embeddings", "embedding", "X", "x")
 SUFFIXES = (".npz", ".npy", ".parquet")
 DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?Z?)?")
 
 
+@reads(f"points ({', '.join(SUFFIXES)})")
 def read_points(path: str | Path, *, labels: str | Path | None = None, vector: str | None = None) -> Points:
     """Points from a file.
 
@@ -64,10 +66,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     beside = Path(path).with_suffix(".json")
     if not beside.is_file():
         return {}
-    try:
+    with reading(beside, "a JSON record", "move it away or write it again"):
         record = json.loads(beside.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{beside}: not a JSON record ({error}); move it away or write it again") from None
     return record if isinstance(record, dict) else {}
 
 
@@ -83,27 +83,24 @@ def _from_npz(path: Path, vector: str | None) -> tuple[np.ndarray, dict[str, np.
 
 
 def _members(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz by name."""
-    try:
+    """All arrays of an npz by name: memory-mapped where they are stored uncompressed, else read."""
+    arrays: dict[str, np.ndarray] = {}
+    with reading(path, "an npz file", "write it with numpy.savez, or name a .npy file .npy"):
         with zipfile.ZipFile(path) as archive:
-            return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
-    except zipfile.BadZipFile:
-        raise BadInput(f"{path}: not an npz file; write it with numpy.savez, or name a .npy file .npy") from None
+            stored = [info for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED]
+            packed = {info.filename.removesuffix(".npy") for info in archive.infolist() if info not in stored}
+            for info in stored:
+                arrays[info.filename.removesuffix(".npy")] = _mapped(path, archive, info)
+        arrays |= members(path, packed)
+    return arrays
 
 
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """One array of an npz: memory-mapped where it is stored uncompressed, else read."""
-    try:
-        with archive.open(info) as file:
-            if info.compress_type != zipfile.ZIP_STORED:
-                return np.lib.format.read_array(file, allow_pickle=False)
-            shape, order, dtype = _header(file)
-            start = file.tell()
-    except (ValueError, MemoryError) as error:
-        raise _refused(f"{path}: {info.filename}", error) from None
-    if dtype.hasobject:
-        raise _refused(f"{path}: {info.filename}", "it holds Python objects")
-    if 0 in shape:
+def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """An uncompressed array of an npz, memory-mapped."""
+    with archive.open(info) as file:
+        shape, order, dtype = header(file, f"{path}: array {info.filename.removesuffix('.npy')!r}")
+        start = file.tell()
+    if 0 in shape or not dtype.itemsize:
         return np.zeros(shape, dtype)
     with path.open("rb") as file:
         file.seek(info.header_offset)
@@ -112,29 +109,11 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.n
     return np.memmap(path, dtype, "r", offset, shape, order)
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], Any, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    return shape, "F" if fortran else "C", dtype
-
-
+@reads("a numpy array", "write it with numpy.save")
 def _npy(path: Path) -> np.ndarray:
     with path.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":
-            raise BadInput(f"{path}: not a numpy array; write it with numpy.save")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise _refused(str(path), error) from None
-
-
-def _refused(where: str, error: object) -> BadInput | UnsafeFile:
-    if "object" in str(error).lower() or "pickle" in str(error).lower():
-        return UnsafeFile(
-            f"{where}: pickled objects, refused (they run code); save plain arrays of numbers and strings"
-        )
-    return BadInput(f"{where}: not a numpy array ({error})")
+        header(file, f"{path}: its array")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def pyarrow() -> Any:
@@ -185,10 +164,8 @@ def _offsets(column: Any) -> np.ndarray:
 
 def _table(path: Path) -> Any:
     package = pyarrow()
-    try:
+    with reading(path, "a parquet file"):
         return package.parquet.read_table(path)
-    except package.ArrowInvalid as error:
-        raise BadInput(f"{path}: not a parquet file ({error})") from None
 
 
 def _named(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -220,6 +197,7 @@ def with_labels(points: Points, path: Path) -> Points:
     return Points(points.feats, points.ids, joined, points.record)
 
 
+@reads("labels (.npy, .npz, .csv or .parquet)")
 def _label_columns(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file of labels; expected .npy, .npz, .csv or .parquet")
@@ -231,15 +209,15 @@ def _label_columns(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".parquet":
         table = _table(path)
         return _named({name: _cells(table[name]) for name in table.column_names})
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: not a CSV file in UTF-8 ({error}); expected .npy, .npz, .csv or .parquet") from None
-    ragged = next((i for i, row in enumerate(rows, start=2) if len(row) != len(header)), None)
-    if not header or ragged is not None:
-        raise BadInput(f"{path}: line {ragged or 1} does not have the {len(header)} values of the header line")
-    return _named({name: _numeric([row[i] for row in rows]) for i, name in enumerate(header)})
+    with (
+        reading(path, "a CSV file in UTF-8", "labels may also be .npy, .npz or .parquet"),
+        path.open(newline="", encoding="utf-8-sig") as file,
+    ):
+        header_line, *rows = [row for row in csv.reader(file) if row] or [[]]
+    ragged = next((i for i, row in enumerate(rows, start=2) if len(row) != len(header_line)), None)
+    if not header_line or ragged is not None:
+        raise BadInput(f"{path}: line {ragged or 1} does not have the {len(header_line)} values of the header line")
+    return _named({name: _numeric([row[i] for row in rows]) for i, name in enumerate(header_line)})
 
 
 GAPS = ("", "nan", "na", "n/a", "null", "none")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
 from torchloupe.data.bodies import (
     COCO_BODY,
@@ -29,6 +29,7 @@ from torchloupe.data.bodies import (
     moved,
 )
 from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.store.reading import reading, reads
 
 Array = NDArray[Any]
 
@@ -159,28 +160,17 @@ def read(person: Person, crop: Crop, picture: Array | None = None) -> Sample:
 
 
 def _opened(path: Path) -> Array:
-    try:
-        with Image.open(path) as opened:
-            if opened.mode.startswith("I;16"):
-                # Pillow would cut 16 bits off at 255, where the picture is in their upper half
-                grey = (np.asarray(opened) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, -1)
-            return np.asarray(opened.convert("RGB"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such picture") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadInput(f"{path}: cannot be read as a picture: {error}") from None
+    with reading(path, "a picture"), Image.open(path) as opened:
+        if opened.mode.startswith("I;16"):
+            # Pillow would cut 16 bits off at 255, where the picture is in their upper half
+            grey = (np.asarray(opened) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, -1)
+        return np.asarray(opened.convert("RGB"))
 
 
 def _json(path: Path) -> Any:
-    try:
+    with reading(path, "an annotation file (JSON)"):
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such annotation file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{path}: is truncated or no JSON: {error}") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
 
 
 def _needed(entry: Any, names: Iterable[str], where: str) -> None:
@@ -213,6 +203,7 @@ def _numbers(values: Any, count: int, where: str, name: str) -> Array:
     return found
 
 
+@reads("annotations of people in COCO's form")
 def coco(
     annotations: str | Path,
     pictures: str | Path,
@@ -448,6 +439,7 @@ def rhd(
     return replace(found, skeleton=replace(found.skeleton, bones=bones)) if found.skeleton is HAND else found
 
 
+@reads("annotations of people in MPII's form")
 def mpii(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
     """People of an MPII file: a list of image, center, scale (200 pixels), joints and joints_vis, counted from 1.
 

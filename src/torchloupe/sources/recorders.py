@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchloupe.errors import BadInput, nearest
+from torchloupe.store.reading import reading
 
 TYPES = {
     "ModuleOutputs": "",
@@ -55,21 +56,16 @@ def read(path: str | Path) -> Mapping[str, Any]:
     Errors: BadInput for a file that is absent, unreadable or holds anything else.
     """
     file = Path(path)
-    try:
+    with reading(file, "a recorder config, .py or .yaml"):
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise BadInput(f"{file}: cannot be read ({said}); expected a recorder config, .py or .yaml") from error
     if file.suffix == ".py":
         return _hooked(_python(text, file))
     if file.suffix not in (".yaml", ".yml", ".json"):
         raise BadInput(f"{file}: expected a recorder config that ends in .py, .yaml or .yml")
     import yaml
 
-    try:
+    with reading(file, "a recorder config in YAML"):
         held = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{file}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(held, Mapping):
         raise BadInput(f"{file}: expected 'recorders' and 'mappings', found {type(held).__name__}")
     return _hooked(held)

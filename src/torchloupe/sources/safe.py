@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.errors import BadInput, LoupeWarning, UnsafeFile
+from torchloupe.store.reading import reads
 
 WRAPPINGS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"),
@@ -42,6 +43,7 @@ def state_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@reads("a checkpoint")
 def read_checkpoint(path: str | Path, *, unsafe: bool = False) -> Any:
     """What is in a .safetensors, .pth, .pt, .ckpt or .bin file, on the CPU. Nothing in the file is executed.
 

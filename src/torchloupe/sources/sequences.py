@@ -16,6 +16,7 @@ from PIL import Image, ImageSequence
 
 from torchloupe.errors import BadInput, BadSample, LoupeWarning, need
 from torchloupe.sources.safe import load_pickle_arrays
+from torchloupe.store.reading import reading, reads
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".gif")
@@ -143,6 +144,7 @@ def digest(walks: Iterable[Walk]) -> str:
     return state.hexdigest()
 
 
+@reads("a pickle of a plain array")
 def read_pickle(file: str | Path) -> np.ndarray:
     """A pickled numpy array (or list of arrays), read so that nothing in the file can run.
 
@@ -179,30 +181,22 @@ def _grey(picture: Image.Image) -> np.ndarray:
 
 
 def _picture(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as picture:
-            return _grey(picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{file}: cannot be read as a picture ({str(error).splitlines()[0]})") from None
+    with reading(file, "a picture"), Image.open(file) as picture:
+        return _grey(picture)
 
 
 def _video(file: Path) -> list[np.ndarray]:
     if file.suffix.lower() == ".gif":
-        try:
-            with Image.open(file) as picture:
-                return [_grey(frame) for frame in ImageSequence.Iterator(picture)]
-        except (OSError, SyntaxError, EOFError) as error:
-            raise BadInput(f"{file}: cannot be read as a GIF ({str(error).splitlines()[0]})") from None
+        with reading(file, "a GIF"), Image.open(file) as picture:
+            return [_grey(frame) for frame in ImageSequence.Iterator(picture)]
     try:
         import imageio_ffmpeg
     except ImportError:
         raise need("imageio-ffmpeg", "video") from None
     reader = imageio_ffmpeg.read_frames(str(file), pix_fmt="gray", bits_per_pixel=8)
-    try:
+    with reading(file, "a video"):
         columns, rows = next(reader)["size"]
         frames = [np.frombuffer(frame, np.uint8).reshape(rows, columns) for frame in reader]
-    except (RuntimeError, OSError, StopIteration) as error:
-        raise BadInput(f"{file}: cannot be read as a video ({str(error).splitlines()[0] or error})") from None
     # compression smears the edge of a silhouette
     return [np.where(frame > 127, 255, 0).astype(np.uint8) for frame in frames]
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchloupe.errors import BadInput, UnsafeFile, nearest
+from torchloupe.errors import BadInput, nearest
 from torchloupe.store.files import aside, safe_name
+from torchloupe.store.reading import members, reads
 
 TIMES = ("created", "seconds")
 
@@ -123,43 +123,18 @@ def _stems(folder: Path) -> list[str]:
     return [found.stem for found in folder.glob("*.npz")] if folder.is_dir() else []
 
 
+@reads("a whole npz file", "make it again")
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of an npz file. Errors: BadInput for a missing, truncated or foreign file; UnsafeFile for objects."""
-    where = os.fspath(path)
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                with archive.open(entry) as file:
-                    arrays[entry.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise UnsafeFile(
-                f"{where}: array {entry.removesuffix('.npy')!r} holds Python objects, which may run code while being "
-                "read; save plain numbers instead"
-            ) from error
-        raise BadInput(f"{where}: damaged array {entry!r} ({error}); make it again") from error
-    except FileNotFoundError as error:
-        raise BadInput(f"{where}: no such file") from error
-    except MemoryError as error:
-        raise BadInput(f"{where}: array {entry!r} claims more than the memory holds ({error})") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        raise BadInput(f"{where}: not a whole npz file ({error}); make it again") from error
-    return arrays
+    return members(path)
 
 
+@reads("a whole JSON record", "make it again")
 def load_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record in a JSON file. Errors: BadInput for a missing or damaged file."""
-    where = os.fspath(path)
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{where}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        said = str(error) or type(error).__name__
-        raise BadInput(f"{where}: not a whole JSON record ({said}); make it again") from error
+    record = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected a JSON object, found {type(record).__name__}")
+        raise BadInput(f"{os.fspath(path)}: expected a JSON object, found {type(record).__name__}")
     return record
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from torchloupe.errors import BadInput
 from torchloupe.store.files import sweep, unwritable, whole
-from torchloupe.store.records import Artifact
+from torchloupe.store.reading import members, reading
+from torchloupe.store.records import Artifact, load_record
 from torchloupe.store.results import difference, short
 
 
@@ -70,12 +70,9 @@ class Stream:
     def settings(self) -> dict[str, Any]:
         """How the results are made. Errors: BadInput where there are none."""
         path = self.root / f"{self.kind}.json"
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            raise BadInput(f"{self.root}: holds no {self.kind} results ({path.name} is absent)") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path}: is damaged: {error}") from None
+        if not path.exists():
+            raise BadInput(f"{self.root}: holds no {self.kind} results ({path.name} is absent)")
+        return load_record(path)
 
     def there(self, asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
         """See `Results.there`: all samples are asked the same, as `begin` has checked."""
@@ -124,17 +121,14 @@ class Stream:
         Errors: BadInput where they were never made, or the file is damaged.
         """
         path = self.folder / f"{id}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                return {name: held[name] for name in held.files if names is None or name in names}
-        except FileNotFoundError:
+        if not path.exists():
             reason = self.failed().get(id)
             why = f": it failed ({reason})" if reason else ""
             known = self.ids()
             there = f"{known[0]} ... {known[-1]} ({len(known)})" if known else "none"
-            raise BadInput(f"{self.root}: has no {self.kind} result of sample {id}{why}; there are {there}") from None
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            raise BadInput(f"{path}: is damaged; delete it and run the same command again") from None
+            raise BadInput(f"{self.root}: has no {self.kind} result of sample {id}{why}; there are {there}")
+        with reading(path, "a whole sample", "delete it and run the same command again"):
+            return members(path, names)
 
 
 def _order(id: str) -> tuple[int, int, str]:
