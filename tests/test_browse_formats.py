@@ -205,7 +205,7 @@ def test_joints_and_turned_boxes_of_yolo(root):
     [
         ("coco:nowhere.json", "no such file"),
         ("coco:{root}/bad.json", "cannot be read as JSON"),
-        ("coco:{root}/odd.json", "not as coco writes it"),
+        ("coco:{root}/odd.json", "cannot be read as annotations as coco has them"),
         ("coco:{root}/odd.json?image=x", "no option image; it takes images, masks"),
         ("yolo:{root}/data.yaml", "expected a mapping with names"),
         ("voc:{root}", "no annotated picture"),

@@ -125,7 +125,11 @@ def test_other_bad_files(tmp_path):
     (tmp_path / "x.npy").write_bytes(b"no array")
     (tmp_path / "x.parquet").write_bytes(b"no table")
     (tmp_path / "x.txt").write_text("")
-    for name, message in {"x.npz": "cannot be read as an npz", "x.npy": "cannot be read as a numpy", "x.parquet": "cannot be read as a parquet"}.items():
+    for name, message in {
+        "x.npz": "cannot be read as an npz",
+        "x.npy": "cannot be read as a numpy",
+        "x.parquet": "cannot be read as a parquet",
+    }.items():
         with pytest.raises(BadInput, match=message):
             read_points(tmp_path / name)
     with pytest.raises(BadInput, match="unknown kind of file"):

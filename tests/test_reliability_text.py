@@ -113,7 +113,7 @@ def test_a_figure_does_so_for_a_user_who_has_matplotlib_write_tex(kind: str) -> 
 
 
 def test_logarithmic_axes_keep_what_matplotlib_writes_itself() -> None:
-    figure = pose.scatter(np.array([0.0, 1e3, 1e5, 3]), {"$x$": np.arange(4.0)})
+    figure = pose.scatter(np.array([0.0, 1e3, 1e5, 3]), {"$x$": np.arange(4.0)}, "$y$")
     said = " ".join(words(figure))
     assert "$x$" in said
     assert "mathdefault" not in said

@@ -65,6 +65,8 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
 }
+LONGEST = 1200
+"""Letters of an error: what was found in a damaged file may be a whole file."""
 # `-h` is the opacity of heatmaps there, as people know it
 OWN_HELP = {"torchloupe.cli.gait:draw": ["--help"]}
 
@@ -230,8 +232,11 @@ def keys_first(arguments: list[str]) -> list[str]:
 
 
 def _fail(message: str, status: int) -> int:
+    line = one_line(message)
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST * 3 // 4]} ... {line[-LONGEST // 4 :]}"
     with suppress(OSError, ValueError):
-        print("loupe: error: " + one_line(message), file=sys.stderr)
+        print("loupe: error: " + line, file=sys.stderr)
     return status
 
 

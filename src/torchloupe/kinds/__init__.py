@@ -12,6 +12,7 @@ import numpy as np
 
 from torchloupe.errors import BadInput, nearest
 from torchloupe.named import own, plugged, registered
+from torchloupe.store.reading import reading
 
 Self = TypeVar("Self", bound="Kind")
 
@@ -77,4 +78,6 @@ def kind_of(arrays: Mapping[str, Any], record: Mapping[str, Any], name: str = "r
 
 def read(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Any:
     """A stored result as its kind says. Errors: BadInput for an unknown kind, or what the kind says of it."""
-    return kind(kind_of(arrays, record, name or "result")).read(arrays, record, name)
+    told = kind_of(arrays, record, name or "result")
+    with reading(name or "result", f"a result of kind {told!r}"):
+        return kind(told).read(arrays, record, name)

@@ -16,6 +16,7 @@ from torchloupe.errors import BadInput
 from torchloupe.kinds import kind_of
 from torchloupe.named import own, plugged, registered
 from torchloupe.render.style import Style
+from torchloupe.store.reading import reading
 
 if TYPE_CHECKING:
     from torchloupe.render.features import Change
@@ -86,7 +87,8 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> tuple[list[Pa
             more = f" (and {len(some) - 1} more)" if len(some) > 1 else ""
             left.append(f"{some[0]}{more}: no way to draw a result of kind {kind!r}; known: {', '.join(known())}")
         else:
-            written += draw(some, save, wish)
+            with reading(some[0], f"a result of kind {kind!r}"):
+                written += draw(some, save, wish)
     if left and len(left) == len(by_kind):
         raise BadInput(left[0])
     return written, left

@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torchloupe.errors import BadInput, need
 from torchloupe.sources.configs import one_line
 from torchloupe.sources.look import PICTURE_SUFFIXES, open_picture
 from torchloupe.sources.truth import Truth, box_corners, class_name, truth, turned_corners
+from torchloupe.store.reading import reading
 
 Size = tuple[int, int]
 # Columns of a table, by what they may be called.
@@ -61,29 +62,33 @@ def entries(kind: str, rest: str, query: Mapping[str, Any], phase: str) -> tuple
     for key in asked:
         if key not in known:
             raise BadInput(f"{kind}:{rest}: no option {key}; it takes {', '.join(known) or 'none'}")
-    try:
+    with reading(path, f"annotations as {kind} has them"):
         found = READERS[kind](path, asked, phase)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BadInput(f"{path}: not as {kind} writes it: {one_line(error)}") from error
     if not found:
         raise BadInput(f"{path}: no annotated picture in it")
-    return path.stem if path.is_file() else path.resolve().name, found
+    return path.stem if path.is_file() else path.resolve().name, [_guarded(entry, path, kind) for entry in found]
+
+
+def _guarded(entry: Entry, path: Path, kind: str) -> Entry:
+    """The same, whose truth, read when it is asked for, ends in one line where it is damaged."""
+
+    def known(size: Size) -> Truth:
+        with reading(path, f"annotations of {entry.name} as {kind} has them"):
+            return entry.known(size)
+
+    return replace(entry, known=known)
 
 
 def _json(path: Path) -> Any:
-    try:
+    with reading(path, "JSON"):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as JSON: {one_line(error)}") from error
 
 
 def _xml(path: Path) -> Any:
     from xml.etree import ElementTree
 
-    try:
+    with reading(path, "XML"):
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise BadInput(f"{path}: cannot be read as XML: {one_line(error)}") from error
 
 
 def _folder(given: str | None, *otherwise: Path) -> Path:
@@ -152,10 +157,8 @@ def _yolo(path: Path, _asked: Mapping[str, str], phase: str) -> list[Entry]:
     """data.yaml with path, train, val, test, names; a label file a picture, where images/ is called labels/."""
     import yaml
 
-    try:
+    with reading(path, "YAML"):
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path}: cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(held, dict) or "names" not in held:
         raise BadInput(f"{path}: expected a mapping with names and train, val or test")
     if not held.get(phase):
@@ -355,20 +358,11 @@ def _cvat(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
 
 def _csv(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
     """A table with a column of files and of classes, and of corners or x y w h where it has boxes; a line a picture or a box."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            sample = file.read(4096)
-            file.seek(0)
-            mark = (
-                "\t"
-                if sample.count("\t") > sample.count(",")
-                else ";"
-                if sample.count(";") > sample.count(",")
-                else ","
-            )
-            rows = list(csv.DictReader(file, delimiter=mark))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path}: cannot be read as a table: {one_line(error)}") from error
+    with reading(path, "a table"), path.open(newline="", encoding="utf-8-sig") as file:
+        sample = file.read(4096)
+        file.seek(0)
+        mark = max(",;\t", key=sample.count)
+        rows = list(csv.DictReader(file, delimiter=mark))
     columns = {name.strip().lower(): name for name in (rows[0] if rows else ())}
     file_column = next((columns[name] for name in FILE_COLUMNS if name in columns), None)
     if file_column is None:
@@ -453,25 +447,22 @@ def shards(pattern: str) -> Any:
 def _samples(file: str) -> Iterator[dict[str, Any]]:
     held: dict[str, bytes] = {}
     last = ""
-    try:
-        with tarfile.open(file) as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, kind = name.partition(".")
-                key = f"{folder}/{stem}"
-                if key != last and held:
-                    yield _decoded(held)
-                    held = {}
-                opened = archive.extractfile(member)
-                last = key
-                if opened is not None:
-                    held[kind.lower()] = opened.read()
-    except (OSError, tarfile.TarError) as error:
-        raise BadInput(f"{file}: cannot be read as a tar file: {one_line(error)}") from error
-    if held:
-        yield _decoded(held)
+    with reading(file, "a tar file"), tarfile.open(file) as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            folder, _, name = member.name.rpartition("/")
+            stem, _, kind = name.partition(".")
+            key = f"{folder}/{stem}"
+            if key != last and held:
+                yield _decoded(held)
+                held = {}
+            opened = archive.extractfile(member)
+            last = key
+            if opened is not None:
+                held[kind.lower()] = opened.read()
+        if held:
+            yield _decoded(held)
 
 
 def _decoded(held: Mapping[str, bytes]) -> dict[str, Any]:

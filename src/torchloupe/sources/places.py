@@ -16,6 +16,7 @@ from torch import Tensor
 from torchloupe.errors import BadInput, BadSample, nearest
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.images import SUFFIXES, read
+from torchloupe.store.reading import reads
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Places:
         return self.sizes.get(file.name, self.sizes.get(file.stem))
 
 
+@reads("where things are in pictures: COCO JSON, boxes by file name, VOC XML, or a folder of them or of masks")
 def places(path: str | Path) -> Places:
     """A COCO JSON, a JSON of boxes or points by file name, a folder of VOC XML files or of masks as pictures.
 

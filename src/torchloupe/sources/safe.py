@@ -249,6 +249,7 @@ def _known_globals() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
+@reads("weights")
 def load_state(path: str | Path, *, ema: bool = False, unsafe: bool = False) -> dict[str, Tensor]:
     """The weights in a file, by name.
 
