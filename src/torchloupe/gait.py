@@ -25,10 +25,10 @@ from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Maps, Scores
-from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, place_of
+from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, part_rows, place_of
 from torchloupe.sources.sequences import Walk
 from torchloupe.taps import restored
-from torchloupe.targets.retrieval import Gallery, Pair, Retrieval
+from torchloupe.targets.retrieval import Gallery, Pair, Retrieval, between
 from torchloupe.trace import find_layout, tracing
 
 RUNNERS_UP = 5
@@ -256,10 +256,31 @@ def explain_walk(
         gallery=tuple(gallery.names[i] for i in order),
         distances=tuple(float(ranked[i]) for i in order),
         signed=found.signed,
+        **_by_part(subject, gallery, heard.output, [int(heard.item[0, 0]), *_pair(ranked, gallery, walk.identity)]),
         **_answered(subject, shelf.get(answers[0])),
         **_laid_out(subject, found, batch),
         **_shown(subject, batch),
     )
+
+
+def _pair(ranked: Tensor, gallery: Gallery, identity: str) -> list[int]:
+    """The nearest item of the same person and of another one, of those that are not infinitely far; -1 without one."""
+    own = torch.tensor([name == identity for name in gallery.identities])
+    found = []
+    for some in (own, ~own):
+        far = ranked.masked_fill(~some, float("inf"))
+        found.append(int(far.argmin()) if torch.isfinite(far).any() else -1)
+    return found
+
+
+def _by_part(subject: Subject, gallery: Gallery, output: Tensor, items: Sequence[int]) -> dict[str, Any]:
+    """Distances by part to the answer, the match and the rival, and the rows of the body that the parts see."""
+    made = {}
+    for name, item in zip(("part_answer", "part_match", "part_rival"), items, strict=True):
+        if item >= 0:
+            other = gallery.embeddings[item : item + 1].to(output)
+            made[name] = between(output[:1], other, gallery.metric)[0].float().cpu().numpy()
+    return {**made, "part_rows": part_rows(config_of(subject), output.shape[2])}
 
 
 def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "draw": "torchloupe.cli.gait:draw",
             "eval": "torchloupe.cli.gait:evaluate",
             "layers": "torchloupe.cli.gait:layers",
+            "summary": "torchloupe.cli.gait:summary",
         },
     ),
     "pose": (

@@ -304,6 +304,48 @@ def draw(
         print(f"{folder}: {len(written)} pictures")
 
 
+def summary(
+    run: Path,
+    *,
+    save: Annotated[Path | None, Parameter(name=["--save", "-s", "--save-dir", "--save_dir", "--out", "-o"])] = None,
+    layers: LayersOption = (),
+    question: int = 0,
+    format: Literal["png", "pdf", "svg", "jpg", "webp"] = "png",
+) -> None:
+    """What the maps of `loupe gait cam` have in common: by view, condition and outcome, over the body and over time.
+
+    Prints which part of the body the maps lie on, beside its share of the silhouette, and which part decides right and wrong
+    matches. Writes summary.npz and .json, mean maps, differences of two conditions of the same people (such as coat less
+    normal), parts over time and the parts' distances as pictures. No model is needed.
+
+    Parameters
+    ----------
+    run
+        Folder of results of `loupe gait cam`.
+    save
+        Folder of the summary; by default `summary` in the run's folder.
+    layers
+        Names or globs of the layers; all by default.
+    question
+        Which question, where the results have several (`--parts`).
+    format
+        Of the pictures.
+    """
+    from torchloupe import store
+    from torchloupe.kinds.sequences import SequenceMaps
+    from torchloupe.render.summary import draw_summary, lines
+    from torchloupe.runs.found import results
+    from torchloupe.runs.summary import summed
+
+    every = results(run).values()
+    made = summed((one for one in every if isinstance(one, SequenceMaps)), layers, question=question)
+    folder = save or run / "summary"
+    store.save(folder, "summary", made.arrays(), made.record)
+    print("\n".join(lines(made)))
+    for picture in draw_summary(made, folder, format):
+        print(picture)
+
+
 def layers(
     *,
     config: ConfigOption,

@@ -44,6 +44,7 @@ HOMES: dict[str, str] = {
     "epe": "torchloupe.kinds.pose:PoseErrors",
     "ig": "torchloupe.kinds.pose:PoseMaps",
     "judged": "torchloupe.kinds.judged:Judged",
+    "gait summary": "torchloupe.kinds.summary:Summary",
     "maps": "torchloupe.kinds.maps:Heatmaps",
 }
 """Kind -> where its class is."""

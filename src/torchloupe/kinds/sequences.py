@@ -28,6 +28,9 @@ class SequenceMaps:
         lie on another picture than imgs, such as a crop that the model itself makes.
     questions, scores: k each. gallery, distances: items by distance, the nearest first, without the probe itself.
     answers: gallery items that the questions are about; answer_imgs, answer_poses: what the first of them looks like.
+    part_answer, part_match, part_rival (p,): distances, by part of the embedding, to the first answer, to the nearest item
+        of the same person and of another (empty where there is none); part_rows (p, 2): the rows of the body that each part
+        sees, as shares of its height from the top; empty where that is not known.
     told: how it was made, but for the kind's name.
     On disk: `map/METHOD/LAYER`, `windows/LAYER`, `under/LAYER`, and every other field by its name. Results of versions
     before 0.2 call their maps `maps/LAYER`; they are read.
@@ -57,6 +60,10 @@ class SequenceMaps:
     limbs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     answer_imgs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
     answer_poses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
+    part_answer: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    part_match: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    part_rival: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    part_rows: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -159,4 +166,5 @@ class SequenceMaps:
 
 _TEXTS = ("name", "identity", "condition", "view", "model", "method", "options", "target")
 _LISTS = ("questions", "scores", "answers", "gallery", "distances", "joints")
-_ARRAYS = ("imgs", "poses", "limbs", "answer_imgs", "answer_poses")
+_PARTS = ("part_answer", "part_match", "part_rival", "part_rows")
+_ARRAYS = ("imgs", "poses", "limbs", "answer_imgs", "answer_poses", *_PARTS)

@@ -29,12 +29,12 @@ def lines(found: Evaluation) -> list[str]:
     columns = list(dict.fromkeys(name for some in found.numbers.values() for name in some))
     rows = [[setting, str(len(found.outcomes[setting].probes)), str(len(found.outcomes[setting].items)),
              *(_percent(some.get(name)) for name in columns)] for setting, some in found.numbers.items()]  # fmt: skip
-    told += _aligned([["", "probes", "gallery", *columns], *rows])
+    told += aligned([["", "probes", "gallery", *columns], *rows])
     if found.hidden:
         told.append("Rank-1 with a part of the probes black")
         parts = {part: Path(part).name for part in found.hidden}
         head = ["", "whole", *(f"no {name}" for name in parts.values())]
-        told += _aligned([head, *(
+        told += aligned([head, *(
             [setting, _percent(some.get("Rank-1")),
              *(_percent(found.hidden[part].get(setting, {}).get("Rank-1")) for part in parts)]
             for setting, some in found.numbers.items()
@@ -74,7 +74,7 @@ def _by_view(setting: str, views: np.ndarray, table: np.ndarray) -> list[str]:
     known = ~np.isnan(other)
     means = np.where(known.any(1), np.where(known, other, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
     whole = float(np.nanmean(means)) if known.any() else float("nan")
-    return _aligned(
+    return aligned(
         [[f"{setting} Rank-1", *views.tolist(), "mean"], ["other views", *map(_percent, means), _percent(whole)]]
     )
 
@@ -83,7 +83,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{100 * value:.1f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]  # fmt: skip

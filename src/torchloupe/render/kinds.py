@@ -32,6 +32,7 @@ HOMES: Mapping[str, str] = {
     "gait evaluation": "torchloupe.render.evaluation:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
     "judged": "torchloupe.render.judgement:redraw",
+    "gait summary": "torchloupe.render.summary:redraw",
     "maps": "torchloupe.render.pictures:redraw",
     "points": "torchloupe.render.points:redraw",
     "pose joints": "torchloupe.render.pose_report:redraw_joints",

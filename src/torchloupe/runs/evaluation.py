@@ -13,6 +13,7 @@ import numpy as np
 
 from torchloupe import __version__, store
 from torchloupe.arrange import embed_file, is_made
+from torchloupe.data.bands import BANDS
 from torchloupe.errors import BadInput, one_line
 from torchloupe.kinds.evaluation import Evaluation, Failure, Outcome
 from torchloupe.metrics.retrieval import PROTOCOLS, Measured, Protocol, Walks, evaluate, protocol
@@ -22,7 +23,7 @@ from torchloupe.runs.progress import progress
 from torchloupe.sources.opengait import config_of, model_digest
 from torchloupe.sources.points import read_points
 from torchloupe.sources.samples import of_walks
-from torchloupe.sources.sequences import BANDS, Hidden, Walk, sequences
+from torchloupe.sources.sequences import Hidden, Walk, sequences
 
 NAME = "evaluation"
 

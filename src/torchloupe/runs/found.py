@@ -34,7 +34,9 @@ def opened(folder: Path) -> stores.Results:
         raise BadInput(f"{folder}: no such folder of results")
     if folder.with_suffix(".json").is_file() and any(folder.glob("[!.]*.npz")):
         return Stream(folder.parent, folder.name)
-    streams = sorted(one.stem for one in folder.glob("*.json") if (folder / one.stem).is_dir())
+    # a folder beside NAME.npz holds pictures of that result
+    named = (one for one in folder.glob("*.json") if not one.with_suffix(".npz").is_file())
+    streams = sorted(one.stem for one in named if (folder / one.stem).is_dir())
     if len(streams) > 1:
         several = ", ".join(str(folder / name) for name in streams)
         raise BadInput(f"{folder}: holds several runs; name one: {several}")

@@ -202,6 +202,19 @@ def _place(places: nn.Module, name: str) -> Seen | None:
     return seen(places, name) if name in dict(places.named_modules()) else None
 
 
+def part_rows(config: Config, count: int) -> np.ndarray:
+    """(count, 2): the rows of the body that each part of the embedding sees, from 0 (top) to 1; (0, 2) where not known.
+
+    Parts are horizontal strips: those of `bin_num`, coarser ones after finer, once for each branch of the network.
+    """
+    # GaitGL has a row a part, global rows and then local ones
+    bins = [count // 2] if config.model == "GaitGL" else config.blocks["model_cfg"].get("bin_num") or [16]
+    if config.model in POSES or config.model not in NETWORKS or sum(bins) < 1 or count % sum(bins):
+        return np.zeros((0, 2), np.float32)
+    once = [(strip / many, (strip + 1) / many) for many in bins for strip in range(many)]
+    return np.array(once * (count // sum(bins)), np.float32)
+
+
 def inner_pictures(subject: Subject, batch: Batch) -> list[np.ndarray]:
     """What a real class shows of its own way, one picture a frame (t, h, w) uint8: the `visual_summary` of its output."""
     with restored(subject.module), torch.no_grad():

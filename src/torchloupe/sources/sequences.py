@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageSequence
 
+from torchloupe.data.bands import BANDS
 from torchloupe.errors import BadInput, BadSample, LoupeWarning, need
 from torchloupe.sources.safe import load_pickle_arrays
 from torchloupe.store.reading import reading, reads
@@ -55,14 +56,6 @@ class Walk:
                 raise BadSample(f"{file}: cannot be read ({error.strerror})") from None
             state.update(os.fsencode(file.name) + b"\0" + content)
         return state.hexdigest()
-
-
-BANDS = {"head": (0.0, 0.13), "torso": (0.13, 0.53), "legs": (0.53, 1.0)}
-"""Rows of an upright body that fills the height, as shares of it.
-
-Source: the proportions of Drillis and Contini 1966, as Winter 2009 gives them (chin at 0.870 and hips at 0.530 of the height,
-measured from the ground), doi:10.1002/9780470549148: the hips lie 0.47 below the top.
-"""
 
 
 @dataclass(frozen=True)
