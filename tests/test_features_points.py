@@ -215,10 +215,11 @@ class InPlace(nn.Module):
         super().__init__()
         self.first, self.second, self.place = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), Place()
         self.slice = Slice()
-        self.forwards = 0
+        self.forwards: list[int] = []
+        forwards = self.forwards
+        self.first.register_forward_pre_hook(lambda *_: forwards.append(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.forwards += 1
         x = self.first(x.div_(2))
         x += 10
         return self.slice(self.second(x)) + self.place(x)
@@ -245,14 +246,14 @@ def test_sums_in_place_do_not_reach_what_was_kept_or_given(batch: Batch) -> None
     assert torch.equal(batch.x, given)
     assert torch.equal(found["first"].squeeze(2), plain)
     assert torch.equal(found["in:second"].squeeze(2), plain + 10)
-    assert net.forwards == 2
+    assert len(net.forwards) == 2
 
 
 def test_nothing_is_copied_or_run_again_where_nothing_is_in_place(batch: Batch) -> None:
     net, outputs = InPlace().double(), []
     net.second.register_forward_hook(lambda _m, _i, out: outputs.append(out.data_ptr()))
     seen = capture(Subject(net), batch, ("second",))
-    assert net.forwards == 1
+    assert len(net.forwards) == 1
     assert seen["second"].raw.data_ptr() == outputs[0]
 
 

@@ -25,7 +25,6 @@ from torchloupe.sources import subject
 from torchloupe.sources.devices import device
 from torchloupe.sources.images import pictures, read
 from torchloupe.sources.preparation import Preparation
-from torchloupe.taps import restored
 from torchloupe.targets.classes import Classes, Top
 from torchloupe.trace import find_layout, tracing
 
@@ -42,8 +41,8 @@ def ramp(width: int = 80, height: int = 60) -> Image.Image:
 
 def layouts(model: Subject, size: tuple[int, ...], n: int) -> Mapping[str, Layout | str]:
     batch = Batch(torch.zeros(n, *size))
-    with restored(model.module), torch.no_grad(), tracing(model.module) as trace:
-        model.output(batch)
+    with model.asked() as own, torch.no_grad(), tracing(own.module) as trace:
+        own.output(batch)
     return {visit.name: find_layout(visit, trace, n, (1, *size[1:])) for visit in trace.visits}
 
 

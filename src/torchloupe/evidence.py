@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout
 from torchloupe.subjects import Batch, Subject
-from torchloupe.taps import restored
 from torchloupe.trace import CHANNELS_FIRST, Guess, Trace, Visit, guess, tensors, tracing
 
 CELLS = 8
@@ -203,12 +202,12 @@ def _forward(
             if cut.numel():
                 pictures[tuple(cut.shape)] = cut.clone()
 
-    module = subject.module
-    with restored(module):
+    with subject.asked() as own:
+        module = own.module
         handles = [part.register_forward_hook(keep) for part in module.modules() if isinstance(part, CHANNELS_FIRST)]
         try:
             with tracing(module) as trace, watch(module, lambda found: calls.append(found.detach().clone())):
-                subject.output(one)
+                own.output(one)
         finally:
             for handle in handles:
                 handle.remove()
@@ -263,11 +262,10 @@ def _strengths(
     """
     x = one.x.detach().clone().requires_grad_()
     calls: list[Tensor] = []
-    module = subject.module
     draw = torch.Generator().manual_seed(0)
-    with restored(module), torch.enable_grad():
-        with watch(module, calls.append):
-            subject.output(one.at(x.clone()))
+    with subject.asked() as own, torch.enable_grad():
+        with watch(own.module, calls.append):
+            own.output(one.at(x.clone()))
         raw = calls[min(call, len(calls) - 1)]
         shape = tuple(1 if axis in channels else length for axis, length in enumerate(raw.shape))
         flat = raw.movedim(channels, tuple(range(-len(channels), 0))).flatten(-len(channels)).flatten(0, -2)

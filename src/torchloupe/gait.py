@@ -27,7 +27,6 @@ from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Maps, Scores
 from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, part_rows, place_of
 from torchloupe.sources.sequences import Walk
-from torchloupe.taps import restored
 from torchloupe.targets.retrieval import Gallery, Pair, Retrieval, between
 from torchloupe.trace import find_layout, tracing
 
@@ -69,11 +68,11 @@ def embed_gallery(
                 text = f"left out of the gallery: {len(absent)} of {len(walks)} sequences, bad when it was embedded"
                 warnings.warn(f"{text} ({', '.join(absent[:5])})", LoupeWarning, stacklevel=2)
             return replace(held, metric=metric or config.metric)
-    with restored(subject.module), torch.no_grad():
+    with subject.asked() as own, torch.no_grad():
         for done, walk in enumerate(readable, 1):
             with _left_out(lost, strict):
                 batch = prepare(walk)
-                row = subject.output(batch)[0].float().cpu()
+                row = own.output(batch)[0].float().cpu()
                 if not torch.isfinite(row).all():
                     raise BadInput(
                         f"{walk.name}: the embedding is not finite (NaN or infinite); check the weights and the transforms"
@@ -288,8 +287,8 @@ def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[s
 
     Heads whose results only a loss reads run last in many gait models; they have strips, or lead nowhere.
     """
-    with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
-        subject.output(batch)
+    with subject.asked() as own, torch.no_grad(), tracing(own.module) as trace:
+        own.output(batch)
     for visit in reversed(trace.visits):
         layout = find_layout(visit, trace, batch.n, batch.size) if visit.name and visit.shapes else ""
         # a matrix of channels and strips reads as folded tokens, and a pooled layer says nothing of the frames

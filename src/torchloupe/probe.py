@@ -15,8 +15,9 @@ from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.evidence import settle
 from torchloupe.names import name_of, resolve, split_call
 from torchloupe.results import Scores
+from torchloupe.shadow import give_up, is_shadow
 from torchloupe.subjects import INPUT, Batch, Kind, Subject, as_batch
-from torchloupe.taps import Taps, restored, tapped
+from torchloupe.taps import Taps, tapped
 from torchloupe.trace import Trace, every_name, tracing
 
 __all__ = ["INPUT", "Batch", "Capture", "Kind", "Probe", "Subject", "Take", "Target"]
@@ -42,6 +43,10 @@ class Capture:
     trace: Trace
     batch: Batch
     taken: Mapping[str, list[Any]] = field(default_factory=dict)
+
+
+class _RanElsewhere(Exception):
+    """A layer that did not run in a shadow, although the output came."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,8 @@ class Probe:
     def ask(self, batch: Batch | Tensor) -> tuple[Scores, Batch]:
         """The scores, without any tap or gradient, and the batch with the target's choices held fixed."""
         batch = as_batch(batch)
-        with restored(self.subject.module), torch.no_grad():
-            scores, batch = self.score(self.subject.output(batch.at(batch.x.clone())), batch)
+        with self.subject.asked() as own, torch.no_grad():
+            scores, batch = self.score(own.output(batch.at(batch.x.clone())), batch)
         return Scores(scores.value.detach(), scores.labels), batch
 
     def score(self, output: Any, batch: Batch) -> tuple[Scores, Batch]:
@@ -100,10 +105,17 @@ class Probe:
         Errors: BadInput for an unknown layer, one that did not run, or a score that is not finite; NoGradient for a
         layer that the score does not depend on.
         """
-        batch = as_batch(batch)
-        module = self.subject.module
+        try:
+            return self._look(as_batch(batch), grad, take, itself=False)
+        except _RanElsewhere as error:
+            seen = self._look(as_batch(batch), grad, take, itself=True)
+            give_up(self.subject.module, f"layer {error} runs past the copy")
+            return seen
+
+    def _look(self, batch: Batch, grad: bool, take: Take | None, itself: bool) -> Capture:
         needs_input = INPUT in self.layers
-        with restored(module), torch.set_grad_enabled(grad), ExitStack() as behind:
+        with self.subject.asked(itself) as own, torch.set_grad_enabled(grad), ExitStack() as behind:
+            module = own.module
             x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
             # a copy of one layer is cheaper than the risk of a second forward, copies of many are not
             copied = set(self.layers) if len(self.layers) == 1 else set()
@@ -113,7 +125,11 @@ class Probe:
                     if needs_input:
                         taps.begun.append(x)
                         taps.keep(INPUT, x, False)
-                    output = self.subject.output(batch.at(x.clone()))
+                    output = own.output(batch.at(x.clone()))
+                if is_shadow(module) and (
+                    missing := [name for name in self.layers if name != INPUT and not trace.of(split_call(name)[0])]
+                ):
+                    raise _RanElsewhere(missing[0])
                 (value, labels), batch = self.score(output, batch)
                 if not (spoiled := taps.spoiled()):
                     break
@@ -267,8 +283,3 @@ def reject_wrapped(module: nn.Module) -> None:
         raise BadInput(
             "this is a torch.compile'd module, whose layers cannot be tapped; pass the module that was compiled: model._orig_mod"
         )
-    for name, part in module.named_modules():
-        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
-            raise BadInput(
-                f"{name or 'the model'} is compiled, its layers cannot be tapped; pass the model before compile()"
-            )

@@ -13,10 +13,10 @@ from torchloupe.axes import Layout
 from torchloupe.names import split_call
 from torchloupe.probe import Batch, Probe, full
 from torchloupe.results import Scores
-from torchloupe.taps import restored, swapped
+from torchloupe.taps import swapped
 from torchloupe.trace import tensors, tracing
 
-Cache = dict[tuple[int, int], Any]
+Cache = dict[tuple[str, int], Any]
 
 
 class Replay:
@@ -30,17 +30,22 @@ class Replay:
     """
 
     def __init__(self, probe: Probe, batch: Batch, layer: str) -> None:
-        self._probe, self._module = probe, probe.subject.module
+        self._probe = probe
         bare, call = split_call(layer)
-        self._target = self._module.get_submodule(bare)
+        self._target = bare
         declared = probe.subject.layout(bare)
         joined = declared is not None and declared.join is not None and call is None
         self._cache: Cache = {}
         self._outputs: dict[int, Any] = {}
         self._copy = self.whole = False
         last = None if joined else call or 0
-        with restored(self._module), torch.no_grad(), tracing(self._module) as trace, self._recorded(last):
-            self.scores, self.batch = probe.score(probe.subject.output(batch.at(batch.x.clone())), batch)
+        with (
+            probe.subject.asked() as own,
+            torch.no_grad(),
+            tracing(own.module) as trace,
+            self._recorded(own.module, last),
+        ):
+            self.scores, self.batch = probe.score(own.output(batch.at(batch.x.clone())), batch)
         wanted = range(len(self._outputs)) if joined else [call or 0]
         calls = len(trace.of(bare)) if call is None else int(call in self._outputs)
         self.layout: Layout = probe.layout(layer, trace, batch, calls)
@@ -59,8 +64,9 @@ class Replay:
         if self.whole or self._copy:
             many = many.at(many.x.clone())
         cache = {} if self.whole else self._cache
-        with restored(self._module), torch.no_grad(), self._patched(cache, sample, copies, count):
-            return self._probe.target(self._probe.subject.output(many), many)
+        subject = self._probe.subject
+        with subject.asked() as own, torch.no_grad(), self._patched(own.module, cache, sample, copies, count):
+            return self._probe.target(own.output(many), many)
 
     def _faithful(self) -> bool:
         value = self.scores.value[:, :1]
@@ -82,9 +88,10 @@ class Replay:
         return tensor.narrow(0, sample * share, share)
 
     @contextmanager
-    def _recorded(self, last: int | None) -> Iterator[None]:
+    def _recorded(self, net: nn.Module, last: int | None) -> Iterator[None]:
         """Keeps the outputs of the layer's calls, and of the outermost modules that ended before the last of them."""
-        around = {id(part) for part in self._module.modules() if self._target in part.modules()} - {id(self._target)}
+        target = net.get_submodule(self._target)
+        around = {id(part) for part in net.modules() if target in part.modules()} - {id(target)}
         ended: Cache = {}
         active: list[bool] = []
         counts: dict[int, int] = {}
@@ -93,22 +100,25 @@ class Replay:
         def before(part: nn.Module, _inputs: Any) -> None:
             active.append(id(part) in around)
 
-        def after(part: nn.Module, _inputs: Any, output: Any) -> None:
-            nonlocal done
-            active.pop()
-            call = counts[id(part)] = counts.get(id(part), -1) + 1
-            if done:
-                return
-            if part is self._target:
-                self._outputs[call] = mapped(output, Tensor.clone)
-                self._cache = dict(ended)
-                done = call == last
-            elif all(active):
-                ended[id(part), call] = mapped(output, Tensor.clone)
+        def after(name: str) -> Callable[..., None]:
+            def hook(part: nn.Module, _inputs: Any, output: Any) -> None:
+                nonlocal done
+                active.pop()
+                call = counts[id(part)] = counts.get(id(part), -1) + 1
+                if done:
+                    return
+                if part is target:
+                    self._outputs[call] = mapped(output, Tensor.clone)
+                    self._cache = dict(ended)
+                    done = call == last
+                elif all(active):
+                    ended[name, call] = mapped(output, Tensor.clone)
+
+            return hook
 
         handles = []
-        for part in {id(part): part for part in self._module.modules()}.values():
-            handles += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+        for name, part in net.named_modules():
+            handles += [part.register_forward_pre_hook(before), part.register_forward_hook(after(name))]
         try:
             yield
         finally:
@@ -117,40 +127,41 @@ class Replay:
 
     @contextmanager
     def _patched(
-        self, cache: Mapping[tuple[int, int], Any], sample: int, copies: Sequence[Tensor], count: int
+        self, net: nn.Module, cache: Mapping[tuple[str, int], Any], sample: int, copies: Sequence[Tensor], count: int
     ) -> Iterator[None]:
-        held = {part for part, _ in cache} | {id(self._target)}
+        target = net.get_submodule(self._target)
+        held = {name for name, _ in cache}
         turns = dict(zip(self._outputs, copies, strict=True))
 
         def widen(tensor: Tensor) -> Tensor:
             wide = widened(self._rows(tensor, sample), count)
             return wide.clone() if self._copy else wide
 
-        def answer(part: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(name: str, part: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
             call = -1
 
             def forward(*args: Any, **kwargs: Any) -> Any:
                 nonlocal call
                 call += 1
-                if part is self._target and call in turns:
+                if part is target and call in turns:
                     first = next(tensors(self._outputs[call]))
                     return mapped(self._outputs[call], lambda found: turns[call] if found is first else widen(found))
-                if (id(part), call) in cache:
-                    return mapped(cache[id(part), call], widen)
+                if (name, call) in cache:
+                    return mapped(cache[name, call], widen)
                 return run(*args, **kwargs)
 
             return forward
 
-        parts = [part for part in {id(part): part for part in self._module.modules()}.values() if id(part) in held]
-        own = {id(part): part.__dict__["forward"] for part in parts if "forward" in part.__dict__}
+        parts = [(name, part) for name, part in net.named_modules() if name in held or part is target]
+        own = {name: part.__dict__["forward"] for name, part in parts if "forward" in part.__dict__}
         try:
-            for part in parts:
-                part.__dict__["forward"] = answer(part, part.forward)
+            for name, part in parts:
+                part.__dict__["forward"] = answer(name, part, part.forward)
             yield
         finally:
-            for part in parts:
-                if id(part) in own:
-                    part.__dict__["forward"] = own[id(part)]
+            for name, part in parts:
+                if name in own:
+                    part.__dict__["forward"] = own[name]
                 else:
                     part.__dict__.pop("forward", None)
 

@@ -22,7 +22,7 @@ from torchloupe.evidence import Watch, settle
 from torchloupe.names import expand as expand_layer
 from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped
 from torchloupe.results import Features
-from torchloupe.taps import Tap, in_place, restored
+from torchloupe.taps import Tap, in_place
 from torchloupe.trace import Trace, Visit, every_name, find_layout, tensors, tracing
 
 Kind = Literal["module", "function", "parameter"]
@@ -170,12 +170,12 @@ def capture(subject: Subject, batch: Batch, points: Sequence[str] | Mapping[str,
     copied: set[Point] = set()
     while True:
         with (
-            restored(subject.module),
+            subject.asked() as own,
             torch.no_grad(),
-            tracing(subject.module) as trace,
-            recording(subject.module, flat, trace, copied) as records,
+            tracing(own.module) as trace,
+            recording(own.module, flat, trace, copied) as records,
         ):
-            subject.output(batch.at(batch.x.clone()))
+            own.output(batch.at(batch.x.clone()))
         spoiled = {point for point, held in records.items() if any(record.spoiled for record in held)}
         if not spoiled:
             break
@@ -186,8 +186,8 @@ def capture(subject: Subject, batch: Batch, points: Sequence[str] | Mapping[str,
         for point in matches:
             held = named.get(point.name, records[point])
             _check_ran(point, held, trace, subject.listing)
-            own = label if len(matches) == 1 and not _is_glob(label) else str(point)
-            found.update((one.label, one) for one in _seen(own, point, held, subject, batch, trace))
+            called = label if len(matches) == 1 and not _is_glob(label) else str(point)
+            found.update((one.label, one) for one in _seen(called, point, held, subject, batch, trace))
     return found
 
 

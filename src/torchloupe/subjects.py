@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.shadow import shadowed
 from torchloupe.trace import tensors
 
 INPUT = "input"
@@ -168,7 +170,7 @@ def find_from_trace(_layer: str) -> Layout | None:
 class Subject:
     """A model and how to talk to it.
 
-    module: the network, never changed.
+    module: the network, never changed: shadows of it are asked.
     layout: layer name -> Layout, or None to have it found.
     call: (module, batch) -> output. read: output -> what targets take (logits (n, classes) for classifiers).
     layers: the default layers; () where they are not known. spec: where the model came from.
@@ -195,6 +197,15 @@ class Subject:
         """Where the model's first parameter lies."""
         first = next(self.module.parameters(), None)
         return torch.device("cpu") if first is None else first.device
+
+    @contextmanager
+    def asked(self, itself: bool = False) -> Iterator[Subject]:
+        """The same subject with a shadow of its network, to be tapped and changed at will (see `shadow.shadowed`).
+
+        itself: the network under a lock instead.
+        """
+        with shadowed(self.module, self.call, self.read, itself=itself) as module:
+            yield replace(self, module=module)
 
     def output(self, batch: Batch) -> Any:
         """What targets take, for this batch, in the model's own device and precision."""

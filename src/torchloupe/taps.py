@@ -18,27 +18,6 @@ from torchloupe.subjects import INPUT
 from torchloupe.trace import tensors
 
 
-@contextmanager
-def restored(module: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen parameters inside; every flag as it was afterwards, whatever happens."""
-    modes = [(part, part.training) for part in module.modules()]
-    flags = [(p, p.requires_grad) for p in module.parameters()]
-    try:
-        for part, _ in modes:
-            part.training = False
-        for p, flag in flags:
-            if flag:
-                p.requires_grad_(False)
-        with torch.inference_mode(False):
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-        for p, flag in flags:
-            if flag:
-                p.requires_grad_(True)
-
-
 @dataclass
 class Tap:
     """What a layer gave in one call, detached: the network's own tensor, as of a version of it, or a copy (None).
@@ -116,10 +95,13 @@ class Taps:
                 call.rescue(part)
 
     def release(self) -> None:
-        """Lets go of everything, and leaves no hook on tensors that a network may have kept."""
+        """Lets go of everything, of what led back here too, and leaves no hook on tensors that a network may have kept."""
         self.calls.clear()
+        self.begun.clear()
+        self.arrive = lambda name, call, grad: None
         for hook in self.hooks:
             hook.remove()
+        self.hooks.clear()
 
     def spoiled(self) -> set[str]:
         """Layers whose output something else has changed in place."""

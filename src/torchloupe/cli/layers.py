@@ -36,7 +36,6 @@ def layers(
     from torchloupe.axes import Layout
     from torchloupe.errors import BadInput
     from torchloupe.evidence import settle, weigh
-    from torchloupe.taps import restored
     from torchloupe.trace import Guess, find_layout, guess, tracing
 
     subject = loading.load(model)
@@ -45,8 +44,8 @@ def layers(
     from PIL import Image
 
     batch = subject.prepare([Image.new("RGB", (320, 320))], ("zeros",))
-    with restored(subject.module), torch.no_grad(), tracing(subject.module) as trace:
-        subject.output(batch)
+    with subject.asked() as own, torch.no_grad(), tracing(own.module) as trace:
+        own.output(batch)
     calls = trace.calls
     open_ = False
     rows: list[tuple[str, ...]] = [("", "layer", "type", "calls", "raw shape", "layout", "n c t h w")]

@@ -15,7 +15,7 @@ from torchloupe.names import resolve
 from torchloupe.points import Points
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Scores
-from torchloupe.taps import restored, tapped
+from torchloupe.taps import tapped
 from torchloupe.trace import every_name
 
 OUTPUT = "output"
@@ -73,8 +73,8 @@ class Embedder:
         return found.float().cpu().numpy()
 
     def _output(self, batch: Batch) -> Tensor:
-        with restored(self.subject.module), torch.no_grad():
-            found = self.subject.output(batch)
+        with self.subject.asked() as own, torch.no_grad():
+            found = own.output(batch)
         if not isinstance(found, Tensor) or found.ndim not in (2, 3) or len(found) != batch.n:
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise BadInput(f"the model's output is {shape}, expected ({batch.n}, dimensions); name a layer to pool")
@@ -86,9 +86,12 @@ class Embedder:
             seen = Probe(self.subject, (self.layer,), _nothing)(batch, grad=False)
             self._layout = seen.layouts[self.layer]
             return seen.act[self.layer]
-        module = self.subject.module
-        with restored(module), torch.no_grad(), tapped(module, (self.layer,), False, {self.layer}) as taps:
-            self.subject.output(batch)
+        with (
+            self.subject.asked() as own,
+            torch.no_grad(),
+            tapped(own.module, (self.layer,), False, {self.layer}) as taps,
+        ):
+            own.output(batch)
         return self._layout.canonical(taps.outputs(self.layer), batch.n, batch.size)
 
 

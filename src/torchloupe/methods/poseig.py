@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from torchloupe.methods.blur import blur_curve, scouted
 from torchloupe.methods.path import Path
 from torchloupe.probe import INPUT, Batch, Probe
 from torchloupe.results import Maps
-from torchloupe.taps import restored
 
 
 def poseig(
@@ -92,12 +92,13 @@ def _integral(
     generator = torch.Generator().manual_seed(seed)
     spread = noise * (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True))
     start = x.double()
-    with restored(probe.subject.module):
+    with probe.subject.asked() as own:
+        mine = replace(probe, subject=own)
         for point, step in walk(x, steps):
             start = start - step
             if noise:
                 point = point + spread * torch.randn(x.shape, generator=generator).to(x)
-            for row, grad in enumerate(_gradients(probe, batch, point)):
+            for row, grad in enumerate(_gradients(mine, batch, point)):
                 if careful:
                     fine = grad.isfinite()
                     broken[row] += (~fine).flatten(1).sum(1).cpu()

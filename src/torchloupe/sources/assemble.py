@@ -26,7 +26,6 @@ from torchloupe.sources.preparation import Preparation
 from torchloupe.sources.safe import load_into, read_checkpoint, weights_in
 from torchloupe.store import sha256
 from torchloupe.store.reading import reading
-from torchloupe.taps import restored
 from torchloupe.trace import Trace, Visit, default_layers, tensors, tracing
 
 MOST_TRIALS = 8
@@ -186,8 +185,8 @@ def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], i
     batch = Batch(torch.zeros(1, *size))
     try:
         reject_wrapped(made.module)
-        with restored(made.module), torch.no_grad(), tracing(made.module) as trace:
-            output = made.output(batch)
+        with made.asked() as own, torch.no_grad(), tracing(own.module) as trace:
+            output = own.output(batch)
     except Exception as error:  # a stranger's forward may fail in any way, and a subject is of use without its defaults
         text = f"{made.spec}: no default layer, as one forward of zeros {size} failed: {' '.join(str(error).split())[:200]}"
         warnings.warn(text, LoupeWarning, stacklevel=4)

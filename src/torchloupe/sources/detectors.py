@@ -20,11 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
 from torchloupe.probe import Batch, Subject
+from torchloupe.shadow import shadowed
 from torchloupe.sources import patches
 from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
 from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
-from torchloupe.taps import restored
 from torchloupe.targets.boxes import Detections
 from torchloupe.trace import Trace, default_layers, tracing
 
@@ -132,7 +132,7 @@ def _zeros(module: nn.Module, like: Tensor | None = None) -> Tensor:
 def _backbone_layer(module: nn.Module, look: Any) -> tuple[str, ...]:
     """The last stage of the backbone, which sees the whole picture at one resolution; () where there is none."""
     try:
-        with restored(module), torch.no_grad(), tracing(module) as trace:
+        with shadowed(module, itself=True), torch.no_grad(), tracing(module) as trace:
             look()
     except Exception as error:  # a stranger's forward may fail in any way, and a subject is of use without its defaults
         said = " ".join(str(error).split())[:200]

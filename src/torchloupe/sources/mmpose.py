@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torchloupe.data.bodies import Crop
 from torchloupe.errors import BadInput, MissingPackage
 from torchloupe.probe import Batch, Subject
+from torchloupe.shadow import shadowed
 from torchloupe.sources.assemble import Options, finish, framework, load_weights
 from torchloupe.sources.detectors import config_of
 from torchloupe.sources.openmmlab import _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation, resize_crop
-from torchloupe.taps import restored
 from torchloupe.trace import Trace, default_layers, tracing
 
 Array = NDArray[Any]
@@ -259,8 +259,8 @@ def _layers(module: Any, crop: Crop) -> tuple[str, ...]:
     if list(getattr(module.head, "deconv_layers", nn.Identity()).children()):
         return ("head.deconv_layers",)
     first, size = next(module.parameters()), (crop.size[1], crop.size[0])
-    with restored(module), torch.no_grad(), tracing(module) as trace:
-        module(torch.zeros(1, 3, *size, dtype=first.dtype, device=first.device), None, mode="tensor")
+    with shadowed(module) as net, torch.no_grad(), tracing(net) as trace:
+        net(torch.zeros(1, 3, *size, dtype=first.dtype, device=first.device), None, mode="tensor")
     inside = Trace([visit for visit in trace.visits if visit.name.startswith("backbone.")])
     return tuple(islice(default_layers(inside, 1, (1, *size)), 1))
 
@@ -318,11 +318,12 @@ def _decoded(module: Any, size: tuple[int, int], batch: Batch, order: Sequence[i
     x = batch.x.to(first.device, first.dtype)
     about = framework("mmpose.structures", EXTRA).PoseDataSample(metainfo={"flip_indices": order, "input_size": size})
     config = {**module.test_cfg, "flip_test": order is not None, "output_heatmaps": False}
-    with restored(module), torch.no_grad():
-        features = module.extract_feat(x)
+    net: Any
+    with shadowed(module) as net, torch.no_grad():
+        features = net.extract_feat(x)
         if order is not None:
-            features = [features, module.extract_feat(x.flip(-1))]
-        found = module.head.predict(features, [about] * batch.n, test_cfg=config)
+            features = [features, net.extract_feat(x.flip(-1))]
+        found = net.head.predict(features, [about] * batch.n, test_cfg=config)
     joints = np.concatenate([np.asarray(one.keypoints)[..., :2] for one in found])
     scores = np.concatenate([np.asarray(one.keypoint_scores) for one in found])
     return torch.from_numpy(joints).double(), torch.from_numpy(scores).double().reshape(joints.shape[:2])

@@ -31,7 +31,6 @@ from torchloupe.sources.safe import load_state
 from torchloupe.sources.sequences import Walk
 from torchloupe.sources.walk_inputs import POSES, check, grey_pictures, prepare
 from torchloupe.store import sha256
-from torchloupe.taps import restored
 from torchloupe.trace import Trace, find_layout, tracing
 
 
@@ -217,8 +216,8 @@ def part_rows(config: Config, count: int) -> np.ndarray:
 
 def inner_pictures(subject: Subject, batch: Batch) -> list[np.ndarray]:
     """What a real class shows of its own way, one picture a frame (t, h, w) uint8: the `visual_summary` of its output."""
-    with restored(subject.module), torch.no_grad():
-        output = replace(subject, read=lambda found: found).output(batch)
+    with subject.asked() as own, torch.no_grad():
+        output = replace(own, read=lambda found: found).output(batch)
     shown = output.get("visual_summary", {}).values() if isinstance(output, Mapping) else ()
     frames = [x.detach().float().cpu() for x in shown if isinstance(x, Tensor) and x.dim() == 4]
     return [grey_pictures(x[None])[0, ..., 0].numpy() for x in frames if len(x) == batch.size[0]]
@@ -324,8 +323,8 @@ class LayerFacts:
 def layer_facts(subject: Subject, batch: Batch) -> list[LayerFacts]:
     """What every layer that runs gives, in order of registration: its number, type, and where in time and space it is."""
     module = subject.module
-    with restored(module), torch.no_grad(), tracing(module) as trace:
-        subject.output(batch)
+    with subject.asked() as own, torch.no_grad(), tracing(own.module) as trace:
+        own.output(batch)
     numbers = {name: number for number, name in leaves(module).items()}
     facts = []
     for name, part in module.named_modules():

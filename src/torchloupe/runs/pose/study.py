@@ -25,7 +25,6 @@ from torchloupe.sources.mmpose import Decode, estimator
 from torchloupe.sources.poses import coco, located, mpii, read, rhd
 from torchloupe.store import sha256
 from torchloupe.store.records import Artifact
-from torchloupe.taps import restored
 
 Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
@@ -333,8 +332,8 @@ def crop_of(settings: Mapping[str, Any]) -> Crop:
 
 def outputs(subject: Subject, batch: Batch) -> Tensor:
     """What the model gives, on the CPU, without gradient. Errors: BadInput where that is no tensor."""
-    with restored(subject.module), torch.no_grad():
-        found = subject.output(batch)
+    with subject.asked() as own, torch.no_grad():
+        found = own.output(batch)
     if not isinstance(found, Tensor):
         raise BadInput(f"{subject.spec}: gave {type(found).__name__}; expected heatmaps or coordinates in a tensor")
     return found.float().cpu()
