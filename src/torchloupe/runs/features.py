@@ -15,7 +15,7 @@ from torchloupe.errors import BadInput, BadSample, LoupeError
 from torchloupe.kinds.features import Difference, FeatureMaps, Likeness, drawable
 from torchloupe.methods.difference import CKA, batches, difference, matched
 from torchloupe.methods.features import REDUCTIONS, from_array, statistics
-from torchloupe.probe import Batch, Subject, restored
+from torchloupe.probe import Batch, Subject
 from torchloupe.runs.run import Job
 from torchloupe.sites import capture, features
 from torchloupe.sources.images import find, read
@@ -89,7 +89,10 @@ def identity(subject: Subject, words: Mapping[str, Any]) -> dict[str, Any]:
         "model": spec,
         "weights": subject.notes.get("weights", {}).get("sha256") or state_sha256(subject.module),
         "code": foreign(factory),
-        **{key: words.get(key) for key in ("cfg_options", "size", "mean", "std", "ema", "layouts", "layout_sizes")},
+        **{
+            key: words.get(key)
+            for key in ("cfg_options", "size", "mean", "std", "ema", "layouts", "layout_sizes", "extra_tokens")
+        },
     }
 
 
@@ -192,8 +195,8 @@ class Capturing:
 
 def _detections(subject: Subject, batch: Batch) -> np.ndarray:
     """What a detector finds in one picture, as numbers (m, 6) that can be stored."""
-    with restored(subject.module), torch.no_grad():
-        return listed(check_detections(subject.output(batch), batch), 0.0)[0].numpy()
+    with subject.asked() as own, torch.no_grad():
+        return listed(check_detections(own.output(batch), batch), 0.0)[0].numpy()
 
 
 def _class_names(detections: np.ndarray | None, names: Sequence[str]) -> dict[str, str]:
