@@ -24,6 +24,7 @@ def schedule(
     style: str = "whitegrid",
     window_size: str | None = None,
     by: Literal["epoch", "iter"] | None = None,
+    metric: Path | None = None,
     cfg_options: Words = None,
 ) -> int:
     """Draw how the learning rate, momentum or weight decay goes over a training.
@@ -54,22 +55,28 @@ def schedule(
         Size of the picture in inches, W*H; 12*7 by default, higher where many schedules get a small picture each.
     by
         Horizontal axis; epochs where they are known by default.
+    metric
+        A table (.csv) of what a training measured, a line an epoch, which schedulers follow that wait for a plateau: the column
+        that they monitor, else the last one.
     cfg_options
         Changes to the config, key=value, for example train_cfg.max_epochs=10 optim_wrapper.optimizer.lr=0.01.
     """
-    from torchloupe.errors import BadInput
+    import warnings
+
+    from torchloupe.errors import BadInput, LoupeWarning
     from torchloupe.methods.schedule import record
     from torchloupe.render import curves as render
     from torchloupe.runs.progress import progress
     from torchloupe.sources.configs import options
     from torchloupe.sources.schedules import Training, schedules
+    from torchloupe.sources.schedules import metric as read_metric
 
     if not configs:
         raise BadInput("nothing to draw: name a config, a folder of configs or a spec such as timm:cosine?epochs=100")
     # What is wrong with the picture is said before anything is built.
     render.style_name(style)
     size = render.window_size(window_size) if window_size else None
-    training = Training(dataset_size, ngpus, by, options(cfg_options or ()))
+    training = Training(dataset_size, ngpus, by, options(cfg_options or ()), read_metric(metric))
     if save_path is not None:
         render.check_suffix(save_path)
     plans = [plan for config in configs for plan in schedules(config, training)]
@@ -80,11 +87,15 @@ def schedule(
             bar.advance()
     figure = render.draw(found, by=by, title=title, style=style, size=size)
     print("\n".join(render.table(found, by)))
+    for curve in found:
+        for line in curve.findings:
+            warnings.warn(f"{curve.name}: {line}", LoupeWarning, stacklevel=2)
     if save_path is not None:
         render.save_figure(figure, save_path)
         numbers = save_path.with_suffix(".csv")
         render.write_csv(found, numbers)
-        asked = {"sources": list(configs), "dataset_size": dataset_size, "ngpus": ngpus, "cfg_options": cfg_options}
+        asked = {"sources": list(configs), "dataset_size": dataset_size, "ngpus": ngpus, "cfg_options": cfg_options, "metric": metric,
+                 "findings": {curve.name: list(curve.findings) for curve in found if curve.findings}}  # fmt: skip
         picture = {"by": by, "title": title, "style": style, "window_size": window_size}
         told = render.save(found, save_path, {**asked, "picture": picture})
         print(f"{save_path}, numbers in {numbers} and {told.with_suffix('.npz')}")

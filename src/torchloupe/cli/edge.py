@@ -86,6 +86,7 @@ READ = (
     "dataset_dir",
     "evaluation",
     "partition",
+    "metric",
 )
 """Options of type Path that name what is read."""
 

@@ -33,6 +33,22 @@ class Ticker:
 
 
 @dataclass(frozen=True)
+class Acting:
+    """What is known of one scheduler: from where to where it acts (end None: to the end of the training), in units of its own.
+
+    period: units in which it comes to its end, such as T_max. milestones: where it drops. smooth: whether it changes at every unit.
+    """
+
+    name: str
+    per: Unit
+    begin: int = 0
+    end: int | None = None
+    period: int | None = None
+    milestones: tuple[int, ...] = ()
+    smooth: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """An optimizer and what steps it, for `length` units; `per_epoch` iterations an epoch (None: not known)."""
 
@@ -44,6 +60,7 @@ class Plan:
     per_epoch: int | None = None
     groups: tuple[str, ...] = ()
     marks: tuple[Mark, ...] = ()
+    acting: tuple[Acting, ...] = ()
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -70,6 +87,7 @@ class Curve:
     groups: tuple[str, ...]
     per_epoch: int | None = None
     marks: tuple[Mark, ...] = field(default=())
+    findings: tuple[str, ...] = ()
 
     def value(self, unit: int | Sequence[int] | np.ndarray) -> np.ndarray:
         """The values (G,) or (len(unit), G) that held at a unit or at several."""

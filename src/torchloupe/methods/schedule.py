@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from torchloupe.data.schedules import PARAMETERS, Curve, Mark, Plan
+from torchloupe.data.schedules import PARAMETERS, Acting, Curve, Mark, Plan
 from torchloupe.errors import BadInput
 
 
@@ -57,7 +58,89 @@ def record(plan: Plan, parameter: str = "lr", progress: Callable[[int, int], Any
     groups = plan.groups or (("",) if len(now) == 1 else tuple(f"group {g}" for g in range(len(now))))
     places = np.frombuffer(at, dtype=np.int64)
     marks = (*_warm_up(parameter, places, values, plan.length), *plan.marks)
-    return Curve(plan.name, parameter, plan.unit, plan.length, places, values, groups, plan.per_epoch, marks)
+    said = tuple(findings(plan, parameter, places, values))
+    return Curve(plan.name, parameter, plan.unit, plan.length, places, values, groups, plan.per_epoch, marks, said)
+
+
+WARMING = ("linear", "constant", "quadratic", "warmup")
+
+
+def findings(plan: Plan, parameter: str, at: np.ndarray, values: np.ndarray) -> list[str]:
+    """What is odd about a schedule, a line each: a scheduler that never acts, a warm-up longer than the training, a period that is
+    not its length, milestones behind the end, gaps and overlaps of schedulers that follow one another, a rate of 0 in the last
+    stretch, a rate of the optimizer that is never reached. at (K,), values (K, G): the curve, as in Curve."""
+    found = [line for one in plan.acting for line in _odd(one, plan)]
+    found += _between([one for one in plan.acting if one.smooth], plan)
+    if parameter != "lr":
+        return found
+    most = values.max(0)
+    asked = [float(group.get("initial_lr", group["lr"])) for group in plan.optimizer.param_groups]
+    low = [g for g in range(len(asked)) if most[g] < 0.999 * asked[g]]
+    if low:
+        found.append(f"the optimizer's rate {asked[low[0]]:.4g} is never reached; the greatest is {most[low[0]]:.4g}")
+    if (values[-1] == 0).all() and most.max() > 0:
+        rest = plan.length - int(at[-1])
+        found.append(f"the rate is 0 in the last {_units(rest, plan.unit)}: nothing is learned there")
+    first = int(at[1]) if len(at) > 1 else plan.length
+    if (values[0] == 0).all() and (plan.unit == "epoch" or first >= (plan.per_epoch or plan.length)):
+        found.append(f"the rate is 0 in the first {_units(first, plan.unit)}: nothing is learned there")
+    return found
+
+
+def _units(count: int, unit: str) -> str:
+    word = "epoch" if unit == "epoch" else "iteration"
+    return f"{count} {word}s" if count != 1 else word
+
+
+def _scale(one: Acting, plan: Plan) -> int:
+    """Units of the plan in one unit of a scheduler."""
+    return plan.per_epoch or 1 if one.per == "epoch" and plan.unit == "iter" else 1
+
+
+def _odd(one: Acting, plan: Plan) -> Iterator[str]:
+    scale = _scale(one, plan)
+    length = plan.length / scale
+    text = f"{length:g} {'epochs' if one.per == 'epoch' else 'iterations'}"
+    if one.begin >= length:
+        yield f"{one.name} begins at {one.begin}, behind the end of a training of {text}: it never acts"
+        return
+    late = [mark for mark in one.milestones if mark + one.begin >= length]
+    if late:
+        none = len(late) == len(one.milestones)
+        listed = ", ".join(str(mark + one.begin) for mark in late[:6])
+        ends = "it never acts" if none else "they are never reached"
+        yield f"{one.name}: milestone{'s' if len(late) > 1 else ''} {listed} behind the end of a training of {text}: {ends}"
+    span = min(length, length if one.end is None else one.end) - one.begin
+    if one.period is None:
+        return
+    if one.name.lower().startswith(WARMING):
+        if one.begin == 0 and one.period >= length:
+            yield f"{one.name}: a rise of {one.period} in a training of {text} does not come to its end"
+    elif one.period > span + 1:
+        yield f"{one.name}: a period of {one.period}, but it acts for {span:g}: it stops on its way"
+    elif one.period < span - 1:
+        yield f"{one.name}: a period of {one.period}, but it acts for {span:g}: behind its period it goes on otherwise"
+
+
+def _between(chain: Sequence[Acting], plan: Plan) -> Iterator[str]:
+    """Gaps and overlaps of schedulers that change at every unit."""
+    spans = []
+    for one in chain:
+        scale = _scale(one, plan)
+        end = plan.length if one.end is None else min(one.end * scale, plan.length)
+        if one.begin * scale < end:
+            spans.append((one.begin * scale, end, one.name))
+    spans.sort()
+    for (begin, end, name), (start, stop, other) in pairwise(spans):
+        if start > end:
+            yield f"nothing acts from {_places(plan, end, start)}, between {name} and {other}"
+        elif start < min(end, stop) and (begin, end) != (start, stop):
+            yield f"{name} and {other} act at once from {_places(plan, start, min(end, stop))}: their factors multiply"
+
+
+def _places(plan: Plan, start: float, stop: float) -> str:
+    word = "epoch" if plan.unit == "epoch" else "iteration"
+    return f"{word} {start:g} to {stop:g}"
 
 
 def _warm_up(parameter: str, at: np.ndarray, values: np.ndarray, length: int) -> list[Mark]:

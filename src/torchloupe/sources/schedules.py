@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import csv
 import inspect
 import math
 import warnings
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from torchloupe.data.schedules import Mark, Plan, Ticker, Unit
+from torchloupe.data.schedules import Acting, Mark, Plan, Ticker, Unit
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, MissingPackage, nearest, need
 from torchloupe.sources import patches
 from torchloupe.sources.configs import (
@@ -40,6 +41,61 @@ TIMM = ("cosine", "tanh", "step", "multistep", "plateau", "poly", "none")
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What a training measured after every epoch, for schedulers that follow it: the columns of a table."""
+
+    source: str
+    columns: Mapping[str, Sequence[float]]
+
+    def of(self, name: str, wanted: str | None = None) -> Callable[[int], float]:
+        """epoch (from 1) -> the value after it: of the wanted column where there is one, else of the only or the last one.
+
+        Errors: BadInput for an epoch that the table does not have.
+        """
+        key = wanted if wanted in self.columns else list(self.columns)[-1]
+        values = self.columns[key]
+
+        def value(epoch: int) -> float:
+            if epoch > len(values):
+                raise BadInput(
+                    f"--metric {self.source}: {len(values)} values, but {name} asks for one after epoch {epoch}"
+                )
+            return values[epoch - 1]
+
+        return value
+
+
+def metric(path: str | Path | None) -> Metric | None:
+    """A table (.csv) of numbers, one line an epoch, with names of columns or without. Errors: BadInput for anything else."""
+    if path is None:
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"--metric {path}: cannot be read as a table: {one_line(error)}") from error
+    head = rows[0] if rows and not _is_number(rows[0][-1]) else None
+    body = rows[1:] if head else rows
+    wide = len(head) if head else max(map(len, body), default=0)
+    columns: dict[str, list[float]] = {}
+    for k in range(wide):
+        cells = [row[k] for row in body if k < len(row) and row[k]]
+        # Trainings that log by iteration leave the cells of a validation empty in most lines.
+        if cells and all(map(_is_number, cells)):
+            columns[head[k] if head else str(k)] = [float(cell) for cell in cells]
+    if not columns:
+        raise BadInput(f"--metric {path}: no column of numbers in it")
+    return Metric(str(path), columns)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
 class Training:
     """What the caller says of the training: pictures, GPUs, the wanted axis and changes to configs."""
 
@@ -47,6 +103,7 @@ class Training:
     ngpus: int | None = None
     by: Unit | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    metric: Metric | None = None
 
     def __post_init__(self) -> None:
         for option, value in (("--dataset-size", self.dataset_size), ("--ngpus", self.ngpus)):
@@ -158,20 +215,63 @@ def _torch(name: str, rest: str, query: dict[str, Any], training: Training) -> P
         optimizer = _optimizer(name, query)
         schedulers = [known[rest](optimizer, **query)]
     for scheduler in schedulers:
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            raise BadInput(f"{name}: ReduceLROnPlateau follows a metric, which is known only while training")
+        plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        if plateau and training.metric is None:
+            raise BadInput(f"{name}: ReduceLROnPlateau follows a metric; give its values with --metric FILE.csv")
+        if plateau and per == "iter":
+            raise BadInput(
+                f"{name}: ReduceLROnPlateau follows a metric of every epoch; expected epochs=N and per=epoch"
+            )
         if not callable(getattr(scheduler, "step", None)):
             raise BadInput(f"{name}: {type(scheduler).__name__} is no scheduler (it has no step())")
     scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
     marks = tuple(Mark(at * scale, "milestone") for scheduler in schedulers for at in _torch_milestones(scheduler))
-    tickers = tuple(Ticker(_stepper(scheduler), per) for scheduler in schedulers)
+    tickers = tuple(Ticker(_stepper(scheduler, name, training.metric), per) for scheduler in schedulers)
     names = _group_names(optimizer.param_groups)
-    return Plan(name, optimizer, tickers, length, unit, per_epoch, names, _few(marks, length))
+    acting = tuple(one for scheduler in schedulers for one in _acting(scheduler, per))
+    return Plan(name, optimizer, tickers, length, unit, per_epoch, names, _few(marks, length), acting)
 
 
-def _stepper(scheduler: Any) -> Callable[[int], Any]:
-    """One step of a scheduler that counts for itself."""
+def _stepper(scheduler: Any, name: str = "", followed: Metric | None = None) -> Callable[[int], Any]:
+    """One step of a scheduler that counts for itself, or follows a metric."""
+    import torch
+
+    if followed is not None and isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        value = followed.of(name)
+        return lambda done: scheduler.step(value(done))
     return lambda _done: scheduler.step()
+
+
+# Schedulers of torch, mmengine and timm that change at every unit, by what their names hold.
+SMOOTH = ("Cosine", "Linear", "Poly", "Exponential", "OneCycle", "Quadratic")
+NEVER_ENDING = 10**9
+
+
+def _acting(scheduler: Any, per: Unit, offset: int = 0, until: int | None = None) -> list[Acting]:
+    """What is known of a scheduler of torch or mmengine; of those that hold others, of each of them."""
+    inner = getattr(scheduler, "_schedulers", None)
+    if inner:
+        starts = [0, *getattr(scheduler, "_milestones", ())]
+        ends = [*starts[1:], None] if len(starts) == len(inner) else [until] * len(inner)
+        starts = starts if len(starts) == len(inner) else [0] * len(inner)
+        pairs = zip(inner, starts, ends, strict=True)
+        return [one for child, start, end in pairs
+                for one in _acting(child, per, offset + start, end if end is None else offset + end)]  # fmt: skip
+    name = type(scheduler).__name__
+    end = getattr(scheduler, "end", None)
+    end = until if end is None or end >= NEVER_ENDING else int(end)
+    period = next(
+        (int(getattr(scheduler, key)) for key in ("T_max", "total_iters", "total_steps") if hasattr(scheduler, key)),
+        None,
+    )
+    period = None if period is not None and period >= NEVER_ENDING - 1 else period
+    step = getattr(scheduler, "step_size", None)
+    milestones = tuple(int(mark) for mark in getattr(scheduler, "milestones", ())) or ((int(step),) if step else ())
+    begin = int(getattr(scheduler, "begin", 0)) + offset
+    if end is None and name.startswith(("Linear", "Constant")) and period is not None:
+        # torch's stop acting after their last step.
+        end = begin + period
+    return [Acting(name, per, begin, end, period, milestones, any(word in name for word in SMOOTH))]
 
 
 def _torch_milestones(scheduler: Any) -> list[int]:
@@ -201,8 +301,8 @@ def _timm(name: str, rest: str, query: dict[str, Any], training: Training) -> Pl
             raise BadInput(f"{name}: timm's create_scheduler_v2 has no {key}.{nearest(key, known)}")
     if rest not in TIMM:
         raise BadInput(f"{name}: timm has no scheduler {rest}.{nearest(rest, TIMM)} It has {', '.join(TIMM)}")
-    if rest == "plateau":
-        raise BadInput(f"{name}: plateau follows a metric, which is known only while training")
+    if rest == "plateau" and training.metric is None:
+        raise BadInput(f"{name}: plateau follows a metric; give its values with --metric FILE.csv")
     by_update = per == "iter" or query.get("step_on_epochs") is False
     if by_update and per_epoch is None:
         raise BadInput(f"{name}: stepping by iteration needs --dataset-size and batch_size=N in the spec")
@@ -211,6 +311,9 @@ def _timm(name: str, rest: str, query: dict[str, Any], training: Training) -> Pl
     tickers: tuple[Ticker, ...] = ()
     if scheduler is not None:
         tickers = (Ticker(lambda done: scheduler.step(done), "epoch"),)
+        if rest == "plateau" and training.metric is not None:
+            value = training.metric.of(name)
+            tickers = (Ticker(lambda done: scheduler.step(done, value(done)), "epoch"),)
         if by_update:
             tickers += (Ticker(lambda done: scheduler.step_update(done), "iter"),)
     scale = per_epoch or 1 if unit == "iter" else 1
@@ -230,11 +333,14 @@ def _transformers(name: str, rest: str, query: dict[str, Any], training: Trainin
     known = [str(kind.value) for kind in SchedulerType]
     if rest not in known:
         raise BadInput(f"{name}: transformers has no scheduler {rest}.{nearest(rest, known)} It has {', '.join(known)}")
-    if rest in ("reduce_lr_on_plateau", "greedy"):
-        raise BadInput(f"{name}: {rest} follows a metric, which is known only while training")
-    query.setdefault("per", "iter")
+    follows = rest in ("reduce_lr_on_plateau", "greedy")
+    if rest == "greedy" or (follows and training.metric is None):
+        raise BadInput(
+            f"{name}: {rest} follows a metric; give its values with --metric FILE.csv to reduce_lr_on_plateau"
+        )
+    query.setdefault("per", "epoch" if follows else "iter")
     length, unit, per_epoch, per = _length(name, query, training)
-    if unit == "epoch":
+    if unit == "epoch" and not follows:
         raise BadInput(f"{name}: transformers steps by iteration; give iters=N, or batch_size=N and --dataset-size")
     ratio = query.pop("warmup_ratio", 0)
     steps = query.pop("warmup_steps", math.ceil(length * ratio))
@@ -246,7 +352,9 @@ def _transformers(name: str, rest: str, query: dict[str, Any], training: Trainin
     except (TypeError, ValueError) as error:
         hint = "what a scheduler needs goes into the spec, such as &min_lr=1e-6 or &num_decay_steps=100"
         raise BadInput(f"{name}: {one_line(error)}; {hint}") from error
-    return Plan(name, optimizer, (Ticker(lambda done: scheduler.step(), per),), length, unit, per_epoch)
+    if follows and per == "iter":
+        raise BadInput(f"{name}: {rest} follows a metric of every epoch; expected epochs=N")
+    return Plan(name, optimizer, (Ticker(_stepper(scheduler, name, training.metric), per),), length, unit, per_epoch)
 
 
 # --- YAML ------------------------------------------------------------------------------------------------------------
@@ -296,7 +404,8 @@ def _opengait(path: str, config: dict[str, Any], training: Training) -> Plan:
     per_epoch = math.ceil(training.dataset_size / batch) if training.dataset_size else None
     marks = tuple(Mark(at, "milestone") for at in _torch_milestones(scheduler))
     ticker = Ticker(lambda done: scheduler.step(), "iter")
-    return Plan(_stem(path), optimizer, (ticker,), length, "iter", per_epoch, marks=_few(marks, length))
+    acting = tuple(_acting(scheduler, "iter"))
+    return Plan(_stem(path), optimizer, (ticker,), length, "iter", per_epoch, marks=_few(marks, length), acting=acting)
 
 
 def _hrnet(path: str, config: dict[str, Any], training: Training) -> Plan:
@@ -340,7 +449,9 @@ def _hrnet(path: str, config: dict[str, Any], training: Training) -> Plan:
     marks = tuple(Mark((at - begin) * scale, "milestone") for at in train["LR_STEP"])
     ticker = Ticker(lambda done: scheduler.step(), "epoch")
     unit: Unit = "iter" if per_epoch else "epoch"
-    return Plan(_stem(path), optimizer, (ticker,), length, unit, per_epoch, marks=_few(marks, length))
+    steps = tuple(int(at) - begin for at in train["LR_STEP"] if at >= begin)
+    acting = (Acting("MultiStepLR", "epoch", milestones=steps),)
+    return Plan(_stem(path), optimizer, (ticker,), length, unit, per_epoch, marks=_few(marks, length), acting=acting)
 
 
 # --- OpenMMLab -------------------------------------------------------------------------------------------------------
@@ -394,10 +505,12 @@ def _new_style(path: str, config: Any, training: Training) -> Plan:
     tickers: list[Ticker] = []
     marks: list[Mark] = []
     idle: list[str] = []
+    acting: list[Acting] = []
     for one in written:
         epochs = one.get("by_epoch", True)
-        if str(one.get("type", "")).startswith("ReduceOnPlateau"):
-            raise BadInput(f"{path}: {one['type']} follows a metric, which is known only while training")
+        follows = str(one.get("type", "")).startswith("ReduceOnPlateau")
+        if follows and training.metric is None:
+            raise BadInput(f"{path}: {one['type']} follows a metric; give its values with --metric FILE.csv")
         # A training by iteration is one epoch to mmengine.
         one.setdefault("end", (max_epochs if by_epoch else 1) if epochs else (length if by_epoch else max_iters))
         scheduler = PARAM_SCHEDULERS.build(one, default_args={"optimizer": optimizer, "epoch_length": per_epoch or 1})
@@ -406,7 +519,10 @@ def _new_style(path: str, config: Any, training: Training) -> Plan:
             idle.append(type(scheduler).__name__)
             continue
         scale = per_epoch or 1 if per == "epoch" and unit == "iter" else 1
-        tickers.append(Ticker(_stepper(scheduler), per, scheduler.end))
+        step = _after_validation(scheduler, str(one["type"]), training.metric) if follows else _stepper(scheduler)
+        tickers.append(Ticker(step, per, scheduler.end))
+        # A momentum's schedule is its own chain.
+        acting += _acting(scheduler, per) if "Momentum" not in type(scheduler).__name__ else []
         marks += [Mark((scheduler.begin + at) * scale, "milestone") for at in getattr(scheduler, "milestones", ())]
         if scheduler.begin > 0:
             marks.append(Mark(scheduler.begin * scale, type(scheduler).__name__))
@@ -414,7 +530,20 @@ def _new_style(path: str, config: Any, training: Training) -> Plan:
         _never(
             path, f"param_scheduler {', '.join(idle)}: by_epoch=True, the default,", "once, after the last iteration"
         )
-    return Plan(_stem(path), optimizer, tuple(tickers), length, unit, per_epoch, names, _few(marks, length))
+    few = _few(marks, length)
+    return Plan(_stem(path), optimizer, tuple(tickers), length, unit, per_epoch, names, few, tuple(acting))
+
+
+def _after_validation(scheduler: Any, name: str, followed: Metric | None) -> Callable[[int], Any]:
+    """mmengine's plateau schedulers count after an epoch and look at the metric after its validation."""
+    assert followed is not None
+    value = followed.of(name, scheduler.monitor)
+
+    def step(done: int) -> None:
+        scheduler.step()
+        scheduler.step({scheduler.monitor: value(done)})
+
+    return step
 
 
 def _never(path: str, what: str, when: str) -> None:
