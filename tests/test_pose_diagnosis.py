@@ -909,7 +909,7 @@ def test_a_data_set_of_nobody_and_an_output_that_is_a_file(
     assert main(["pose", "epe", *common(bench), "-o", str(path)]) == 2
     assert "cannot be made a folder for results" in capsys.readouterr().err
     assert main(["pose", "epe", *common(bench), "-o", str(tmp_path / "run"), "--batch", "0"]) == 2
-    assert "--batch is 1 or more, found 0" in capsys.readouterr().err
+    assert "--batch 0: expected 1 or more" in capsys.readouterr().err
 
 
 def test_what_chance_gives(bench: Path) -> None:

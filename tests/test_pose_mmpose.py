@@ -240,10 +240,13 @@ def test_what_a_config_says_about_crop_and_output() -> None:
 def test_joints_have_the_names_of_the_config_s_data_set(loaded: dict[str, mmpose.Estimator]) -> None:
     assert loaded[HEATMAPS].subject.classes == COCO_BODY.joints
     for about in ({}, {"metainfo": {"from_file": "nowhere.py"}}):
-        assert mmpose._joints({"type": "Unknown", **about}) == ()
-    own = {"dataset_name": "x", "joint_weights": [], "sigmas": [], "skeleton_info": {}}
+        assert mmpose._joints({"type": "Unknown", **about}) == ((), ())
+    own = {"dataset_name": "x", "joint_weights": [], "sigmas": [0.1, 0.2], "skeleton_info": {}}
     points = {1: {"name": "tail", "id": 1, "color": [0] * 3}, 0: {"name": "head", "id": 0, "color": [0] * 3}}
-    assert mmpose._joints({"metainfo": {**own, "keypoint_info": points}}) == ("head", "tail")
+    assert mmpose._joints({"metainfo": {**own, "keypoint_info": points}}) == (
+        ("head", "tail"),
+        pytest.approx((0.1, 0.2)),
+    )
 
 
 def test_what_is_not_top_down_or_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

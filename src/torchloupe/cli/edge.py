@@ -46,15 +46,18 @@ RANGES: dict[str, Range] = {
         ("show_number", "repeat", "bucket_size", "dataset_size", "ngpus", "max_samples", "every", "failures"), COUNT
     ),
     **dict.fromkeys(("steps", "people", "strangers", "frames", "samples", "pictures", "walkers"), Range(1, 10**7)),
-    **dict.fromkeys(("ids", "parts", "question", "depth", "dense", "worst", "reduce", "num_extra_tokens"), SOME),
+    **dict.fromkeys(
+        ("ids", "parts", "question", "depth", "dense", "worst", "examples", "reduce", "num_extra_tokens"), SOME
+    ),
     **dict.fromkeys(("batch_size", "batch"), Range(1, 65536)),
     **dict.fromkeys(("opacity", "heatmap_opacity", "threshold", "pred_score_thr", "mean"), SHARE),
     **dict.fromkeys(("size", "input_size"), SIDE),
     **dict.fromkeys(("rescale_factor", "resize_ratio", "font_scale", "std"), Range(0, 10_000, above=True)),
     **dict.fromkeys(("seconds", "show_interval"), Range(0, 86_400)),
-    **dict.fromkeys(("sigma", "tolerance", "reach", "marker_size"), Range(0, 10**6, above=True)),
+    **dict.fromkeys(("sigma", "sigmas", "tolerance", "reach", "marker_size"), Range(0, 10**6, above=True)),
     **dict.fromkeys(("chunk", "blocks", "smooth"), Range(1, 65536)),
     "seed": SEED,
+    "least": Range(0, 1, above=True),
     "dpi": Range(20, 2400),
     "fps": Range(0, 60, above=True),
     "fig_size": Range(0, 100, above=True),

@@ -33,10 +33,15 @@ class Subjects:
         annotations: The annotation file, where it does not lie in its usual place.
         detections: A JSON of detected boxes to crop by instead of the annotated ones.
         kind: coco, mpii or rhd. Default: DATASET.DATASET of the config, or coco.
+        category: The category of a COCO file with several, by name or number, or all that have the first one's joints, taken for
+            one. Default: the first with keypoints.
+        sigmas: The spread of each joint in OKS, or one number for all, for AP and errors of other joints than COCO's. Default:
+            COCO's 17, or what mmpose's config says.
         input_size: Width and height of the input, for models without a config. Default: 192 256.
-        sigma: Spread of the true heatmaps in their pixels, for models without a config.
+        sigma: Spread of the true heatmaps in their pixels, for models without a config. Default: 2.
         coordinates: What coordinates mean, for models that give them: pixels of the input, shares of its sides (unit), or
             the annotation's camera units (3D).
+        dtype: float32, or float64: with --reference equal to a float64 transcription to 1e-6, at several times the time.
         device: auto, cpu, cuda, cuda:1, mps.
         unsafe_load: Let the checkpoint run code while it is read. Only for files that you trust.
     """
@@ -48,9 +53,12 @@ class Subjects:
     annotations: Path | None = None
     detections: Path | None = None
     kind: Literal["coco", "mpii", "rhd"] | None = None
+    category: str | None = None
+    sigmas: Annotated[list[float] | None, Several] = None
     input_size: Annotated[list[int] | None, Several] = None
-    sigma: float = 2.0
+    sigma: float | None = None
     coordinates: Literal["input", "unit", "camera"] = "input"
+    dtype: Literal["float32", "float64"] = "float32"
     device: str = "auto"
     unsafe_load: Annotated[bool, Flag] = False
 
@@ -61,7 +69,7 @@ class Subjects:
 
     def words(self, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(model, data) as a job holds them."""
-        names = ("cfg", "weights", "model", "device", "unsafe_load")
+        names = ("cfg", "weights", "model", "device", "unsafe_load", "dtype")
         said = {name: str(value) if isinstance(value, Path) else value for name, value in vars(self).items()}
         model = {name: said.pop(name) for name in names} | {"overrides": list(overrides)}
         return model, said

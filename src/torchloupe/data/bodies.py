@@ -89,7 +89,7 @@ class Person:
 class PoseData:
     """Bodies in a fixed order, the skeleton that they share, and how many annotations were left out and why.
 
-    source: the annotation file, or any name of a data set made otherwise. category: of the bodies in a COCO file.
+    source: the annotation file, or any name of a data set made otherwise. categories: of the bodies in a COCO file.
     Errors: BadInput for a person whose joints do not fit the skeleton.
     """
 
@@ -97,7 +97,7 @@ class PoseData:
     skeleton: Skeleton
     source: str
     left_out: Mapping[str, int] = field(default_factory=dict)
-    category: Any = 1
+    categories: tuple[Any, ...] = (1,)
 
     def __post_init__(self) -> None:
         count = len(self.skeleton.joints)

@@ -89,11 +89,11 @@ def average_precision(
     results: Sequence[Mapping[str, Any]],
     sigmas: Array,
     *,
-    category: Any = 1,
+    categories: Collection[Any] = (1,),
     pictures: Collection[Any] | None = None,
     aside: Collection[str] = (),
 ) -> dict[str, float]:
-    """COCO's ten keypoint figures (AP, AP .5, ..., AR (L)) over the annotated people of a category; NaN where there are none
+    """COCO's ten keypoint figures (AP, AP .5, ..., AR (L)) over the annotated people of categories, taken for one; NaN where there are none
 
     People without a result are missed, results on pictures without people are false. Only `pictures` count, where they
     are given. People whose ids are `aside` are treated as crowds: predictions on them count neither way.
@@ -108,7 +108,7 @@ def average_precision(
     number = {id: i for i, id in enumerate(images, 1)}
     entries: list[dict[str, Any]] = []
     for entry in annotations["annotations"]:
-        if entry["image_id"] not in number or entry.get("category_id", category) != category:
+        if entry["image_id"] not in number or entry.get("category_id", next(iter(categories))) not in categories:
             continue
         keypoints = entry.get("keypoints") or [0] * 3 * len(sigmas)
         entries.append(

@@ -46,7 +46,8 @@ INSTALL = (
 class Estimator:
     """A network of mmpose, what its test pipeline feeds it, and how its codec reads joints from what it gives.
 
-    flip: whether the config tests with the mirrored picture. root, annotations: of the config's test data.
+    flip: whether the config tests with the mirrored picture. root, annotations: of the config's test data. sigmas: of its
+    joints in OKS, where its data set says them.
     """
 
     subject: Subject
@@ -55,6 +56,7 @@ class Estimator:
     flip: bool
     root: str
     annotations: str
+    sigmas: tuple[float, ...] = ()
 
 
 def mmpose(rest: str, options: Options) -> Subject:
@@ -86,7 +88,7 @@ def estimator(rest: str, options: Options) -> Estimator:
         with scope("mmpose"), told(options):
             built = framework("mmpose.registry", EXTRA).MODELS.build(config.model)
             module = framework("mmengine.model", EXTRA).revert_sync_batchnorm(built)
-            joints = _joints(dataset)
+            joints, sigmas = _joints(dataset)
     head = next((part for part in module.modules() if getattr(part, "decoder", None) is not None), None)
     if head is None:
         raise BadInput(f"{options.spec}: {type(module).__name__} has no head with a decoder of joints")
@@ -112,6 +114,7 @@ def estimator(rest: str, options: Options) -> Estimator:
         bool(module.test_cfg.get("flip_test", False)),
         root,
         str(Path(root) / dataset["ann_file"]) if dataset.get("ann_file") else "",
+        sigmas,
     )
 
 
@@ -202,20 +205,20 @@ def _step(dataset: Any, name: str, spec: str) -> Any:
     return found
 
 
-def _joints(dataset: Any) -> tuple[str, ...]:
-    """Names of the joints, from the meta information of the config's data set; () where it has none."""
+def _joints(dataset: Any) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """(names of the joints, their sigmas) from the meta information of the config's data set; () where it has none."""
     kind = framework("mmpose.registry", EXTRA).DATASETS.get(str(dataset.get("type")))
     about = dataset.get("metainfo") or getattr(kind, "METAINFO", None)
     if not about:
-        return ()
+        return (), ()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it takes its own copy of a file that is not where the config says
         try:
             found = framework("mmpose.datasets.datasets.utils", EXTRA).parse_pose_metainfo(dict(about))
         except OSError:
-            return ()
+            return (), ()
     names = found["keypoint_id2name"]
-    return tuple(names[joint] for joint in sorted(names))
+    return tuple(names[joint] for joint in sorted(names)), tuple(float(one) for one in found["sigmas"])
 
 
 def _crop(preprocessor: Any, codec: Any, pad: Any, warp: Any) -> Crop:

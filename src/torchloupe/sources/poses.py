@@ -28,7 +28,7 @@ from torchloupe.data.bodies import (
     inverse,
     moved,
 )
-from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.store.reading import reading, reads
 
 Array = NDArray[Any]
@@ -212,21 +212,24 @@ def coco(
     detections: str | Path | None = None,
     threshold: float = 0.0,
     find: Callable[[Path, str], Path] | None = None,
+    category: str = "",
 ) -> PoseData:
     """People of a COCO keypoint file. Their boxes are the annotated ones, or those of a detections JSON.
 
     Left out and counted: crowds, other categories, people without a visible joint, boxes of no area or outside the
     picture, detections of no area or whose score is below `threshold`. A detection carries the truth of the annotated person whose
     box it overlaps by at least half (intersection over union), the best score first; the rest carry none.
+    category: of the bodies, by name or number; "all" takes those of the first one's joints together, as if they were one.
+    By default the first that has keypoints, which is said where there are others.
     Errors: BadInput for a file that is truncated or lacks fields, naming the entry and the field.
     """
     path, folder = Path(annotations), Path(pictures)
-    images, entries, category, skeleton = _coco_parts(path)
+    images, entries, categories, skeleton = _coco_parts(path, category)
     left_out: Counter[str] = Counter()
     people: list[tuple[Person, Sequence[float]]] = []
     for entry in entries:
         image = images[entry["image_id"]]
-        reason = _unfit(entry, category)
+        reason = _unfit(entry, categories)
         box = None if reason else _inside(entry["bbox"], image, entry.get("area", 1), crop.whole_box)
         if reason or box is None:
             left_out[reason or "box outside the picture or of no area"] += 1
@@ -240,12 +243,12 @@ def coco(
     order = {image_id: i for i, image_id in enumerate(images)}
     people.sort(key=lambda pair: order[pair[0].image_id])
     if detections is None:
-        return PoseData(tuple(person for person, _ in people), skeleton, str(path), dict(left_out), category)
-    found = _detected(Path(detections), threshold, images, category, people, folder, find, crop, skeleton)
-    return PoseData(found[0], skeleton, str(path), found[1], category)
+        return PoseData(tuple(person for person, _ in people), skeleton, str(path), dict(left_out), categories)
+    found = _detected(Path(detections), threshold, images, categories, people, folder, find, crop, skeleton)
+    return PoseData(found[0], skeleton, str(path), found[1], categories)
 
 
-def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
+def _coco_parts(path: Path, wanted: str) -> tuple[dict[Any, Any], list[Any], tuple[Any, ...], Skeleton]:
     content = _json(path)
     _needed(content, ("images", "annotations"), str(path))
     for name in ("images", "annotations", "categories"):
@@ -266,12 +269,46 @@ def _coco_parts(path: Path) -> tuple[dict[Any, Any], list[Any], Any, Skeleton]:
             raise BadInput(f"{path}: annotations[{i}] is of picture {entry['image_id']}, which images does not list")
     categories = [c for c in content.get("categories", ()) if isinstance(c, Mapping) and c.get("keypoints")]
     if not categories:
-        return images, content["annotations"], 1, COCO_BODY
-    return images, content["annotations"], categories[0].get("id", 1), _skeleton(categories[0], path)
+        if wanted:
+            raise BadInput(f"--category {wanted}: {path} has no category with keypoints")
+        return images, content["annotations"], (1,), COCO_BODY
+    taken = _categories(categories, content["annotations"], wanted, path)
+    return images, content["annotations"], tuple(one.get("id", 1) for one in taken), _skeleton(taken[0], path)
+
+
+def _categories(
+    known: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]], wanted: str, path: Path
+) -> list[Mapping[str, Any]]:
+    """The categories that are meant. Errors: BadInput for one that is not there."""
+    names = [str(one.get("name", one.get("id", 1))) for one in known]
+    if wanted == "all" and "all" not in names:
+        same = [one for one in known if list(one["keypoints"]) == list(known[0]["keypoints"])]
+        if len(same) < len(known):
+            other = next(name for name, one in zip(names, known, strict=True) if one not in same)
+            raise BadInput(f"--category all: {path} has categories of other joints, such as {other}; name one")
+        return same
+    if wanted:
+        found = [one for one, name in zip(known, names, strict=True) if wanted in (name, str(one.get("id", 1)))]
+        if not found:
+            raise BadInput(
+                f"--category {wanted}: {path} has {', '.join(names[:8])}{' ...' if len(names) > 8 else ''} with keypoints."
+                f"{nearest(wanted, names)}"
+            )
+        return found[:1]
+    used = {entry.get("category_id") for entry in entries}
+    others = [name for one, name in zip(known[1:], names[1:], strict=True) if one.get("id", 1) in used]
+    if others:
+        warnings.warn(
+            f"{path}: {names[0]} is looked at, and not {', '.join(others[:5])}{' ...' if len(others) > 5 else ''}; --category "
+            "names another, or all",
+            LoupeWarning,
+            stacklevel=2,
+        )
+    return [known[0]]
 
 
 def _skeleton(category: Mapping[str, Any], path: Path) -> Skeleton:
-    names = tuple(category["keypoints"])
+    names = tuple(str(name) for name in category["keypoints"])
     for known in (COCO_BODY, HAND):
         if known.joints == names:
             return known
@@ -306,8 +343,8 @@ def _bones(edges: Any, joints: int, where: str) -> tuple[tuple[int, int], ...]:
     return tuple((a - (not from_zero), b - (not from_zero)) for a, b in pairs)
 
 
-def _unfit(entry: Mapping[str, Any], category: Any) -> str:
-    if entry.get("category_id", category) != category:
+def _unfit(entry: Mapping[str, Any], categories: tuple[Any, ...]) -> str:
+    if entry.get("category_id", categories[0]) not in categories:
         return "another category"
     if entry.get("iscrowd"):
         return "crowd"
@@ -363,7 +400,7 @@ def _detected(
     path: Path,
     threshold: float,
     images: Mapping[Any, Any],
-    category: Any,
+    categories: tuple[Any, ...],
     people: Sequence[tuple[Person, Sequence[float]]],
     folder: Path,
     find: Callable[[Path, str], Path] | None,
@@ -390,7 +427,7 @@ def _detected(
             "picture not in the annotations"
             if image is None
             else "another category"
-            if entry.get("category_id", category) != category
+            if entry.get("category_id", categories[0]) not in categories
             else "score below the threshold"
             if entry["score"] < threshold
             else "box of no area"
@@ -429,12 +466,13 @@ def rhd(
     *,
     detections: str | Path | None = None,
     threshold: float = 0.0,
+    category: str = "",
 ) -> PoseData:
     """Hands of a rendered-hands file in COCO's form: 21 joints in pixels, and in camera millimetres as `camera`.
 
     There joint 1 of a finger is its tip and joint 4 is next to the wrist.
     """
-    found = coco(annotations, pictures, crop, detections=detections, threshold=threshold)
+    found = coco(annotations, pictures, crop, detections=detections, threshold=threshold, category=category)
     bones = tuple((0 if i % 4 == 0 else i + 1, i) for i in range(1, 21))
     return replace(found, skeleton=replace(found.skeleton, bones=bones)) if found.skeleton is HAND else found
 

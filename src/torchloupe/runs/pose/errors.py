@@ -155,7 +155,7 @@ class Evaluation:
     annotations: Mapping[str, Any]
     results: Sequence[Mapping[str, Any]]
     sigmas: Array
-    category: Any
+    categories: tuple[Any, ...]
     pictures: frozenset[Any] | None
     aside: frozenset[str]
 
@@ -167,7 +167,7 @@ class Evaluation:
             self.annotations,
             self.results if results is None else results,
             self.sigmas,
-            category=self.category,
+            categories=self.categories,
             pictures=self.pictures,
             aside={*self.aside, *aside},
         )
@@ -214,7 +214,7 @@ def evaluation(study: Study, root: Path) -> Evaluation:
     aside = frozenset(person.id for number, person in enumerate(study.data.people) if str(number) not in there)
     pictures = frozenset(entry["image_id"] for entry in entries) if aside else None
     content = json.loads(Path(study.data.source).read_text(encoding="utf-8"))
-    return Evaluation(content, results, sigmas, study.data.category, pictures, aside)
+    return Evaluation(content, results, sigmas, study.data.categories, pictures, aside)
 
 
 def average_precision(study: Study, root: Path) -> dict[str, float]:

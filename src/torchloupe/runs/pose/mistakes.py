@@ -114,7 +114,7 @@ def annotated(given: Evaluation) -> tuple[People, tuple[str, ...]]:
     entries = [
         entry
         for entry in given.annotations["annotations"]
-        if entry.get("category_id", given.category) == given.category
+        if entry.get("category_id", given.categories[0]) in given.categories
         and (given.pictures is None or entry["image_id"] in given.pictures)
     ]
     count = len(given.sigmas)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchloupe import sources
-from torchloupe.data.bodies import Crop, Person, PoseData, Sample
+from torchloupe.data.bodies import Crop, Person, PoseData, Sample, Skeleton
 from torchloupe.errors import BadInput, BadSample, LoupeError
 from torchloupe.named import called, is_path
 from torchloupe.probe import Batch, Subject
@@ -25,9 +27,11 @@ from torchloupe.sources.mmpose import Decode, estimator
 from torchloupe.sources.poses import coco, located, mpii, read, rhd
 from torchloupe.store import sha256
 from torchloupe.store.records import Artifact
+from torchloupe.targets.pose import predicted
 
 Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
+DTYPES = ("float32", "float64")
 Made = Iterator[tuple[str, Artifact | LoupeError]]
 
 
@@ -95,17 +99,25 @@ def study(
     kind: str = "",
     crop: Crop | None = None,
     coordinates: Coordinates = "input",
+    category: str = "",
+    sigmas: Sequence[float] = (),
+    dtype: str = "float32",
 ) -> Study:
     """A study from an experiment file, or from any model spec or module; its data COCO, MPII or RHD, or what your own
     function makes of the crop.
 
     With an experiment file the crop, the kind of data, its root and the detections come from there where they are not
-    given. Without one the heatmaps' size is found by one forward.
-    Errors: BadInput for what is missing or does not fit.
+    given. Without one the heatmaps' size is found by one forward. category: see `sources.poses.coco`. sigmas: the spread of
+    each joint in OKS, or one for all, where the skeleton is not COCO's. dtype: float32, or float64 for network, crops and
+    gradients.
+    Errors: BadInput for what is missing or does not fit, another number of joints than the data have among it.
     """
     if (config is None) == (model is None):
         raise BadInput("give either a config (--cfg) or a model (--model)")
+    if dtype not in DTYPES:
+        raise BadInput(f"--dtype is float32 or float64, found {dtype!r}")
     options, reading = options or Options(), Reading()
+    spread: tuple[float, ...] = ()
     split, threshold = "val2017", 0.0
     if config is not None:
         subject = described(config, replace(options, spec=f"hrnet:{config.source}"))
@@ -129,33 +141,53 @@ def study(
             )
         found = estimator(model.partition(":")[2], options)
         subject, crop = found.subject, found.crop
-        reading = Reading(flip=found.flip, decode=found.decode)
+        reading, spread = Reading(flip=found.flip, decode=found.decode), found.sigmas
         data, annotations = (
             (data, annotations) if data else (found.root or None, annotations or found.annotations or None)
         )
     else:
         crop = crop or Crop()
         subject = open_subject(model, replace(options, size=options.size or crop.size[::-1]))
-        crop = _with_heatmap(subject, crop)
+    weights = _state_sha256(subject.module)
+    if dtype == "float64":
+        # a module of somebody's own stays as it is
+        module = copy.deepcopy(subject.module) if isinstance(model, nn.Module) else subject.module
+        subject = replace(subject, module=module.double())
+    width, height = crop.size
+    made = outputs(subject, Batch(torch.zeros(1, 3, height, width)))
+    seen = predicted(made).shape[1]
+    if made.ndim == 4 and config is None and not (isinstance(model, str) and model.startswith("mmpose:")):
+        crop = replace(crop, heatmap=(made.shape[-1], made.shape[-2]))
     if data is None:
         raise BadInput("no data set: give its folder to --data, or DATASET.ROOT in the config")
     people = (
         _made(data, crop)
         if callable(data)
-        else _people(kind or "coco", data, split, annotations, detections, crop, threshold)
+        else _people(kind or "coco", data, split, annotations, detections, crop, threshold, category)
     )
+    count = len(people.skeleton.joints)
+    if seen != count:
+        raise BadInput(
+            f"the model gives {seen} joints, and {people.source} has {count} ({', '.join(people.skeleton.joints[:4])} ...); "
+            "give the data that it was trained on, or a --category of theirs"
+        )
+    people = replace(people, skeleton=_spread(people.skeleton, tuple(sigmas), spread))
     if not people.people:
         left = ", ".join(f"{count} {reason}" for reason, count in people.left_out.items())
         raise BadInput(f"{people.source}: no sample to look at" + (f"; left out: {left}" if left else ""))
     facts = {
         "model": subject.spec if config is None else config["MODEL.NAME"],
-        "weights_sha256": _state_sha256(subject.module),
+        "weights_sha256": weights,
         "joints": len(people.skeleton.joints),
         "detections_sha256": sha256(detections) if detections and kind != "mpii" else "",
     }
     if facts["detections_sha256"] and threshold:
         # the numbers of samples count the boxes above it
         facts["threshold"] = threshold
+    if category:
+        facts["category"] = category
+    if dtype != "float32":
+        facts["dtype"] = dtype
     return Study(subject, people, crop, coordinates, facts, reading)
 
 
@@ -163,7 +195,8 @@ def studied(model: Mapping[str, Any], data: Mapping[str, Any]) -> Study:
     """A study from plain words, as a job holds them.
 
     model: cfg (an experiment file, or a config of mmpose), overrides (KEY VALUE ...), model (a spec), weights, device,
-    unsafe_load. data: data (a path, or "module:function"), annotations, detections, kind, input_size, sigma, coordinates.
+    unsafe_load, dtype. data: data (a path, or "module:function"), annotations, detections, kind, category, sigmas,
+    input_size, sigma, coordinates.
     Errors: BadInput for what is missing or does not fit.
     """
     cfg = Path(model["cfg"]) if model.get("cfg") else None
@@ -177,6 +210,12 @@ def studied(model: Mapping[str, Any], data: Mapping[str, Any]) -> Study:
         changes = {key: literal(value) for key, value in zip(overrides[::2], overrides[1::2], strict=True)}
     elif overrides and cfg is None:
         raise BadInput(f"{overrides[0]}: KEY VALUE pairs are laid over a config, and --cfg was not given")
+    known = cfg is not None or (spec or "").startswith("mmpose:")
+    for name in ("input_size", "sigma"):
+        if known and data.get(name) is not None:
+            raise BadInput(f"--{name.replace('_', '-')} {data[name]}: the config says it; leave it out")
+    if cfg is not None and not python and data.get("coordinates", "input") != "input":
+        raise BadInput(f"--coordinates {data['coordinates']}: a config's network says it itself; leave it out")
     size = tuple(data.get("input_size") or (192, 256))
     if len(size) != 2:
         raise BadInput(f"--input-size is a width and a height, found {list(size)}")
@@ -197,8 +236,11 @@ def studied(model: Mapping[str, Any], data: Mapping[str, Any]) -> Study:
         annotations=path("annotations", data),
         detections=path("detections", data),
         kind=data.get("kind") or "",
-        crop=Crop(size=(size[0], size[1]), sigma=data.get("sigma", 2.0)),
+        crop=Crop(size=(size[0], size[1]), sigma=2.0 if data.get("sigma") is None else data["sigma"]),
         coordinates=data.get("coordinates", "input"),
+        category=str(data.get("category") or ""),
+        sigmas=data.get("sigmas") or (),
+        dtype=model.get("dtype", "float32"),
     )
 
 
@@ -217,11 +259,19 @@ def open_subject(model: str | nn.Module | None, options: Options) -> Subject:
     return replace(sources.subject(model, **given), kind="pose")
 
 
-def _with_heatmap(subject: Subject, crop: Crop) -> Crop:
-    """The crop with the size of the heatmaps that the model makes of it."""
-    width, height = crop.size
-    made = outputs(subject, Batch(torch.zeros(1, 3, height, width)))
-    return replace(crop, heatmap=(made.shape[-1], made.shape[-2])) if made.ndim == 4 else crop
+def _spread(skeleton: Skeleton, given: tuple[float, ...], known: tuple[float, ...]) -> Skeleton:
+    """The skeleton with sigmas: those given, its own, or those that the model's config knows.
+
+    Errors: BadInput for another number of them than joints, or one that is not more than 0.
+    """
+    count = len(skeleton.joints)
+    if given:
+        if len(given) not in (1, count) or not all(math.isfinite(one) and one > 0 for one in given):
+            raise BadInput(
+                f"--sigmas are {count} numbers above 0, a joint each, or one for all; found {list(given)[:6]}"
+            )
+        return replace(skeleton, sigmas=given * count if len(given) == 1 else given)
+    return replace(skeleton, sigmas=known) if not skeleton.sigmas and len(known) == count else skeleton
 
 
 def _made(data: Callable[[Crop], PoseData], crop: Crop) -> PoseData:
@@ -245,17 +295,23 @@ def _people(
     detections: str | Path | None,
     crop: Crop,
     threshold: float,
+    category: str,
 ) -> PoseData:
     if kind not in ("coco", "mpii", "rhd"):
         raise BadInput(f"data set {kind!r}: known are coco, mpii and rhd")
     path, folder = located(data, split, kind, annotations)
+    if kind == "mpii" and (detections is not None or category):
+        option, value = ("--category", category) if category else ("--detections", detections)
+        raise BadInput(f"{option} {value}: MPII's people have one category and no detections; leave it out")
     if kind == "mpii":
         return mpii(path, folder, crop)
     if detections is not None and not Path(detections).exists():
         raise BadInput(
             f"{detections}: no such detections file; for annotated boxes put TEST.USE_GT_BBOX True behind the command"
         )
-    return (rhd if kind == "rhd" else coco)(path, folder, crop, detections=detections, threshold=threshold)
+    return (rhd if kind == "rhd" else coco)(
+        path, folder, crop, detections=detections, threshold=threshold, category=category
+    )
 
 
 def _state_sha256(module: nn.Module) -> str:
@@ -316,11 +372,12 @@ def load(study: Study, ids: Sequence[str]) -> tuple[Loaded | None, dict[str, Lou
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([np.ascontiguousarray(getattr(one, name)) for one in parts]))
 
-    coordinates = stack("camera" if study.coordinates == "camera" else "joints").float()
+    wide = torch.float64 if study.facts.get("dtype") == "float64" else torch.float32
+    coordinates = stack("camera" if study.coordinates == "camera" else "joints").to(wide)
     if study.coordinates == "unit":
         coordinates = coordinates / torch.tensor(study.crop.size)
     truth = {"heatmaps": stack("heatmaps"), "weight": stack("weight"), "coordinates": coordinates}
-    batch = Batch(stack("x"), ids=tuple(samples), truth=truth, pictures=stack("picture")[:, None])
+    batch = Batch(stack("x").to(wide), ids=tuple(samples), truth=truth, pictures=stack("picture")[:, None])
     return Loaded(batch, parts, [people[id] for id in samples]), broken
 
 
@@ -336,7 +393,7 @@ def outputs(subject: Subject, batch: Batch) -> Tensor:
         found = own.output(batch)
     if not isinstance(found, Tensor):
         raise BadInput(f"{subject.spec}: gave {type(found).__name__}; expected heatmaps or coordinates in a tensor")
-    return found.float().cpu()
+    return (found if found.dtype == torch.float64 else found.float()).cpu()
 
 
 def in_input_pixels(points: Tensor, study: Study, is_heatmap: bool) -> Tensor:
