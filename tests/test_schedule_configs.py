@@ -206,6 +206,7 @@ def test_what_the_real_runner_trains_with(tmp_path, name, loop):
     import torch
     from mmengine.hooks import Hook
     from mmengine.model import BaseModel
+    from mmengine.registry import DefaultScope
     from mmengine.runner import Runner
 
     class Tiny(BaseModel):
@@ -228,10 +229,14 @@ def test_what_the_real_runner_trains_with(tmp_path, name, loop):
     config.write_text(text)
     held = openmmlab_config(str(config), {})
     loader = torch.utils.data.DataLoader([{"x": torch.zeros(1)}] * 8, batch_size=2)
+    scopes = dict(DefaultScope._instance_dict)
     runner = Runner(Tiny(), str(tmp_path / "work"), train_dataloader=loader, train_cfg=held.train_cfg, optim_wrapper=held.optim_wrapper,
                     param_scheduler=held.param_scheduler, custom_hooks=[Listening()], log_level="ERROR",
                     experiment_name=f"{name} {loop}", default_hooks={"logger": None, "checkpoint": None})  # fmt: skip
     runner.train()
+    # The Runner leaves its scope behind.
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
     (plan,) = (
         schedules(str(config), Training(dataset_size=8))
         if "epochs" in loop or name not in ("linear", "steps", "mixed", "constant")

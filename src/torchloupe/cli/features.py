@@ -143,8 +143,9 @@ def diff(
     check(difference)
     if loading.weights is not None:
         raise BadInput("--weights is given once a network here")
+    pairs_of = two(model, weights or [])
     folder, single, style = destination(save, Style(**asdict(ink)))
-    sides = [replace(loading, weights=file).words(spec(name, repo)) for name, file in two(model, weights or [])]
+    sides = [replace(loading, weights=file).words(spec(name, repo)) for name, file in pairs_of]
     ask = {"points": paired(at or (), vis_config), "difference": difference, "reduction": look.channel_reduction, "cka": cka,
            "batch": running.batch_size}  # fmt: skip
     job = Job("differences", {"sides": sides}, {"images": list(images), "single": single}, ask)
@@ -221,6 +222,7 @@ def two(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, Path |
 
     Errors: BadInput for another number of models and weights than makes two sides.
     """
+    from torchloupe.cli.edge import readable
     from torchloupe.errors import BadInput
 
     if len(models) > 2 or len(weights) > 2:
@@ -228,6 +230,9 @@ def two(models: Sequence[str], weights: Sequence[str]) -> list[tuple[str, Path |
     if len(models) == 2 and len(weights) == 1:
         raise BadInput("two models and one --weights; give one a model, in their order (none for a model without)")
     files = [None if name.lower() == "none" else Path(name) for name in weights]
+    for file in files:
+        if file is not None:
+            readable("--weights", file)
     if len(models) == 1 and len(weights) < 2:
         return [(models[0], files[0] if files else None)]
     return list(zip(list(models) * (3 - len(models)), files or [None, None], strict=True))
