@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib import colormaps
@@ -8,7 +10,8 @@ from PIL import Image
 from torchloupe.errors import BadInput
 from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.networks.gait.skeletons import COCO
-from torchloupe.render.sequences import Painter, Style, draw, limits_of, safe, strip
+from torchloupe.render import fonts
+from torchloupe.render.sequences import Painter, Style, chosen_frames, compare, draw, limits_of, safe, strip
 from torchloupe.render.video import write_video
 
 
@@ -134,6 +137,93 @@ def test_compare_is_one_grid_of_frames_and_layers(tmp_path):
     both = draw(result, tmp_path / "d", "both")
     assert tmp_path / "d" / "compare.png" in both
     assert len(both) == 29
+
+
+@pytest.mark.parametrize(
+    ("frames", "count", "want"),
+    [
+        ("auto", 60, list(range(60))),
+        ("all", 5, [0, 1, 2, 3, 4]),
+        ("3", 9, [0, 4, 8]),
+        ("1", 9, [0]),
+        ("99", 4, [0, 1, 2, 3]),
+        ("every:4", 9, [0, 4, 8]),
+        ("key", 8, [1, 5]),
+    ],
+)
+def test_some_frames_are_compared(frames, count, want):
+    maps = np.ones((2, count, 4, 3), np.float32)
+    maps[0, 1::4] = 2  # two peaks of the first question
+    result = made(count, maps={"each": maps}, windows={"each": np.array([[t, t + 1] for t in range(count)])}, words={})
+    assert chosen_frames(Painter(result, Style(frames=frames))) == want
+
+
+def test_a_long_walk_is_no_long_picture_and_says_how_many_frames_it_shows(tmp_path):
+    result = made(600)
+    shown = chosen_frames(Painter(result, Style()))
+    assert (len(shown), shown[0], shown[-1]) == (24, 0, 599)
+    assert compare(Painter(result, Style(ratio=1))).shape[0] < 2500
+    with pytest.raises(BadInput, match=r"--frames all: 600 frames would be 4\d,\d{3} pixels high, at most 20,000; try"):
+        draw(result, tmp_path, "compare", Style(ratio=4, frames="all"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_grid_for_a_paper_has_its_text_as_text_and_a_bar_that_can_be_left_out(tmp_path):
+    result = made()
+    (svg,) = draw(result, tmp_path, "compare", Style(ratio=2, format="svg", frames="3"))
+    text = svg.read_text()
+    for word in ("input", "each", "every3", "most", "3 of 8 frames", "GaitSet"):
+        assert word in text
+    (pdf,) = draw(result, tmp_path, "compare", Style(ratio=2, format="pdf"))
+    assert pdf.read_bytes().startswith(b"%PDF")
+    (with_bar,) = draw(result, tmp_path, "compare", Style(ratio=2))
+    (without,) = draw(result, tmp_path / "b", "compare", Style(ratio=2, bar=False))
+    wide, narrow = pixels(with_bar), pixels(without)
+    assert wide.shape[1] > narrow.shape[1]
+    np.testing.assert_array_equal(wide[:, : narrow.shape[1]], narrow)
+    reds, blues = (
+        np.abs(wide[:, narrow.shape[1] :].astype(int) - tint).sum(-1).min(1) for tint in ((128, 0, 0), (0, 0, 128))
+    )
+    assert reds.argmin() < blues.argmin()  # the most at the top, nothing at the bottom
+
+
+def test_what_fades_leaves_the_picture_where_the_map_is_0():
+    result = made()
+    maps = np.zeros((2, 8, 16, 12), np.float32)
+    maps[0, :, 8:] = 1
+    result = replace(result, maps={"each": maps}, windows={"each": result.windows["each"]})
+    style = Style(opacity=0.5, fade=True)
+    painter = Painter(result, style)
+    cell, input_ = painter.step("each", 2).astype(int), painter.frame(2).astype(int)
+    np.testing.assert_array_equal(cell[:7], input_[:7])
+    red = np.round(np.array(colormaps["jet"](1.0)[:3]) * 255)
+    assert abs(cell[-7:] - (input_[-7:] + red) / 2).max() <= 1
+
+
+@pytest.mark.parametrize("frames", ["0", "every:0", "first", "-1", "every:x", "1.5", ""])
+def test_frames_that_make_no_sense_are_said(frames):
+    with pytest.raises(BadInput, match="expected auto, all, key, a number such as 12, or every:5"):
+        Style(frames=frames)
+
+
+def test_letters_are_drawn_by_a_font_that_has_them_or_by_their_number():
+    assert fonts.shown("001-nm-05") == "001-nm-05"
+    assert fonts.shown("Ωμέγα") == "Ωμέγα"
+    assert fonts.font(12).getname() != fonts.font(12, "Ωμέγα").getname()
+    unknown = "\U000e0fff"  # a code that no font has
+    assert fonts.shown(f"a{unknown}b") == "aU+E0FFFb"
+    heads = [compare(Painter(made(name=name), Style()))[:16, :60] for name in ("anna", "ωωωω")]
+    assert not np.array_equal(*heads)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="file"):
+        write_video([np.zeros((4, 4, 3), np.uint8)] * 2, tmp_path / "file" / "x.gif")
+    with pytest.raises(BadInput, match="file"):
+        draw(made(), tmp_path / "file", "compare")
+    with pytest.raises(BadInput, match="--format is about the grid"):
+        draw(made(), tmp_path, "merge", Style(format="pdf"))
 
 
 def test_skeletons_are_drawn_as_people_and_as_a_plane(tmp_path):

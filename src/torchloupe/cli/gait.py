@@ -237,6 +237,10 @@ def draw(
     resize_ratio: Annotated[float, Parameter(name=["--resize-ratio", "-r", "--resize_ratio"])] = 1.0,
     font_scale: Annotated[float, Parameter(name=["--font-scale", "-f", "--font_scale"])] = 2.5,
     scale: Literal["sequence", "frame", "run"] | None = None,
+    frames_shown: Annotated[str, Parameter(name=["--frames"])] = "auto",
+    colorbar: bool = True,
+    fade: Annotated[bool, Parameter(negative=())] = False,
+    format: Literal["png", "pdf", "svg"] = "png",
     question: int = 0,
     video: Literal["gif", "mp4"] | None = None,
     fps: float = 12.0,
@@ -261,6 +265,15 @@ def draw(
     scale
         What is brought to one scale: a sequence (its frames are comparable), each frame, or the run (all results of
         this command). By default a sequence; each frame for results of the method opengait.
+    frames_shown
+        Frames of `compare`: a number such as 12 (spread evenly), every:5, key (where a map is strongest), all, or auto (all,
+        but 24 of more than 60).
+    colorbar
+        A bar beside `compare` that explains the colours.
+    fade
+        The opacity grows with the value, so that the picture stays as it is where the map is 0.
+    format
+        Of `compare`; in pdf and svg its text is text.
     question
         Which question, where the result has several (`--parts`).
     video
@@ -294,7 +307,7 @@ def draw(
     for file in files:
         made = SequenceMaps.load(file).at(layers)
         how = scale or ("frame" if made.method == "opengait" else "sequence")
-        style = Style(heatmap_opacity, resize_ratio, font_scale, how)
+        style = Style(heatmap_opacity, resize_ratio, font_scale, how, frames_shown, colorbar, fade, format)
         folder = (save / file.stem if len(files) > 1 else save) if save else file.with_suffix("")
         written = draw_result(made, folder, draw_mode, style, question=question, run=run)
         if video:

@@ -12,12 +12,17 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
+from torchloupe import store
 from torchloupe.errors import BadInput, one_line
 from torchloupe.kinds.sequences import SequenceMaps
+from torchloupe.render import fonts
 from torchloupe.render.kinds import Wish
 
 MODES = ("merge", "compare", "both")
 SCALES = ("sequence", "frame", "run")
+FORMATS = ("png", "pdf", "svg")
+MANY, FEW, KEYS, HIGHEST = 60, 24, 12, 20_000
+BAR = 12
 UNSIGNED, SIGNED = "jet", "RdBu_r"
 SKELETON_SIZE = (96, 72)
 MARGIN = 4
@@ -31,14 +36,25 @@ class Style:
 
     opacity 0..1 of the heatmap over the picture; ratio: pictures' size over the model's; font: size of labels over 4
     pixels, as in the seed tool; scale: 'sequence' (frames comparable), 'frame', or 'run' (all results of this drawing).
+    frames of `compare`: 'auto' (all, or FEW of more than MANY), 'all', a number (spread evenly), 'every:N', or 'key' (where a
+    layer's map is strongest, see `key_frames`). bar: a bar beside `compare` that explains the colours. fade: the opacity
+    grows with the value. format of `compare`: png, pdf or svg.
     """
 
     opacity: float = 0.6
     ratio: float = 1.0
     font: float = 2.5
     scale: str = "sequence"
+    frames: str = "auto"
+    bar: bool = True
+    fade: bool = False
+    format: str = "png"
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|all|key|[1-9]\d*|every:[1-9]\d*", self.frames):
+            raise BadInput(f"--frames {self.frames!r}: expected auto, all, key, a number such as 12, or every:5")
+        if self.format not in FORMATS:
+            raise BadInput(f"--format {self.format!r}: expected one of {', '.join(FORMATS)}")
         if not 0 <= self.opacity <= 1:
             raise BadInput(f"--heatmap-opacity {self.opacity}: expected 0 to 1")
         if not 0 < self.ratio <= 32:
@@ -68,6 +84,10 @@ def draw(
         raise BadInput(f"--draw-mode {mode!r}: expected one of {', '.join(MODES)}")
     if not 0 <= question < max(1, len(made.questions)):
         raise BadInput(f"--question {question}: this result has {len(made.questions)}, 0 to {len(made.questions) - 1}")
+    if mode == "merge":
+        for name, usual in (("frames", "auto"), ("format", "png")):
+            if getattr(style, name) != usual:
+                raise BadInput(f"--{name} is about the grid of --draw-mode compare or both; leave it out, or draw one")
     painter = Painter(made, style, question, run)
     top, written = Path(folder), []
     if mode in ("merge", "both"):
@@ -81,7 +101,10 @@ def draw(
             if made.joints:
                 written.append(_save(painter.plane(layer), top / f"{safe(layer)}_joints.png"))
     if mode in ("compare", "both"):
-        written.append(_save(compare(painter), top / "compare.png"))
+        if style.format == "png":
+            written.append(_save(compare(painter), top / "compare.png"))
+        else:
+            written.append(_write(figure(painter), top / f"compare.{style.format}"))
     return written
 
 
@@ -102,7 +125,14 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
             raise BadInput(f"{path}: no question {', '.join(targets)}; it has {', '.join(made.questions)}")
         height, width = made.imgs.shape[1:] if len(made.imgs) else SKELETON_SIZE
         ratio = how.size(height, width)[0] / height
-        style = Style(how.opacity, ratio, scale="frame" if how.scale == "map" else how.scale)
+        style = Style(
+            how.opacity,
+            ratio,
+            scale="frame" if how.scale == "map" else how.scale,
+            bar=how.colorbar is not False,
+            fade=bool(how.fade),
+            format=how.format if how.compare and how.format in FORMATS else "png",
+        )
         folder = Path(save) / path.stem if save else path.with_suffix("")
         for question in asked:
             place = folder / safe(made.questions[question]) if len(asked) > 1 else folder
@@ -197,7 +227,11 @@ class Painter:
         rows, columns = ((whole - own) // 2 for whole, own in zip(self.size, size, strict=True))
         inside = (slice(rows, rows + size[0]), slice(columns, columns + size[1]))
         below = picture[inside].astype(np.float64)
-        picture[inside] = ((1 - self.style.opacity) * below + self.style.opacity * heat).round()
+        alpha: float | np.ndarray = self.style.opacity
+        if self.style.fade:
+            strength = _resized(np.abs(2 * values - 1) if self.made.signed else values, size)
+            alpha = self.style.opacity * strength[..., None]
+        picture[inside] = ((1 - alpha) * below + alpha * heat).round()
         return picture
 
     def plane(self, layer: str) -> np.ndarray:
@@ -297,39 +331,128 @@ class Painter:
         return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def key_frames(painter: Painter) -> list[int]:
+    """The frames at which the map of a layer with time is strongest: of all layers the peaks of the sum of magnitudes over a
+    frame (larger than before, not smaller than after), the strongest KEYS of them by their share of their layer's sum.
+
+    The first and last frame, and one between, where no layer has time or a peak.
+    """
+    found: dict[int, float] = {}
+    for layer in painter.made.layers:
+        maps, windows = painter.maps(layer), painter.made.windows[layer]
+        if len(maps) < 2 or not np.abs(maps).sum() > 0:
+            continue
+        strength = np.abs(maps.astype(np.float64)).sum((1, 2))
+        before, after = np.append(-np.inf, strength[:-1]), np.append(strength[1:], -np.inf)
+        for step in np.flatnonzero((strength > before) & (strength >= after)):
+            frame = int(windows[step].sum() - 1) // 2
+            found[frame] = max(found.get(frame, 0.0), float(strength[step] / strength.sum()))
+    if not found:
+        return sorted({0, painter.made.frames // 2, painter.made.frames - 1})
+    return sorted(sorted(found, key=lambda frame: (-found[frame], frame))[:KEYS])
+
+
+def chosen_frames(painter: Painter) -> list[int]:
+    """The frames of `compare`, by the style. Errors: BadInput for a grid that is higher than HIGHEST pixels."""
+    count, how = painter.made.frames, painter.style.frames
+    if how == "key":
+        return key_frames(painter)
+    if how.startswith("every:"):
+        return list(range(0, count, int(how.partition(":")[2])))
+    few = FEW if count > MANY else count
+    number = count if how == "all" else few if how == "auto" else min(int(how), count)
+    if number == 1:
+        return [0]
+    return sorted({round(place) for place in np.linspace(0, count - 1, number).tolist()})
+
+
 def compare(painter: Painter) -> np.ndarray:
     """One grid: a row for each frame, the input beside every layer, labelled. Frames that a layer did not see are grey."""
     made, (rows, columns) = painter.made, painter.size
-    font = _font(4 * painter.style.font)
+    shown = chosen_frames(painter)
+    text = max(8.0, 4 * painter.style.font)
+    font = _font(text)
     line = round(font.size) + 3
     gap = MARGIN
     titles = [("input", ""), *((layer, _words(painter, layer)) for layer in made.layers)]
     wrapped = [_labels(painter, *title) for title in titles]
-    head = [f"{made.name}   {made.model}, {made.method}"]
-    if made.questions:
-        head.append(f"asked: {made.questions[painter.question]}   score {made.scores[painter.question]:.4g}")
     left = _width(font, str(made.frames)) + 2 * gap
     width = left + len(titles) * (columns + gap) + gap
-    lines = [part for text in head for part in _wrapped(text, width - 2 * gap, font)]
+    lines = [part for text in _head(painter, shown) for part in _wrapped(text, width - 2 * gap, font)]
     top = len(lines) * line + max(map(len, wrapped)) * line + 2 * gap
-    sheet = _sheet(width, top + made.frames * (rows + gap) + gap)
+    side = BAR + 3 * gap + max(_width(font, word) for word in _ends(painter)) if painter.style.bar else 0
+    height = top + len(shown) * (rows + gap) + gap
+    if height > HIGHEST:
+        raise BadInput(
+            f"--frames {painter.style.frames}: {len(shown)} frames would be {height:,} pixels high, at most {HIGHEST:,}; "
+            f"try --frames {FEW}, or a smaller --resize-ratio"
+        )
+    sheet = _sheet(width + side, height)
     pen = ImageDraw.Draw(sheet)
-    for i, text in enumerate(lines):
-        pen.text((gap, gap + i * line), text, INK, font)
+    for i, words in enumerate(lines):
+        _put(pen, (gap, gap + i * line), words, INK, font)
     for column, texts in enumerate(wrapped):
-        for i, (text, tint) in enumerate(texts):
-            x, y = left + column * (columns + gap), top - gap - (len(texts) - i) * line
-            pen.text((x, y), text, tint, font)
-    for frame in range(made.frames):
-        y = top + frame * (rows + gap)
+        for i, (words, tint) in enumerate(texts):
+            _put(pen, (left + column * (columns + gap), top - gap - (len(texts) - i) * line), words, tint, font)
+    for row, frame in enumerate(shown):
+        y = top + row * (rows + gap)
         pen.text((left - gap, y + rows // 2), str(frame), GREY, font, anchor="rm")
-        cells = [painter.frame(frame)]
-        for layer in made.layers:
-            step = painter.step_of(layer, frame)
-            cells.append(_unseen(painter.size) if step is None else painter.step(layer, step))
-        for column, cell in enumerate(cells):
+        for column, cell in enumerate(_cells(painter, frame)):
             sheet.paste(Image.fromarray(cell), (left + column * (columns + gap), y))
+    if painter.style.bar:
+        _draw_bar(painter, sheet, width, top, min(height - top - gap, max(3 * line, 2 * rows)), font)
     return np.asarray(sheet)
+
+
+def figure(painter: Painter) -> bytes:
+    """The same grid for a paper, as pdf or svg: its text is text."""
+    from torchloupe.render.plots import Bar, Cell, Group, grid, vector
+
+    shown = chosen_frames(painter)
+    titles = ["input", *(" ".join(filter(None, (layer, _words(painter, layer)))) for layer in painter.made.layers)]
+    rows = [(str(frame), [Cell(cell) for cell in _cells(painter, frame)]) for frame in shown]
+    head, *rest = _head(painter, shown)
+    table = painter.colours(np.linspace(0, 1, 256))[:, :3]
+    bars = [Bar(table, _ends(painter))] if painter.style.bar else []
+    made = grid([Group(head, rows)], titles, bars, "; ".join(rest))
+    return vector(made, 300, painter.style.format, {"Title": painter.made.name})
+
+
+def _cells(painter: Painter, frame: int) -> list[np.ndarray]:
+    cells = [painter.frame(frame)]
+    for layer in painter.made.layers:
+        step = painter.step_of(layer, frame)
+        cells.append(_unseen(painter.size) if step is None else painter.step(layer, step))
+    return cells
+
+
+def _head(painter: Painter, shown: Sequence[int]) -> list[str]:
+    """What the grid is of, in lines."""
+    made = painter.made
+    head = [f"{made.name}: {made.model}, {made.method}"]
+    if made.questions:
+        head.append(f"asked: {made.questions[painter.question]}, score {made.scores[painter.question]:.4g}")
+    if len(shown) < made.frames:
+        how = ", the strongest" if painter.style.frames == "key" else ""
+        head.append(f"{len(shown)} of {made.frames} frames{how}")
+    return head
+
+
+def _ends(painter: Painter) -> list[str]:
+    """What the colours mean, from low to high."""
+    if painter.made.signed:
+        return ["against", "0", "for"]
+    return ["least" if painter.style.scale == "frame" else "0", "most"]
+
+
+def _draw_bar(painter: Painter, sheet: Image.Image, x: int, y: int, height: int, font: ImageFont.FreeTypeFont) -> None:
+    table = (painter.colours(np.linspace(1, 0, height))[:, :3] * 255).round().astype(np.uint8)
+    sheet.paste(Image.fromarray(np.repeat(table[:, None], BAR, 1)), (x, y))
+    pen, words = ImageDraw.Draw(sheet), _ends(painter)
+    for i, word in enumerate(words):
+        place = y + round((1 - i / (len(words) - 1)) * (height - 1))
+        anchor = "la" if i == len(words) - 1 else "ld" if i == 0 else "lm"
+        pen.text((x + BAR + MARGIN, place), word, INK, font, anchor=anchor)
 
 
 def strip(painter: Painter, layers: Sequence[str], frame: int) -> np.ndarray:
@@ -353,7 +476,7 @@ def strip(painter: Painter, layers: Sequence[str], frame: int) -> np.ndarray:
     for i, cell in enumerate(cells):
         x = MARGIN + i * (columns + MARGIN)
         for j, (text, tint) in enumerate(wrapped[i]):
-            pen.text((x, MARGIN + j * line), text, tint, font)
+            _put(pen, (x, MARGIN + j * line), text, tint, font)
         sheet.paste(Image.fromarray(cell), (x, top))
     return np.asarray(sheet)
 
@@ -397,15 +520,14 @@ def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _save(picture: np.ndarray, file: Path) -> Path:
-    aside = file.with_name(f".{file.name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(aside, format="png")
-        aside.replace(file)
-    except OSError as error:
-        raise BadInput(
-            f"{file}: cannot be written ({error.strerror or error}); give another folder with --save"
-        ) from None
+    with store.aside(file) as (draft,):
+        Image.fromarray(picture).save(draft, format="png")
+    return file
+
+
+def _write(content: bytes, file: Path) -> Path:
+    with store.aside(file) as (draft,):
+        draft.write_bytes(content)
     return file
 
 
@@ -414,19 +536,28 @@ def _sheet(width: int, height: int) -> Image.Image:
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(round(size))
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
+    return fonts.font(round(size))
+
+
+def _put(
+    pen: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    tint: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    """A text with a font that has its letters."""
+    pen.text(place, text, tint, fonts.font(round(font.size), text))
 
 
 def _width(font: ImageFont.FreeTypeFont, text: str) -> int:
-    return int(np.ceil(font.getlength(text)))
+    return int(np.ceil(fonts.font(round(font.size), text).getlength(text)))
 
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     """Lines of at most this width, broken behind '.', '_', '-', spaces, or anywhere if need be."""
     lines: list[str] = []
-    for piece in re.findall(r"[^._\- ]*[._\- ]?", one_line(text)):
+    for piece in re.findall(r"[^._\- ]*[._\- ]?", fonts.shown(one_line(text))):
         while piece:
             if lines and _width(font, lines[-1] + piece) <= width:
                 lines[-1] += piece

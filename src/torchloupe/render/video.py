@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from torchloupe import store
 from torchloupe.errors import BadInput, need
 
 
 def write_video(frames: Sequence[np.ndarray], file: str | Path, fps: float = 12) -> Path:
     """Frames (h, w, 3) uint8 of one size as a GIF or an MP4, by the file's suffix; whole or absent.
 
-    Errors: BadInput for another suffix or no frames; MissingPackage for an MP4 without imageio-ffmpeg.
+    Errors: BadInput for another suffix, no frames, or a place that cannot be written; MissingPackage for an MP4 without imageio-ffmpeg.
     """
     path = Path(file)
     if path.suffix.lower() not in (".gif", ".mp4"):
@@ -23,13 +24,8 @@ def write_video(frames: Sequence[np.ndarray], file: str | Path, fps: float = 12)
         raise BadInput(f"{path}: no frames to write")
     if not 0 < fps <= 60:
         raise BadInput(f"--fps {fps}: expected more than 0, at most 60")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".aside-{path.name}")
-    try:
-        (_gif if path.suffix.lower() == ".gif" else _mp4)(frames, aside, fps)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with store.aside(path) as (draft,):
+        (_gif if path.suffix.lower() == ".gif" else _mp4)(frames, draft, fps)
     return path
 
 
