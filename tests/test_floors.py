@@ -14,7 +14,20 @@ import torchloupe
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
     {"axes", "results", "errors", "named", "data", "store"},
-    {"trace", "subjects", "names", "taps", "shadow", "backward", "evidence", "probe", "replay", "points", "sites"},
+    {
+        "trace",
+        "subjects",
+        "names",
+        "taps",
+        "shadow",
+        "backward",
+        "attention",
+        "evidence",
+        "probe",
+        "replay",
+        "points",
+        "sites",
+    },
     {"methods", "metrics", "targets", "networks"},
     {"sources"},
     {"kinds", "runs", "gait", "arrange"},

@@ -140,9 +140,9 @@ def _noise(batch: Batch, rows: int = 1) -> Batch:
 
 @contextmanager
 def _quiet(batch: Batch) -> Iterator[None]:
-    """Whatever the network draws at random leaves the caller's generators as they were."""
+    """Whatever the network draws at random leaves the caller's generators as they were; no rule for backward passes holds."""
     devices = [batch.x.device] if batch.x.is_cuda else []
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with torch.random.fork_rng(devices), torch.no_grad(), torch._C.DisableTorchFunction():
         yield
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
+from torchloupe.backward import Change
 from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.evidence import settle
 from torchloupe.names import name_of, resolve, split_call
@@ -56,11 +57,13 @@ class Probe:
     layers: dotted names, or modules of the network; "layer4[-1]" for an index, "relu#1" for the second call of a module
         that runs several times; INPUT is the input itself.
     target: (output, batch) -> Scores.
+    changes: what is done to the shadow for every asking, such as rules for its backward pass (see `backward`).
     """
 
     subject: Subject
     layers: tuple[str, ...]
     target: Target
+    changes: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
         reject_wrapped(self.subject.module)
@@ -81,10 +84,28 @@ class Probe:
         """The same question at other layers."""
         return replace(self, layers=layers)
 
+    @contextmanager
+    def asked(self, itself: bool = False) -> Iterator[Subject]:
+        """The subject with a shadow of its network, to which the probe's changes are done.
+
+        Errors: BadInput where there are changes, and the network has no shadow.
+        """
+        with self.subject.asked(itself) as own, ExitStack() as behind:
+            for change in self.changes:
+                if not is_shadow(own.module):
+                    kind = type(own.module).__name__
+                    raise BadInput(
+                        f"{kind} has no copy to be changed for one asking, so its backward pass stays as it is"
+                    )
+                context = change(own.module)
+                if context is not None:
+                    behind.enter_context(context)
+            yield own
+
     def ask(self, batch: Batch | Tensor) -> tuple[Scores, Batch]:
         """The scores, without any tap or gradient, and the batch with the target's choices held fixed."""
         batch = as_batch(batch)
-        with self.subject.asked() as own, torch.no_grad():
+        with self.asked() as own, torch.no_grad():
             scores, batch = self.score(own.output(batch.at(batch.x.clone())), batch)
         return Scores(scores.value.detach(), scores.labels), batch
 
@@ -114,7 +135,7 @@ class Probe:
 
     def _look(self, batch: Batch, grad: bool, take: Take | None, itself: bool) -> Capture:
         needs_input = INPUT in self.layers
-        with self.subject.asked(itself) as own, torch.set_grad_enabled(grad), ExitStack() as behind:
+        with self.asked(itself) as own, torch.set_grad_enabled(grad), ExitStack() as behind:
             module = own.module
             x = batch.x.detach().clone().requires_grad_(grad) if needs_input else batch.x.detach()
             # a copy of one layer is cheaper than the risk of a second forward, copies of many are not

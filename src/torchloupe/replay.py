@@ -40,7 +40,7 @@ class Replay:
         self._copy = self.whole = False
         last = None if joined else call or 0
         with (
-            probe.subject.asked() as own,
+            probe.asked() as own,
             torch.no_grad(),
             tracing(own.module) as trace,
             self._recorded(own.module, last),
@@ -64,8 +64,7 @@ class Replay:
         if self.whole or self._copy:
             many = many.at(many.x.clone())
         cache = {} if self.whole else self._cache
-        subject = self._probe.subject
-        with subject.asked() as own, torch.no_grad(), self._patched(own.module, cache, sample, copies, count):
+        with self._probe.asked() as own, torch.no_grad(), self._patched(own.module, cache, sample, copies, count):
             return self._probe.target(own.output(many), many)
 
     def _faithful(self) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from torchloupe.axes import C, resize
+from torchloupe.backward import Change, functions
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import gradcam
 from torchloupe.methods.registry import method
@@ -52,30 +52,30 @@ class _GuidedReLU(torch.autograd.Function):
         return torch.where(y > 0, grads[0].clamp_min(0), 0)
 
 
-class _Guided(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.relus = 0
-        self.others: set[str] = set()
+@dataclass
+class Activations:
+    """What ran while guided: how many ReLUs, and which other activation functions."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if func in RELUS or func in RELUS_IN_PLACE:
-            self.relus += 1
-            x = args[0] if args else kwargs["input"]
-            in_place = func in RELUS_IN_PLACE or kwargs.get("inplace") or (func is F.relu and args[1:] == (True,))
-            return x.copy_(_GuidedReLU.apply(x.clone())) if in_place else _GuidedReLU.apply(x)
-        if name in OTHERS:
-            self.others.add(name.rstrip("_"))
+    relus: int = 0
+    others: set[str] = field(default_factory=set)
+
+
+def guided(seen: Activations) -> Change:
+    """Every ReLU (module, functional, in place) sends back relu(grad) where it was active; seen notes what ran."""
+
+    def relu(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        seen.relus += 1
+        x = args[0] if args else kwargs["input"]
+        in_place = func in RELUS_IN_PLACE or kwargs.get("inplace") or (func is F.relu and args[1:] == (True,))
+        return x.copy_(_GuidedReLU.apply(x.clone())) if in_place else _GuidedReLU.apply(x)
+
+    def other(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        seen.others.add(func.__name__.rstrip("_"))
         return func(*args, **kwargs)
 
-
-@contextmanager
-def guided() -> Iterator[_Guided]:
-    """Inside, every ReLU (module, functional, in place) sends back relu(grad) where it was active; nothing is patched."""
-    with _Guided() as mode:
-        yield mode
+    homes = (F, torch, Tensor, torch._C._nn)
+    rules = {getattr(home, name): other for name in OTHERS for home in homes if hasattr(home, name)}
+    return functions({**rules, **dict.fromkeys((*RELUS, *RELUS_IN_PLACE), relu)})
 
 
 @method
@@ -86,8 +86,8 @@ def guided_backprop(probe: Probe, batch: Batch) -> Maps:
     Errors: BadInput for a network without ReLU, or with other activation functions beside it, where the rule has no meaning.
     Source: Springenberg et al. 2015, Striving for simplicity, arXiv:1412.6806.
     """
-    with guided() as seen:
-        capture = probe.at(INPUT)(batch)
+    seen = Activations()
+    capture = replace(probe.at(INPUT), changes=(*probe.changes, guided(seen)))(batch)
     if seen.others:
         raise BadInput(
             f"guided_backprop is defined for ReLU networks; this one also runs {', '.join(sorted(seen.others))}. "

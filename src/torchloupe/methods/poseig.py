@@ -92,8 +92,8 @@ def _integral(
     generator = torch.Generator().manual_seed(seed)
     spread = noise * (x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True))
     start = x.double()
-    with probe.subject.asked() as own:
-        mine = replace(probe, subject=own)
+    with probe.asked() as own:
+        mine = replace(probe, subject=own, changes=())
         for point, step in walk(x, steps):
             start = start - step
             if noise:
