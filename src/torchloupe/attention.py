@@ -58,6 +58,7 @@ def opened(net: nn.Module, change: Callable[[str, Tensor], Tensor] | None = None
                 part.fused_attn = True
             config: Any = getattr(part, "config", None)
             if getattr(config, "_attn_implementation", "sdpa") not in ("sdpa", None):
+                stack.callback(setattr, config, "_attn_implementation", config._attn_implementation)
                 config._attn_implementation = "sdpa"
             stack.callback(part.register_forward_pre_hook(enter(name)).remove)
             stack.callback(part.register_forward_hook(leave, always_call=True).remove)
