@@ -48,13 +48,15 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def legible(text: str) -> str:
-    """Text that can be written anywhere: bytes of a file name that are not UTF-8 as \\xNN, lone surrogates as \\uNNNN."""
+    """Text that can be written anywhere: bytes of a file name that are not UTF-8 and control characters as \\xNN, lone
+    surrogates as \\uNNNN. Tabs and line breaks stay."""
 
     def escaped(found: re.Match[str]) -> str:
         code = ord(found[0])
-        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+        byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
+        return f"\\x{byte:02x}" if byte < 0x100 else f"\\u{code:04x}"
 
-    return re.sub("[\ud800-\udfff]", escaped, text)
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]", escaped, text)
 
 
 def one_line(text: str) -> str:

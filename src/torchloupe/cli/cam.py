@@ -137,11 +137,13 @@ def unique_names(files: Sequence[Path]) -> list[str]:
     """A file name for the result of each picture: its stem, with as much of its folder as tells it from the others."""
     import os
 
-    stems = [file.stem for file in files]
+    from torchloupe.errors import legible
+
+    stems = [legible(file.stem) for file in files]
     if len(set(stems)) == len(stems):
         return stems
     common = Path(os.path.commonpath([file.resolve().parent for file in files]))
-    longer = ["-".join(file.resolve().relative_to(common).with_suffix("").parts) for file in files]
+    longer = [legible("-".join(file.resolve().relative_to(common).with_suffix("").parts)) for file in files]
     if len(set(longer)) == len(longer):
         return longer
-    return ["-".join(file.resolve().relative_to(common).parts).replace(".", "-") for file in files]
+    return [legible("-".join(file.resolve().relative_to(common).parts).replace(".", "-")) for file in files]

@@ -403,6 +403,7 @@ def _demo_digits(folder: Path, steps: int, seed: int, pictures: int = 500) -> No
     import torch
     from PIL import Image
 
+    from torchloupe import store
     from torchloupe.arrange import embed_file, project_file
     from torchloupe.examples import digits as example
     from torchloupe.probe import Batch
@@ -416,9 +417,8 @@ def _demo_digits(folder: Path, steps: int, seed: int, pictures: int = 500) -> No
     to_learn, held_out = example.material(seed)
     seen = example.scenes(held_out, pictures, np.random.default_rng(seed), most=1)
     for i, (picture, present) in enumerate(zip(seen.pictures, seen.present, strict=True)):
-        place = folder / "pictures" / example.CLASSES[int(present.argmax())]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(place / f"{i:04d}.png")
+        with store.aside(folder / "pictures" / example.CLASSES[int(present.argmax())] / f"{i:04d}.png") as (draft,):
+            Image.fromarray(picture).save(draft)
     print(f"{pictures} held-out pictures: a real digit on a photograph, neither of them trained on")
     torch.manual_seed(seed)
     model = example.network().eval()
@@ -439,6 +439,7 @@ def _demo_digits(folder: Path, steps: int, seed: int, pictures: int = 500) -> No
 def _demo_walkers(folder: Path, seconds: float, walkers: int, seed: int) -> None:
     import torch
 
+    from torchloupe import store
     from torchloupe.arrange import embed_file, numbers_by, project_file
     from torchloupe.examples import gait as example
     from torchloupe.examples.walkers import write_tree
@@ -451,9 +452,9 @@ def _demo_walkers(folder: Path, seconds: float, walkers: int, seed: int) -> None
     print(f"walkers: {walkers} (synthetic: drawn, not filmed), through a GaitSet trained on 24 others")
     known = example.Crowd.of(range(100, 124), example.TRAINED_ON, frames=16, seed=seed)
     module = example.train(known, steps=180, seconds=seconds, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gaitset.yaml").write_text(example.CONFIG, encoding="utf-8")
-    torch.save({"model": module.state_dict()}, folder / "gaitset.pt")
+    store.whole(folder / "gaitset.yaml", example.CONFIG)
+    with store.aside(folder / "gaitset.pt") as (draft,):
+        torch.save({"model": module.state_dict()}, draft)
     write_tree(folder / "tree", range(1, 1 + walkers), ("nm-05", "bg-01", "cl-01"), frames=16, seed=seed)
     model = subject(f"opengait:{folder / 'gaitset.yaml'}", weights=folder / "gaitset.pt")
     embed_file(model, samples(f"sequences:{folder / 'tree'}"), folder / "feats.npz")

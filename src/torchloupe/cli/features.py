@@ -289,7 +289,10 @@ def write_table(rows: Sequence[tuple[str, str, Mapping[str, float]]], path: Path
     from torchloupe import store
 
     columns = list(rows[0][2])
-    with store.aside(path) as (draft,), draft.open("w", newline="", encoding="utf-8") as file:
+    with (
+        store.aside(path) as (draft,),
+        draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["picture", "point", *columns])
         writer.writerows([name, label, *(f"{row[c]:.6g}" for c in columns)] for name, label, row in rows)

@@ -481,6 +481,7 @@ def demo(
     """
     import torch
 
+    from torchloupe import store
     from torchloupe.errors import BadInput
     from torchloupe.examples import gait as example
     from torchloupe.render.sequences import Painter, Style, strip
@@ -499,9 +500,9 @@ def demo(
     known = example.Crowd.of(range(100, 100 + people), example.TRAINED_ON, frames=frames, seed=seed)
     module = example.train(known, steps=steps, seconds=seconds, seed=seed)
     config, weights = save / "gaitset.yaml", save / "gaitset.pt"
-    save.mkdir(parents=True, exist_ok=True)
-    config.write_text(example.CONFIG, encoding="utf-8")
-    torch.save({"model": module.state_dict()}, weights)
+    store.whole(config, example.CONFIG)
+    with store.aside(weights) as (draft,):
+        torch.save({"model": module.state_dict()}, draft)
     conditions = (*example.GALLERY, *(one for pair in example.PROBES.values() for one in pair))
     crowd = example.Crowd.of(range(1, 1 + strangers), conditions, frames=frames, seed=seed)
     embeddings = example.embedded(module, crowd)

@@ -616,6 +616,7 @@ def demo(
     """
     import torch
 
+    from torchloupe import store
     from torchloupe.examples import figures
     from torchloupe.render.pose_report import columns, number, text_table
     from torchloupe.render.pose_report import report as write
@@ -628,18 +629,19 @@ def demo(
     from torchloupe.sources.assemble import Options
     from torchloupe.sources.hrnet import experiment, network
 
-    save.mkdir(parents=True, exist_ok=True)
     config = figures.config(save / "figures.yaml")
     data = figures.write(save / "data", samples, seed + 1)
     torch.manual_seed(seed)
     net = network(experiment(config))
     weights = {name: save / f"{name}.pth" for name in ("trained", "random")}
     if not weights["trained"].exists():
-        torch.save(net.state_dict(), weights["random"])
+        with store.aside(weights["random"]) as (draft,):
+            torch.save(net.state_dict(), draft)
         print(f"{steps} training steps on 2000 figures")
         with progress("training", steps) as bar:
             figures.train(net, figures.rendered(2000, seed + 2), steps, seed, progress=lambda *_: bar.advance())
-        torch.save(net.state_dict(), weights["trained"])
+        with store.aside(weights["trained"]) as (draft,):
+            torch.save(net.state_dict(), draft)
     for name, path in weights.items():
         study = studied(config=experiment(config), data=data, options=Options(weights=path, device="cpu"))
         ids, run = chosen(study), save / name

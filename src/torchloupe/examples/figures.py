@@ -18,6 +18,7 @@ from torch import nn
 from torchloupe.data.bodies import COCO_BODY, Crop, Person, Sample, frame
 from torchloupe.errors import need
 from torchloupe.sources.poses import read
+from torchloupe.store import aside, whole
 
 Array = NDArray[Any]
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "brick", "grass", "gravel")
@@ -183,12 +184,11 @@ def write(folder: Path, count: int, seed: int, split: str = "figures") -> Path:
     """Render `count` figures as a COCO keypoint data set and return its root."""
     rng, backgrounds = np.random.default_rng(seed), photographs()
     images, annotations = [], []
-    (folder / "images" / split).mkdir(parents=True, exist_ok=True)
-    (folder / "annotations").mkdir(exist_ok=True)
     for i in range(count):
         drawn = figure(rng, backgrounds)
         name = f"{i:06d}.png"
-        Image.fromarray(drawn.picture).save(folder / "images" / split / name)
+        with aside(folder / "images" / split / name) as (draft,):
+            Image.fromarray(drawn.picture).save(draft)
         images.append({"id": i, "file_name": name, "width": SIZE[0], "height": SIZE[1]})
         triples = np.concatenate([drawn.joints.round(2), 2.0 * drawn.visible[:, None]], 1) * drawn.visible[:, None]
         annotations.append(
@@ -207,7 +207,7 @@ def write(folder: Path, count: int, seed: int, split: str = "figures") -> Path:
     bones = [[a + 1, b + 1] for a, b in COCO_BODY.bones]
     category = {"id": 1, "name": "person", "keypoints": list(COCO_BODY.joints), "skeleton": bones}
     content = {"images": images, "annotations": annotations, "categories": [category]}
-    (folder / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(content))
+    whole(folder / "annotations" / f"person_keypoints_{split}.json", json.dumps(content))
     return folder
 
 
@@ -234,8 +234,7 @@ def config(path: Path, width: int = 16, filters: int = 48) -> Path:
         },
         "TEST": {"USE_GT_BBOX": True, "POST_PROCESS": True, "IN_VIS_THRE": 0.2, "OKS_THRE": 0.9},
     }
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
+    return whole(path, yaml.safe_dump(content, sort_keys=False))
 
 
 def rendered(count: int, seed: int) -> list[Sample]:

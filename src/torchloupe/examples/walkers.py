@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from torchloupe.store import whole
+
 VIEWS = tuple(f"{18 * i:03d}" for i in range(11))
 CONDITIONS = ("nm-01", "nm-02", "nm-03", "nm-04", "nm-05", "nm-06", "bg-01", "bg-02", "cl-01", "cl-02")
 SIZE = 64
@@ -80,8 +82,7 @@ def write_tree(
 
 
 def _write(file: Path, array: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(pickle.dumps(array))
+    whole(file, pickle.dumps(array))
 
 
 @dataclass(frozen=True)

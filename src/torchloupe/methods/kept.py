@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeError
+from torchloupe.store import aside, load_arrays, whole
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,27 +33,26 @@ class Kept:
         stamp = folder / "key"
         if folder.is_dir() and any(folder.iterdir()) and not stamp.is_file():
             raise BadInput(f"{folder}: not a folder of ours, and a long run would keep its pieces there; move it away")
-        if stamp.is_file() and stamp.read_text() != key:
+        if stamp.is_file() and stamp.read_bytes() != key.encode():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(key)
+        whole(stamp, key)
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a piece, or None."""
+        """The arrays of a piece, or None; a damaged one is made again."""
         if self.folder is None or not (self.folder / f"{name}.npz").is_file():
             return None
-        with np.load(self.folder / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            return load_arrays(self.folder / f"{name}.npz")
+        except LoupeError:
+            return None
 
     def save(self, name: str, **arrays: np.ndarray) -> None:
         """Keep a piece; whole or absent."""
         if self.folder is None:
             return
         begun = time.monotonic()
-        aside = self.folder / f"{name}.aside"
-        with aside.open("wb") as file:
+        with aside(self.folder / f"{name}.npz") as (draft,), draft.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(aside, self.folder / f"{name}.npz")
         self._saved = time.monotonic()
         self._cost = self._saved - begun
 

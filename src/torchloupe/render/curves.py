@@ -261,7 +261,10 @@ def write_csv(curves: Sequence[Curve], path: Path) -> None:
 
     A row's value holds until the next row of its group; a last row at the end of the training repeats the last value.
     """
-    with store.aside(path) as (draft,), open(draft, "w", encoding="utf-8", newline="") as file:
+    with (
+        store.aside(path) as (draft,),
+        open(draft, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         file.write("schedule,group,parameter,iteration,epoch,value\n")
         for curve in curves:
             for g, group in enumerate(curve.groups):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchloupe import store
-from torchloupe.errors import BadInput, one_line
+from torchloupe.errors import BadInput, legible, one_line
 from torchloupe.kinds.maps import Heatmaps, Where
 from torchloupe.render import colour
 from torchloupe.render.kinds import Wish
@@ -361,7 +361,7 @@ class Drawing:
         return [self._write(file, kind, number, tile) if stale(file) else file for file, number, tile in found]
 
     def _write(self, path: Path, kind: str, sheet: int, tile: Tile | None) -> Path:
-        about = self._about(self.sheets[sheet], tile)
+        about = legible(self._about(self.sheets[sheet], tile))
         with store.aside(path) as (draft,):
             if kind in VECTOR:
                 draft.write_bytes(vector(self._drawn(sheet, tile), self.style.dpi, kind, {"Title": about}))

@@ -90,7 +90,6 @@ def _example(study: Study, root: Path, kind: int, sample: str, joint: int) -> st
     title = f"{KINDS[kind]}: {name} of sample {sample}\n{MEANING[KINDS[kind]]}"
     drawn = pose.mistake(kept["picture"], place, seen, heatmap(study, sample, joint), values, title, elsewhere)
     path = root / "examples" / f"{KINDS[kind]}_{sample}_{joint}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     whole(path, pose.png(drawn))
     return f"examples/{path.name}"
 

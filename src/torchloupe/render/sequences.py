@@ -153,7 +153,7 @@ def limits_of(results: Iterable[SequenceMaps]) -> dict[str, Limits]:
 
 def safe(layer: str) -> str:
     """A layer's name as a file name: set_block1.forward_block.0.conv -> set_block1-forward_block-0-conv."""
-    return re.sub(r"[^\w+-]+", "-", layer).strip("-")
+    return store.safe_name(re.sub(r"[^\w+-]+", "-", layer).strip("-"))
 
 
 class Painter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,16 @@ def _mp4(frames: Sequence[np.ndarray], file: Path, fps: float) -> None:
     writer = imageio_ffmpeg.write_frames(
         str(file), even[::-1], fps=fps, macro_block_size=1, quality=8, output_params=["-f", "mp4"]
     )
-    writer.send(None)
-    for frame in frames:
-        padded = np.pad(frame, ((0, even[0] - height), (0, even[1] - width), (0, 0)), constant_values=255)
-        writer.send(np.ascontiguousarray(padded).tobytes())
-    writer.close()
+    try:
+        writer.send(None)
+        for frame in frames:
+            padded = np.pad(frame, ((0, even[0] - height), (0, even[1] - width), (0, 0)), constant_values=255)
+            writer.send(np.ascontiguousarray(padded).tobytes())
+        writer.close()
+        # the encoder ends without a word where it could not write
+        whole = imageio_ffmpeg.count_frames_and_secs(str(file))[0] == len(frames)
+    except (OSError, RuntimeError) as error:
+        full = (isinstance(error, OSError) and error.errno is None) or "No space left" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, "the encoder stopped", str(file)) from error
+    if not whole:
+        raise OSError(errno.ENOSPC, "the encoder lost frames", str(file))

@@ -24,7 +24,7 @@ def table_to(found: Found, path: Path) -> Path:
     rows = found.table
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if path.suffix == ".csv":
-        with aside(path) as (draft,), draft.open("w", newline="", encoding="utf-8") as file:
+        with aside(path) as (draft,), draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows({name: _word(value) for name, value in row.items()} for row in rows)

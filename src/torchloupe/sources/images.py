@@ -32,6 +32,8 @@ def find(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     if not given:
         raise BadInput("no picture was named; give a file, a folder, a glob or a text list")
+    if any(one == "" for one in given):
+        raise BadInput("an empty name of a picture (is a variable of the shell unset?); for the present folder say .")
     found = [path for one in given for path in _expand(Path(one).expanduser())]
     once: dict[Path, Path] = {}
     for path in found:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchloupe.errors import BadInput, BadSample, nearest
+from torchloupe.errors import BadInput, BadSample, legible, nearest
 from torchloupe.points import LABELS
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.images import find, read
@@ -53,16 +53,17 @@ def folder(path: str) -> Samples:
         raise BadInput(f"{root}: no such folder of pictures")
     files = find(root)
     relative = [file.relative_to(root) for file in files]
+    names = [legible(name.as_posix()) for name in relative]
     columns = {}
     if all(len(name.parts) > 1 for name in relative):
-        columns[LABELS] = np.array([name.parts[0] for name in relative])
+        columns[LABELS] = np.array([legible(name.parts[0]) for name in relative])
 
     def load(subject: Subject, rows: Sequence[int]) -> Batch:
         if subject.prepare is None:
             raise BadInput(f"model {subject.spec or 'given'!r} does not say how it takes pictures: no data to embed")
-        return subject.prepare([read(files[row]) for row in rows], tuple(relative[row].as_posix() for row in rows))
+        return subject.prepare([read(files[row]) for row in rows], tuple(names[row] for row in rows))
 
-    return Samples(np.array([name.as_posix() for name in relative]), load, columns, lambda row: sha256(files[row]))
+    return Samples(np.array(names), load, columns, lambda row: sha256(files[row]))
 
 
 def walks(path: str) -> Samples:
@@ -96,6 +97,10 @@ KINDS: dict[str, Callable[[str], Samples]] = {"folder": folder, "sequences": wal
 def samples(spec: str) -> Samples:
     """A data set from "kind:rest"; a folder's path alone is a folder of pictures."""
     kind, colon, rest = spec.partition(":")
+    if not spec or (colon and not rest):
+        raise BadInput(
+            f"data {spec!r}: names nothing (is a variable of the shell unset?); for the present folder say folder:."
+        )
     if not colon and Path(spec).is_dir():
         return folder(spec)
     if not colon or kind not in KINDS:

@@ -15,6 +15,7 @@ from torchloupe.errors import BadInput, LoupeError
 
 LONGEST = 120
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SWEPT: set[str] = set()
 DRAFT = re.compile(r"\..*\.(\d+)-\d+~(\.\w+)?")
 
 
@@ -44,14 +45,18 @@ def aside(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Drafts in the same folders to write to; synced and renamed to `paths`, in that order, when all went well, else removed.
 
     A draft is named by its process and thread and keeps the suffix, so that two runs never meet in one, and a library that
-    goes by suffixes writes what it should. A draft that was not written is no file afterwards, which is an error.
+    goes by suffixes writes what it should. A draft that was not written is no file afterwards, which is an error. The first
+    draft of a process in a folder sweeps those that dead processes have left there.
     Errors: BadInput for a folder that cannot be made or written; LoupeError when the disk is full.
     """
     own = f"{os.getpid()}-{threading.get_ident()}"
-    drafts = tuple(path.with_name(f".{path.stem[:80]}.{own}~{path.suffix}") for path in paths)
+    drafts = tuple(path.with_name(f".{path.stem[:40]}.{own}~{path.suffix}") for path in paths)
     try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in {path.parent for path in paths}:
+            folder.mkdir(parents=True, exist_ok=True)
+            if str(folder.absolute()) not in _SWEPT:
+                _SWEPT.add(str(folder.absolute()))
+                sweep(folder)
         yield drafts
         for draft in drafts:
             _sync(draft)
@@ -66,9 +71,11 @@ def aside(*paths: Path) -> Iterator[tuple[Path, ...]]:
 
 
 def whole(path: Path, content: bytes | str) -> Path:
-    """A file with this content, whole or absent. Errors: as `aside`."""
+    """A file with this content, whole or absent; what UTF-8 cannot hold, such as bytes of a file name, as JSON escapes it.
+
+    Errors: as `aside`."""
     with aside(path) as (draft,):
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
     return path
 
 

@@ -37,7 +37,7 @@ def key(record: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON (sorted, no blanks) of a record or a part of one, without its times and own key."""
     kept = {name: value for name, value in record.items() if name not in (*TIMES, "key")}
     text = json.dumps(plain(kept), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
 def plain(value: Any) -> Any:
@@ -80,7 +80,7 @@ def save(
     goal = stem.with_name(stem.name + ".json")
     with aside(stem.with_name(stem.name + ".npz"), goal) as (data, words):
         write_arrays(data, held)
-        words.write_text(text + "\n", encoding="utf-8")
+        words.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return goal
 
 
