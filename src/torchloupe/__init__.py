@@ -28,6 +28,7 @@ _HOMES = {
     "methods.project": ("project",),
     "methods.registry": ("METHODS",),
     "methods.rows": ("prepare",),
+    "sources.tables": ("from_table",),
     "methods.smooth": ("aug_smooth",),
     "metrics.judge": ("budget", "judge"),
     "metrics.place": ("placed",),

@@ -20,7 +20,8 @@ from torchloupe.methods.kept import Progress, quiet
 from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, project
 from torchloupe.methods.rows import Parts, Rows, metrics, prepare
 from torchloupe.points import Points, numbered
-from torchloupe.sources.points import pyarrow, read_points, read_record, with_labels
+from torchloupe.sources.points import read_points, read_record, with_labels
+from torchloupe.sources.tables import pyarrow
 from torchloupe.store import aside, never_over, plain
 from torchloupe.store.records import load_record
 from torchloupe.store.results import RUN, Results, difference

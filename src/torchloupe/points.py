@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,42 @@ def numbered(ids: Iterable[str]) -> list[tuple[str, int]]:
         found.append((name, seen[name]))
         seen[name] += 1
     return found
+
+
+class Pieces:
+    """Feature rows (N, D) that are read when they are asked for: read(start, stop) -> (stop - start, D).
+
+    edges: where rows are best parted, such as the row groups of a parquet file.
+    """
+
+    ndim = 2
+
+    def __init__(
+        self, shape: tuple[int, int], dtype: Any, read: Callable[[int, int], np.ndarray], edges: Sequence[int]
+    ) -> None:
+        self.shape, self.dtype, self._read, self._edges = shape, np.dtype(dtype), read, np.asarray(edges)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            return self._read(start, max(start, stop))
+        wanted = np.arange(len(self))[rows]
+        out = np.empty((len(wanted), self.shape[1]), self.dtype)
+        place = np.searchsorted(self._edges, wanted, side="right")
+        for piece in np.unique(place):
+            mine = np.flatnonzero(place == piece)
+            first, last = int(wanted[mine].min()), int(wanted[mine].max())
+            out[mine] = self._read(first, last + 1)[wanted[mine] - first]
+        return out
+
+    @classmethod
+    def sparse(cls, matrix: Any) -> Pieces:
+        """Of a sparse matrix of scipy; rows become dense as they are read."""
+        rows = matrix.tocsr()
+        return cls(rows.shape, rows.dtype, lambda a, b: rows[a:b].toarray(), range(1024, rows.shape[0], 1024))
 
 
 @dataclass(frozen=True)

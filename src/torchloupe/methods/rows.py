@@ -6,11 +6,12 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.points import Pieces
 
 Parts = Literal["flatten", "mean"] | int
 NORMALS = ("none", "l2", "zscore", "minmax")
@@ -129,7 +130,7 @@ def _distances(rows: Rows) -> None:
 
 
 def prepare(
-    feats: np.ndarray,
+    feats: Any,
     *,
     parts: Parts = "flatten",
     normalize: str | None = None,
@@ -138,13 +139,15 @@ def prepare(
 ) -> Rows:
     """Feature rows, looked at once from the first to the last before anything is computed from them.
 
-    feats (N, D), or (N, c, p) body parts. normalize: none, l2 (unit length), zscore, minmax (each dimension to [0, 1]);
+    feats (N, D), sparse ones too, or (N, c, p) body parts. normalize: none, l2 (unit length), zscore, minmax (each dimension to [0, 1]);
     None is l2 for body parts and none for vectors. metric: euclidean; cosine = unit length, then euclidean; precomputed:
     feats (N, N) are distances; or manhattan, correlation and others of scikit-learn's (see metrics).
     drop_bad: leave out rows with NaN or infinity, with a warning, instead of an error.
     Raises BadInput: fewer than 2 rows, NaN or infinite values (which rows), all rows equal. Warns of duplicates, and of a
     column whose differences are nearly all that distances are made of.
     """
+    if hasattr(feats, "tocsr"):
+        feats = Pieces.sparse(feats)
     normalize = normalize or ("l2" if feats.ndim > 2 else "none")
     if normalize not in NORMALS:
         raise BadInput(f"normalize {normalize!r}: expected one of {', '.join(NORMALS)}")

@@ -71,19 +71,35 @@ class Classes:
 
 @dataclass(frozen=True)
 class Scale:
-    """A column of numbers: values (N,), drawn from low to high along a colour map; not-a-number is grey."""
+    """A column of numbers: values (N,), drawn from low to high along a colour map; not-a-number is grey.
+
+    dates: the numbers are seconds since 1970.
+    """
 
     title: str
     values: np.ndarray
     low: float
     high: float
     cmap: str
+    dates: bool = False
+
+    def colours_of(self, shares: Any) -> np.ndarray:
+        """(n, 3): the colours at shares from 0, the low end, to 1."""
+        return matplotlib.colormaps[self.cmap](np.asarray(shares, float))[..., :3]
+
+    def words(self, values: Sequence[float]) -> list[str]:
+        """Numbers, or dates as far as they need to be told apart."""
+        if not self.dates:
+            return [f"{value:g}" for value in values]
+        day = 86_400
+        unit = "D" if self.high - self.low >= 2 * day or not (self.high - self.low) % day else "s"
+        return [str(np.datetime64(round(value), "s").astype(f"datetime64[{unit}]")) for value in values]
 
     @property
     def rgb(self) -> np.ndarray:
         """(N, 3), the colour of every point."""
         share = (self.values - self.low) / ((self.high - self.low) or 1)
-        rgb = matplotlib.colormaps[self.cmap](np.nan_to_num(share, posinf=0, neginf=0))[:, :3]
+        rgb = self.colours_of(np.nan_to_num(share, posinf=0, neginf=0))
         rgb[~np.isfinite(self.values)] = GREY
         return rgb
 
@@ -99,9 +115,16 @@ def natural(name: str) -> tuple[int, float, list[tuple[int, int, str]]]:
 
 def is_numeric(values: np.ndarray, name: str) -> bool:
     """Whether a column is a quantity: floats, and integers of more than 50 values unless they are the labels."""
-    if values.dtype.kind == "f":
+    if values.dtype.kind in "fM":
         return True
     return values.dtype.kind in "iu" and name != LABELS and len(np.unique(values)) > 50
+
+
+def _seconds(dates: np.ndarray) -> np.ndarray:
+    """Dates as seconds since 1970, NaT as NaN."""
+    found = dates.astype("datetime64[us]").astype(np.int64) / 1e6
+    found[np.isnat(dates)] = np.nan
+    return found
 
 
 def categories(values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
@@ -123,13 +146,14 @@ def colouring(
     if name is None:
         return Classes("", ("all",), np.zeros(len(points), int), np.array([matplotlib.colors.to_rgb("tab:blue")]))
     values = points.column(name)
-    if kind == "numbers" and values.dtype.kind not in "iuf":
+    dates = values.dtype.kind == "M"
+    if kind == "numbers" and values.dtype.kind not in "iufM":
         raise BadInput(f"column {name!r} holds words; it can be coloured as categories only")
     if kind == "numbers" or (kind == "auto" and is_numeric(values, name)):
-        numbers = values.astype(float)
+        numbers = _seconds(values) if dates else values.astype(float)
         finite = numbers[np.isfinite(numbers)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-        return Scale(name, numbers, low, high, cmap or "viridis")
+        return Scale(name, numbers, low, high, cmap or "viridis", dates)
     gap = missing(values)
     names, known = categories(values[~gap])
     colours, codes = class_colours(len(names), cmap), np.full(len(values), len(names))
@@ -359,7 +383,11 @@ def _panel(figure: Plain, axes: Any, colours: Classes | Scale, shapes: Shapes, s
             matplotlib.colors.Normalize(colours.low, colours.high), matplotlib.colormaps[colours.cmap]
         )
         side = figure.add_axes((0.86, box.y0 + 0.2 * box.height, 0.025, 0.6 * box.height))
-        figure.colorbar(mappable, cax=side).set_label(colours.title)
+        bar = figure.colorbar(mappable, cax=side)
+        bar.set_label(colours.title)
+        if colours.dates:
+            ticks = np.linspace(colours.low, colours.high, 5)
+            bar.set_ticks(ticks, labels=colours.words(ticks.tolist()), fontsize=7)
     groups = []
     if style in ("list", "wheel") and isinstance(colours, Classes):
         shown = range(len(colours.names)) if style == "list" else sorted(colours.largest[:LISTED])
