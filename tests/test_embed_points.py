@@ -139,7 +139,7 @@ def test_other_bad_files(tmp_path):
     with pytest.raises(BadInput, match="written as"):
         write_points(some(), tmp_path / "p.csv")
     (tmp_path / "p.json").write_text("{")
-    with pytest.raises(BadInput, match="not a JSON record"):
+    with pytest.raises(BadInput, match="as a JSON record"):
         read_record(tmp_path / "p.npz")
 
 
