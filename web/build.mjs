@@ -1,4 +1,4 @@
-// Builds the two bundles of the page and the licences of what is in them: npm ci && npm run build
+// Builds the bundles of the pages and the licences of what is in them: npm ci && npm run build
 import { build } from "esbuild";
 import { readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -8,17 +8,21 @@ const here = dirname(fileURLToPath(import.meta.url));
 const out = join(here, "../src/torchloupe/render/page");
 const packages = new Set();
 
-for (const name of ["page2d", "page3d"]) {
+for (const [name, entry, goal] of [
+  ["page2d", "src/page2d.js", out],
+  ["page3d", "src/page3d.js", out],
+  ["view", "src/view/main.js", join(here, "../src/torchloupe/view")],
+]) {
   const result = await build({
     absWorkingDir: here,
-    entryPoints: [`src/${name}.js`],
+    entryPoints: [entry],
     bundle: true,
     minify: true,
     format: "iife",
     target: "es2020",
     legalComments: "none",
     metafile: true,
-    outfile: join(out, `${name}.js`),
+    outfile: join(goal, `${name}.js`),
   });
   for (const output of Object.values(result.metafile.outputs))
     for (const [path, { bytesInOutput }] of Object.entries(output.inputs)) {

@@ -36,6 +36,8 @@ COMMANDS: dict[str, str] = {
     "sane": "torchloupe.cli.judge:sane",
     "schedule": "torchloupe.cli.browse:schedule",
     "runs": "torchloupe.cli.runs:runs",
+    "view": "torchloupe.cli.view:view",
+    "report": "torchloupe.cli.view:report",
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {

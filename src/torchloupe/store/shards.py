@@ -70,7 +70,7 @@ class Shards:
     def there(self, asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
         """See `Results.there`."""
         if self._seen is None:
-            self._seen = self._index().thing  # closed by flush
+            self._seen = self.index()  # closed by flush
         found: set[str] = set()
         ids = list(asked)
         for begin in range(0, len(ids), 500):
@@ -123,17 +123,17 @@ class Shards:
 
     def ids(self) -> list[str]:
         """See `Results.ids`."""
-        with self._index() as index:
+        with closing(self.index()) as index:
             return [id for (id,) in index.execute("SELECT id FROM samples WHERE failed IS NULL ORDER BY id")]
 
     def count(self) -> int:
         """How many samples have a result."""
-        with self._index() as index:
+        with closing(self.index()) as index:
             return int(index.execute("SELECT count(*) FROM samples WHERE failed IS NULL").fetchone()[0])
 
     def failed(self) -> dict[str, str]:
         """See `Results.failed`."""
-        with self._index() as index:
+        with closing(self.index()) as index:
             return dict(index.execute("SELECT id, failed FROM samples WHERE failed IS NOT NULL ORDER BY id"))
 
     def read(self, id: str) -> Artifact:
@@ -173,7 +173,7 @@ class Shards:
         return {**self.shared(), **json.loads(self._found(id)[1])}
 
     def _found(self, id: str) -> tuple[str, str]:
-        with self._index() as index:
+        with closing(self.index()) as index:
             found = index.execute("SELECT shard, record, failed FROM samples WHERE id = ?", (id,)).fetchone()
         if found is None:
             raise BadInput(f"{self.root}: has no result {id!r}.{nearest(id, self.ids()[:10000])}")
@@ -184,7 +184,7 @@ class Shards:
     def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """See `Results.records`."""
         shared = self.shared()
-        with self._index() as index:
+        with closing(self.index()) as index:
             for id, record in index.execute("SELECT id, record FROM samples WHERE failed IS NULL ORDER BY id"):
                 yield id, {**shared, **json.loads(record)}
 
@@ -224,7 +224,7 @@ class Shards:
     def _shards(self) -> list[Path]:
         return sorted(self.root.glob("shard-*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
-    def _index(self) -> closing[sqlite3.Connection]:
+    def index(self) -> sqlite3.Connection:
         """The index, with the shards that it does not hold yet; in memory where the folder cannot be written."""
         with os.scandir(self.root) if self.root.is_dir() else _Nothing() as entries:
             found = {entry.name for entry in entries if entry.name.startswith("shard-")}
@@ -243,13 +243,13 @@ class Shards:
                     known = set()
                 if found - known:
                     self._ingest(index, known)
-                return closing(index)
+                return index
             except sqlite3.DatabaseError as error:
                 if place.name != INDEX:
                     raise BadInput(f"{self.root}: cannot be indexed ({error})") from error
                 if "malformed" in str(error) or "not a database" in str(error):
                     (self.root / INDEX).unlink(missing_ok=True)
-                    return self._index()
+                    return self.index()
         raise AssertionError("an index in memory can always be made")
 
     def _ingest(self, index: sqlite3.Connection, known: set[str]) -> None:
@@ -281,7 +281,7 @@ class Shards:
         """A page of the table, chosen and sorted by SQLite: its conditions see json_extract(record, '$.row.COLUMN')."""
         chosen = f"failed IS NULL{f' AND ({where})' if where else ''}"
         query = f"SELECT id, record FROM samples WHERE {chosen} ORDER BY {order} LIMIT ? OFFSET ?"
-        with self._index() as index:
+        with closing(self.index()) as index:
             return [(id, json.loads(record)) for id, record in index.execute(query, (*values, count, start))]
 
 

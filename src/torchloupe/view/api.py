@@ -1,0 +1,125 @@
+"""The questions of the page and their answers, the same for the server and for a report in one file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from torchloupe import __version__
+from torchloupe.errors import BadInput, LoupeError
+from torchloupe.runs.found import Found, results
+from torchloupe.store import plain
+from torchloupe.view.shown import Shown, shown
+from torchloupe.view.table import Table
+
+PALETTES = ("inferno", "viridis", "cividis", "gray", "coolwarm", "jet")
+LARGEST = 2048
+HELD = 64
+
+
+class Library:
+    """The opened runs, by their numbers. Nothing is read but what lies in their folders, by ids that they know."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if not paths:
+            raise BadInput("nothing to look at: name folders of results, or maps of points")
+        self.runs = [Run(path) for path in paths]
+
+    def plain(self) -> dict[str, Any]:
+        """All runs, and what every page needs."""
+        return {
+            "runs": [run.plain() for run in self.runs],
+            "palettes": {name: _palette(name) for name in PALETTES},
+            "version": __version__,
+        }
+
+    def run(self, number: str) -> Run:
+        """A run. Errors: BadInput for a number that there is not."""
+        if not number.isdecimal() or int(number) >= len(self.runs):
+            raise BadInput(f"run {number!r}: there are {len(self.runs)}")
+        return self.runs[int(number)]
+
+
+class Run:
+    """One opened folder of results, or one map of points."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.points = path.suffix in (".npz", ".parquet")
+        if self.points and not path.is_file():
+            raise BadInput(f"{path}: no such map of points")
+        if not self.points:
+            self.found: Found = results(path)
+            self.table = Table(self.found)
+        self._sample = lru_cache(HELD)(self._read)
+
+    def plain(self) -> dict[str, Any]:
+        """What the list of runs says. A run that is gone says so."""
+        if self.points:
+            return {"name": self.path.name, "kind": "points"}
+        if not self.path.is_dir():
+            return {"name": self.path.name, "kind": "gone", "error": "this folder is not there any more"}
+        told = self.found.told()
+        kinds = next((record.get("kind") for _, record in self.found.store.records()), "nothing")
+        return {
+            "name": self.path.name,
+            "kind": str(kinds),
+            "count": self.table.count(),
+            "failed": self.table.count(failed=True),
+            "columns": self.table.columns(),
+            "told": told,
+        }
+
+    def _read(self, id: str) -> tuple[Shown, dict[str, Any]]:
+        found = self.found.store.read(id)
+        return shown(found, id), dict(found.record)
+
+    def sample(self, id: str) -> dict[str, Any]:
+        """A sample's record and what there is to see of it. Errors: BadInput for an id that the run does not have."""
+        seen, record = self._sample(id)
+        return {"id": id, "record": plain(record), **seen.plain()}
+
+    def plane(self, id: str, number: int) -> np.ndarray:
+        """Maps (k, t, h, w) as little-endian float32. Errors: BadInput for a plane that there is not."""
+        seen, _ = self._sample(id)
+        if not 0 <= number < len(seen.planes):
+            raise BadInput(f"sample {id!r} has {len(seen.planes)} planes, not one of number {number}")
+        return seen.planes[number].values
+
+    def picture(self, id: str, frame: int = 0, size: int | None = None) -> bytes:
+        """The base of a sample as PNG, at most so many pixels a side. Errors: BadInput where there is none."""
+        from PIL import Image
+
+        seen, _ = self._sample(id)
+        if seen.base is None or not 0 <= frame < len(seen.base):
+            raise BadInput(f"sample {id!r} has no picture of number {frame}")
+        picture = Image.fromarray(seen.base[frame])
+        side = min(size or LARGEST, LARGEST)
+        if max(picture.size) > side:
+            picture.thumbnail((side, side))
+        held = io.BytesIO()
+        picture.save(held, "PNG")
+        return held.getvalue()
+
+    def page(self) -> str:
+        """The interactive page of a map of points."""
+        from torchloupe.render.page import page
+        from torchloupe.render.points import read_map
+
+        return page(read_map(self.path))
+
+
+@lru_cache
+def _palette(name: str) -> str:
+    """256 colours as hexadecimal digits, six each."""
+    table = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
+    return bytes(table.tobytes()).hex()
+
+
+__all__ = ["Library", "LoupeError", "Run"]

@@ -1,0 +1,144 @@
+"""The rows of a run, chosen and sorted by SQLite: a page of a million in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from threading import Lock
+from typing import Any
+
+from torchloupe.errors import BadInput, nearest
+from torchloupe.runs.found import Found
+from torchloupe.store.shards import Shards
+
+SIGNS = {"=": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+BINS = 40
+MOST = 500
+LOOKED = 1000
+
+
+class Table:
+    """What a run says of its samples. Columns: id, failed (the reason, of those that were left out), and the run's own.
+
+    A condition is [column, sign, value], sign one of = != < <= > >= and ~ (contains, whatever the case). Rows of shards are
+    read from their index; those of files are put into a table in memory, again when the run has grown.
+    """
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self._lock = Lock()
+        self._memory: sqlite3.Connection | None = None
+        self._stamp: object = None
+
+    def _ask(self, query: str, values: Sequence[Any]) -> list[Any]:
+        """The rows of a query over the table `run` (id, failed, row as JSON)."""
+        store = self.found.store
+        with self._lock:
+            if not isinstance(store, Shards):
+                return self._in_memory().execute(query, values).fetchall()
+            with closing(store.index()) as index:
+                row = "json_extract(record, '$.row') AS row"
+                index.execute(f"CREATE TEMP VIEW run AS SELECT id, failed, {row} FROM samples")
+                return index.execute(query, values).fetchall()
+
+    def _in_memory(self) -> sqlite3.Connection:
+        store = self.found.store
+        stamp = tuple(
+            (path.name, path.stat().st_mtime_ns)
+            for path in (store.root, *store.root.glob("*"))
+            if path.is_dir() or path.suffix == ".json"
+        )
+        if self._memory is None or stamp != self._stamp:
+            memory = sqlite3.connect(":memory:", check_same_thread=False)
+            memory.execute("CREATE TABLE run (id TEXT PRIMARY KEY, failed TEXT, row TEXT)")
+            fresh = Found(store)
+            rows = [(str(row.pop("id")), None, json.dumps(row)) for row in fresh.table]
+            rows += [(id, why, "{}") for id, why in fresh.failed.items()]
+            memory.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", rows)
+            self._memory, self._stamp, self.found = memory, stamp, fresh
+        return self._memory
+
+    def columns(self) -> dict[str, str]:
+        """Column -> number or text, of the first thousand rows."""
+        rows = self._ask("SELECT row FROM run WHERE failed IS NULL LIMIT ?", (LOOKED,))
+        found: dict[str, str] = {}
+        for (text,) in rows:
+            for name, value in json.loads(text or "{}").items():
+                if isinstance(value, (str, list, dict)):
+                    found[name] = "text"
+                elif value is not None:
+                    found.setdefault(name, "number")
+        return found
+
+    def _value(self, column: str, known: Mapping[str, str]) -> tuple[str, list[Any]]:
+        if column in ("id", "failed"):
+            return column, []
+        if column not in known:
+            raise BadInput(f"no column {column!r}.{nearest(column, known)} Columns: {', '.join(('id', *known))}")
+        return "json_extract(row, ?)", [f'$."{column}"' if '"' not in column else "$"]
+
+    def _where(
+        self, conditions: Sequence[Sequence[Any]], failed: bool, known: Mapping[str, str]
+    ) -> tuple[str, list[Any]]:
+        parts, values = ["failed IS NOT NULL" if failed else "failed IS NULL"], []
+        for condition in conditions:
+            if not isinstance(condition, (list, tuple)) or len(condition) != 3 or not isinstance(condition[0], str):
+                raise BadInput(f"condition {condition!r}: expected [column, sign, value]")
+            column, sign, value = condition
+            if not isinstance(value, (str, int, float)) or (sign not in SIGNS and sign != "~"):
+                raise BadInput(f"condition {condition!r}: expected one of {' '.join(SIGNS)} ~ and a number or text")
+            text, more = self._value(column, known)
+            if sign == "~":
+                parts.append(f"instr(lower({text}), lower(?)) > 0")
+            else:
+                parts.append(f"{text} {SIGNS[sign]} ?")
+            values += [*more, value]
+        return " AND ".join(parts), values
+
+    def count(self, conditions: Sequence[Sequence[Any]] = (), failed: bool = False) -> int:
+        """How many rows."""
+        where, values = self._where(conditions, failed, self.columns())
+        return int(self._ask(f"SELECT count(*) FROM run WHERE {where}", values)[0][0])
+
+    def rows(
+        self,
+        conditions: Sequence[Sequence[Any]] = (),
+        sort: str = "id",
+        down: bool = False,
+        start: int = 0,
+        count: int = 100,
+        failed: bool = False,
+    ) -> list[dict[str, Any]]:
+        """A page of rows, at most 500. Errors: BadInput for an unknown column or a condition of another form."""
+        known = self.columns()
+        where, values = self._where(conditions, failed, known)
+        order, more = self._value(sort, known)
+        way = "DESC" if down else "ASC"
+        query = f"SELECT id, failed, row FROM run WHERE {where} ORDER BY {order} {way}, id LIMIT ? OFFSET ?"
+        found = self._ask(query, [*values, *more, max(0, min(count, MOST)), max(0, start)])
+        return [{"id": id, "failed": why, **json.loads(row or "{}")} for id, why, row in found]
+
+    def histogram(self, column: str, conditions: Sequence[Sequence[Any]] = ()) -> dict[str, Any]:
+        """Counts of a column: of 40 bins between its least and largest number, or of its 40 commonest words."""
+        known = self.columns()
+        where, values = self._where(conditions, False, known)
+        text, more = self._value(column, known)
+        if known.get(column) != "number":
+            query = f"SELECT {text} AS v, count(*) FROM run WHERE {where} GROUP BY v ORDER BY 2 DESC, 1 LIMIT {BINS}"
+            found = self._ask(query, [*more, *values])
+            return {"kind": "text", "names": [str(v) for v, _ in found], "counts": [n for _, n in found]}
+        are = f"typeof({text}) IN ('real', 'integer')"
+        query = f"SELECT min({text}), max({text}) FROM run WHERE {where} AND {are}"
+        low, high = self._ask(query, [*more, *more, *values, *more])[0]
+        if low is None:
+            return {"kind": "number", "low": None, "high": None, "counts": []}
+        query = (
+            f"SELECT min({BINS - 1}, CAST(({text} - ?) * {BINS} / ? AS INTEGER)) AS bin, count(*) FROM run "
+            f"WHERE {where} AND {are} GROUP BY bin"
+        )
+        counts = [0] * BINS
+        for place, number in self._ask(query, [*more, low, float(high - low) or 1.0, *values, *more]):
+            counts[place] = number
+        return {"kind": "number", "low": low, "high": high, "counts": counts}

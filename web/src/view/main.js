@@ -1,0 +1,138 @@
+import { $, digits, make } from "./dom.js";
+import { Gallery } from "./gallery.js";
+import { sample } from "./held.js";
+import { names, usePalettes } from "./paint.js";
+import { Sample } from "./sample.js";
+import { Gone, source } from "./source.js";
+import { filters, get, listen, set } from "./state.js";
+import { Table } from "./table.js";
+
+let library, view, drawn = "", turn = 0;
+const PAINT = ["opacity", "cmap", "scale", "threshold", "fade"];
+const own = (run) => library.runs[Number(run)] ?? library.runs[0];
+const views = (about) => (about.kind === "points" ? ["map"] : ["gallery", "table", ...(about.failed ? ["failed"] : [])]);
+
+function say(text, kind = "") { $("said").textContent = text; $("said").className = kind; }
+
+function rail() {
+  $("runs").replaceChildren(...library.runs.map((run, i) => make("button", {
+    className: "run", textContent: run.name, title: (run.told ?? [run.error ?? ""]).join("\n"), aria: { current: String(i === Number(get("run"))) },
+    onclick: () => set({ run: i, view: run.kind === "points" ? "map" : "gallery", id: "", with: "", filter: "[]", sort: "id", down: "", plane: 0, question: 0, frame: 0 }) },
+    make("small", { textContent: run.kind === "points" ? "map of points" : run.error ?? `${run.count} ${run.kind}${run.failed ? `, ${run.failed} left out` : ""}` }))));
+}
+
+function bar(about) {
+  const choices = views(about), now = get("view");
+  $("views").replaceChildren(...choices.map((name) => make("button", { textContent: name === "failed" ? `left out (${about.failed})` : name, aria: { pressed: String(now === name) }, onclick: () => set({ view: name, id: "", with: "" }) })));
+  $("chips").replaceChildren(...filters().map((one, i) => make("button", { className: "chip", textContent: `${one[0]} ${one[1]} ${digits(one[2])} \u00d7`, aria: { label: `remove filter ${one.join(" ")}` },
+    onclick: () => set({ filter: JSON.stringify(filters().filter((_, j) => j !== i)) }) })));
+  const columns = ["id", ...Object.keys(about.columns ?? {})];
+  $("sort").replaceChildren(...columns.map((name) => make("option", { value: name, textContent: name, selected: name === get("sort") })));
+  $("way").textContent = get("down") === "1" ? "\u2193" : "\u2191";
+  $("column").replaceChildren(...columns.map((name) => make("option", { value: name, textContent: name })));
+  $("tools").hidden = about.kind === "points";
+}
+
+async function inspector() {
+  const id = get("id"), box = $("about");
+  $("paint").hidden = own(get("run")).kind === "points";
+  if (get("view") !== "sample" || !id) { box.replaceChildren(...(own(get("run")).told ?? []).map((line) => make("p", { textContent: line.trim() }))); return; }
+  const about = await sample(get("run"), id), row = about.record.row ?? {};
+  const facts = Object.entries(row).map(([name, value]) => make("tr", {}, make("th", { textContent: name }), make("td", { textContent: digits(value) })));
+  const step = (way) => make("button", { textContent: way > 0 ? "next \u2192" : "\u2190 previous", onclick: () => move(way) });
+  box.replaceChildren(make("p", { className: "steps" }, step(-1), step(1)), make("table", { className: "facts" }, ...facts),
+    make("label", {}, "beside it ", make("input", { id: "with", value: get("with"), placeholder: "id of another sample", onchange: (event) => set({ with: event.target.value }) })),
+    make("details", {}, make("summary", { textContent: "How it was made" }), make("pre", { tabIndex: 0, textContent: JSON.stringify(about.record, null, 1) })));
+}
+
+async function move(way) {
+  const asked = { filter: get("filter"), sort: get("sort"), down: get("down"), count: 500 };
+  for (let from = 0; ; from += 500) {
+    const { rows, count } = await source.rows(get("run"), { ...asked, from });
+    const at = rows.findIndex((row) => row.id === get("id"));
+    if (at >= 0) {
+      const goal = from + at + way;
+      if (goal < 0 || goal >= count) return;
+      const found = rows[at + way] ?? (await source.rows(get("run"), { ...asked, from: goal, count: 1 })).rows[0];
+      return set({ id: found.id });
+    }
+    if (from + 500 >= count) return;
+  }
+}
+
+function controls() {
+  $("opacity").value = get("opacity"); $("threshold").value = get("threshold"); $("fade").checked = get("fade") === "1";
+  $("cmap").replaceChildren(...["auto", ...names()].map((name) => make("option", { value: name, textContent: name, selected: name === get("cmap") })));
+  $("scale").value = get("scale");
+}
+
+async function draw() {
+  const structure = ["run", "view", "id", "with", "plane", "question", "frame", "sort", "down", "filter"].map(get).join("|");
+  controls();
+  if (structure === drawn) { view?.repaint?.(); return; }
+  drawn = structure;
+  const mine = ++turn;
+  const about = own(get("run")), now = get("view");
+  rail(); bar(about);
+  say("loading");
+  try {
+    const box = $("view");
+    if (!(now === "sample" && view instanceof Sample)) { view?.close?.(); box.replaceChildren(); box.className = now; box.scrollTop = 0; delete box.dataset.count; }
+    if (about.error) { say(about.error, "error"); window.loupe = { ready: true, turn, error: about.error }; return; }
+    if (now === "map" || about.kind === "points") {
+      view = null;
+      box.replaceChildren(make("iframe", { title: `map of ${about.name}`, src: source.points(get("run")) }));
+      say("");
+    } else {
+      if (!(now === "sample" && view instanceof Sample)) view = now === "table" ? new Table(box, about) : now === "sample" ? new Sample(box, library.runs) : new Gallery(box, about);
+      const found = await view.load();
+      if (mine !== turn) return;
+      say(typeof found === "number" ? (found ? `${found.toLocaleString("en")} samples` : filters().length ? "No sample passes these filters: remove one." : "Nothing here yet.") : "");
+    }
+    await inspector();
+    window.loupe = { ready: true, turn };
+  } catch (error) {
+    if (mine === turn) say(error.message, "error");
+    if (error instanceof Gone) $("view").replaceChildren();
+    window.loupe = { ready: true, turn, error: error.message };
+  }
+}
+
+const KEYS = {
+  "/": () => $("value").focus(), o: () => set({ opacity: Number(get("opacity")) > 0 ? 0 : 0.5 }, { replace: true }),
+  "[": () => set({ opacity: Math.max(0, Number(get("opacity")) - 0.1).toFixed(2) }, { replace: true }), "]": () => set({ opacity: Math.min(1, Number(get("opacity")) + 0.1).toFixed(2) }, { replace: true }),
+  q: () => turned("question"), l: () => turned("plane"), m: () => turned("plane"), Escape: () => (get("view") === "sample" ? set({ view: "gallery", id: "", with: "" }) : $("sheet").close?.()),
+  ArrowRight: () => get("view") === "sample" && move(1), ArrowLeft: () => get("view") === "sample" && move(-1), "?": () => $("keys").showModal(), " ": () => $("play")?.click(),
+};
+async function turned(name) {
+  if (get("view") !== "sample") return set({ [name]: Number(get(name)) + 1 });
+  const about = await sample(get("run"), get("id")), most = name === "question" ? about.questions.length : about.planes.length;
+  set({ [name]: (Number(get(name)) + 1) % Math.max(1, most) });
+}
+
+async function begin() {
+  try { library = await source.library(); } catch (error) { say(error.message, "error"); return; }
+  usePalettes(library.palettes);
+  for (const name of ["opacity", "threshold"]) $(name).oninput = () => set({ [name]: $(name).value }, { replace: true });
+  for (const name of ["cmap", "scale", "sort"]) $(name).onchange = () => set({ [name]: $(name).value }, { replace: name !== "sort" });
+  $("fade").onchange = () => set({ fade: $("fade").checked ? "1" : "" }, { replace: true });
+  $("way").onclick = () => set({ down: get("down") === "1" ? "" : "1" });
+  $("filters").onsubmit = (event) => {
+    event.preventDefault();
+    const text = $("value").value.trim(), number = text !== "" && Number.isFinite(Number(text)) && $("sign").value !== "~";
+    if (text) set({ filter: JSON.stringify([...filters(), [$("column").value, $("sign").value, number ? Number(text) : text]]) });
+    $("value").value = "";
+  };
+  $("theme").onclick = () => { document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches !== (document.documentElement.dataset.theme === "turned") ? "turned" : ""; };
+  $("menu").onclick = () => document.body.classList.toggle("rail");
+  $("more").onclick = () => document.body.classList.toggle("sheet");
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.key !== "Escape") return;
+    if (event.key === " " && event.target.tagName === "BUTTON") return;
+    const act = KEYS[event.key];
+    if (act) { act(); if (event.key !== "Escape") event.preventDefault(); }
+  });
+  listen(draw);
+  await draw();
+}
+begin();

@@ -1,0 +1,58 @@
+// Raw values to colours, here and not on the server, so that a slider costs nothing but pixels. As torchloupe.render.colour.
+let palettes = {};
+export const usePalettes = (hex) => {
+  palettes = Object.fromEntries(Object.entries(hex).map(([name, text]) =>
+    [name, Uint8Array.from({ length: 768 }, (_, i) => parseInt(text.slice(2 * i, 2 * i + 2), 16))]));
+};
+export const names = () => Object.keys(palettes);
+export const palette = (name, signed) => palettes[name === "auto" ? (signed ? "coolwarm" : "inferno") : name] ?? palettes.inferno;
+
+export function peak(values, signed) {
+  let top = 0;
+  for (const value of values) if (Number.isFinite(value)) top = Math.max(top, signed ? Math.abs(value) : value);
+  return top;
+}
+
+// The maps of one plane: shape [k, t, h, w]; one cell grid of a question at a frame.
+export function grid(plane, values, question, frame) {
+  const [k, t, h, w] = plane.shape, size = h * w;
+  const step = t === 1 ? 0 : Math.min(frame, t - 1);
+  const begin = (Math.min(question, k - 1) * t + step) * size;
+  return { h, w, values: values.subarray(begin, begin + size) };
+}
+
+// Linear between the middles of cells, as torchloupe.axes.resize.
+function axis(length, size) {
+  const low = new Int32Array(size), high = new Int32Array(size), part = new Float32Array(size);
+  for (let i = 0; i < size; i++) {
+    const at = Math.max(0, ((i + 0.5) * length) / size - 0.5);
+    low[i] = Math.min(length - 1, Math.floor(at));
+    high[i] = Math.min(length - 1, low[i] + 1);
+    part[i] = at - low[i];
+  }
+  return { low, high, part };
+}
+
+export function paint(canvas, cells, { top, signed, cmap, opacity, threshold, fade }) {
+  const { width, height } = canvas, x = axis(cells.w, width), y = axis(cells.h, height), table = palette(cmap, signed);
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height), out = image.data;
+  const alpha = Math.round(255 * opacity), v = cells.values, w = cells.w;
+  for (let r = 0, o = 0; r < height; r++) {
+    const up = y.low[r] * w, below = y.high[r] * w, q = y.part[r];
+    for (let c = 0; c < width; c++, o += 4) {
+      const p = x.part[c], a = x.low[c], b = x.high[c];
+      const value = (1 - q) * ((1 - p) * v[up + a] + p * v[up + b]) + q * ((1 - p) * v[below + a] + p * v[below + b]);
+      if (!Number.isFinite(value)) { // missing: hatched
+        const on = (r + c) % 8 < 2 ? 255 : 120;
+        out[o] = out[o + 1] = out[o + 2] = on; out[o + 3] = alpha;
+        continue;
+      }
+      const unit = top > 0 ? Math.max(signed ? -1 : 0, Math.min(1, value / top)) : 0;
+      if (Math.abs(unit) < threshold) { out[o + 3] = 0; continue; }
+      const at = 3 * Math.round(255 * (signed ? (unit + 1) / 2 : unit));
+      out[o] = table[at]; out[o + 1] = table[at + 1]; out[o + 2] = table[at + 2];
+      out[o + 3] = fade ? Math.round(alpha * Math.abs(unit)) : alpha;
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
