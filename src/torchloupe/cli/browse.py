@@ -124,6 +124,8 @@ def browse(
     channels: str | None = None,
     boxes: str | None = None,
     grid: str | None = None,
+    draw: str = "auto",
+    against: str | None = None,
     strict: bool = False,
 ) -> int:
     """Look at a data set as the model is fed: through its pipeline, step by step.
@@ -178,6 +180,10 @@ def browse(
         picture) or yolo (cxcywh as shares).
     grid
         Contact sheets of ROWSxCOLUMNS samples instead of a picture a sample.
+    draw
+        Which samples are drawn: all, none, sample:N, evenly spread; auto: all up to 1,000, sample:200 above. All are counted.
+    against
+        Another source, such as the test pictures: those that look the same in both are listed.
     strict
         Stop at the first sample that cannot be shown.
     """
@@ -214,7 +220,8 @@ def browse(
         folder = Path(tempfile.mkdtemp(prefix="loupe-browse-"))
     asked = {"source": config, "phase": phase, "mode": mode, "transform": transform, "model": model, "data": data,
              "seed": seed, "repeat": repeat, "cfg_options": cfg_options or [], "range": range, "channels": channels,
-             "boxes": boxes}  # fmt: skip
+             "boxes": boxes, "draw": draw, "against": against}  # fmt: skip
+    other = feeds(against, phase=phase, changes=words, settings=settings)[0] if against is not None else None
     failed: list[BadSample] = []
     for feed in found:
         place = None if folder is None else folder / feed.name if len(found) > 1 else folder
@@ -225,7 +232,7 @@ def browse(
                 text = f"--bgr2rgb has no effect: {feed.name} gives {order} and is shown in its own colours already"
                 warnings.warn(text, LoupeWarning, stacklevel=2)
             look = (mode, rescale_factor, bgr2rgb and not order)
-            _browse_one(feed, place, asked, look, show_number, interval, cells, strict, screen)
+            _browse_one(feed, place, asked, look, show_number, interval, cells, strict, screen, other)
         except BadSample as error:
             if strict or len(found) == 1:
                 raise
@@ -246,30 +253,20 @@ def _browse_one(
     cells: tuple[int, int] | None,
     strict: bool,
     screen: Window | None,
+    other: Feed | None,
 ) -> None:
     """One data set: its pictures written or shown as they come, then its table, plots, numbers and page."""
-    import sys
-    import warnings
-
-    import numpy as np
-
     from torchloupe import store
-    from torchloupe.data.samples import BadSample
-    from torchloupe.errors import BadInput, LoupeWarning
-    from torchloupe.methods.browse import Census, samples
+    from torchloupe.methods.browse import Census
     from torchloupe.render import curves
     from torchloupe.render import samples as render
-    from torchloupe.runs.progress import progress
+    from torchloupe.runs.browse import counted, drawn, leaked, length, seen
 
     mode, factor, flip = look
-    total = len(feed) if number is None else min(number, len(feed))
-    if total == sys.maxsize:
-        raise BadInput(
-            f"{feed.name}: a stream that does not tell its length; say how many samples with --show-number N"
-        )
+    total = length(feed, number)
     repeat, census = int(asked["repeat"]), Census()
+    wanted = drawn(total, asked["draw"])
     files: list[tuple[Path, str]] = []
-    repeats: list[Any] = []
     sheet: list[Any] = []
 
     def put(image: Any, name: str, caption: str) -> bool:
@@ -283,26 +280,13 @@ def _browse_one(
         sheet.clear()
         return put(page, f"sheet-{len(files) + 1:03d}", f"sheet {len(files) + 1}")
 
-    open_still, told = True, 0
-    with progress(feed.name, total) as bar:
-        chain = samples(feed, range(total), repeat=repeat, seed=int(asked["seed"]), whole=mode != "original")
-        for sample in chain:
-            census.add(sample)
-            if isinstance(sample, BadSample):
-                if strict:
-                    raise sample
-                told += 1
-                if told <= 5:
-                    warnings.warn(f"left out {sample}", LoupeWarning, stacklevel=2)
-                repeats.clear()
-                bar.advance()
-                continue
-            repeats.append(render.view(sample, mode, factor, flip))
-            if len(repeats) < repeat:
-                continue
-            image = render.joined(repeats, 1 if mode in ("pipeline", "concat") else None)
-            repeats = []
-            bar.advance()
+    open_still = True
+    whole = mode != "original"
+    for repeats in counted(feed, census, total, repeat=repeat, seed=int(asked["seed"]), whole=whole, strict=strict):
+        sample = repeats[0]
+        if sample.index in wanted:
+            tiles = [render.view(one, mode, factor, flip) for one in repeats]
+            image = render.joined(tiles, 1 if mode in ("pipeline", "concat") else None)
             # What has no name of its own is called by its number.
             called = "" if sample.name == str(sample.index) else sample.name
             stem = store.safe_name(f"{sample.index:05d}-{Path(called).stem}" if called else f"{sample.index:05d}")
@@ -315,16 +299,15 @@ def _browse_one(
                 break
     if sheet and open_still:
         flush()
-    if not census.names and census.bad:
-        raise census.bad[0]
     summary = census.summary()
+    if other is not None:
+        summary["leaked"] = leaked(census, other, length(other, number))
     lines = render.table(feed.name, summary)
     print("\n".join(lines))
     if folder is None:
         return
-    arrays = {"index": np.array(census.indices), "size": np.array(census.sizes).reshape(-1, 2),
-              "fingerprint": np.stack(census.prints), "name": np.array(census.names)}  # fmt: skip
-    store.save(folder, "census", arrays, {"kind": "census", "name": feed.name, **asked, "summary": summary})
-    curves.save_figure(render.plots(feed.name, arrays["size"], summary), folder / "census.png")
+    told = seen(feed.name, census, asked, summary)
+    store.save(folder, "census", told.arrays(), told.record)
+    curves.save_figure(render.plots(feed.name, told.size, summary), folder / "census.png")
     goal = render.page(feed.name, [*files, (folder / "census.png", "all samples seen")], lines, folder, interval)
     print(f"{len(files)} pictures in {folder}, page {goal}")

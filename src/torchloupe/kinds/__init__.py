@@ -37,6 +37,7 @@ class Kind(Protocol):
 
 HOMES: dict[str, str] = {
     "gait evaluation": "torchloupe.kinds.evaluation:Evaluation",
+    "census": "torchloupe.kinds.census:Seen",
     "cka": "torchloupe.kinds.features:Likeness",
     "difference": "torchloupe.kinds.features:Difference",
     "feature maps": "torchloupe.kinds.features:FeatureMaps",

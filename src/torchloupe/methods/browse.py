@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from torchloupe.data.samples import BadSample, Exhausted, Feed, Marks, Sample
+from torchloupe.methods.faults import Boxes, Draws, odd_pictures, quality, share_interval
 
 
 def seed_of(seed: int, index: int, repeat: int) -> int:
@@ -87,6 +88,9 @@ class Census:
         self.faults: list[tuple[int, str, str]] = []
         self.notes: dict[str, None] = {}
         self.several = 0
+        self.figures: list[tuple[float, float, float]] = []
+        self.boxes = Boxes()
+        self.draws = Draws()
         self.original = Moments()
         self.transformed = Moments()
 
@@ -106,12 +110,18 @@ class Census:
             # Frames of a walk side by side: single silhouettes all look the same.
             row = len(pictures) > 1 and len({one.shape for one in pictures}) == 1
             self.prints.append(fingerprint(np.concatenate(pictures, 1) if row else picture))
+            self.figures.append(quality(picture))
+            marks = sample.original.known(0)
+            if marks.boxes is not None:
+                self.boxes.add(marks.boxes, marks.names, (picture.shape[1], picture.shape[0]))
             for one in pictures:
                 self.original.add(one)
             names = sample.labels or ((sample.label,) if sample.label else ())
             self.labels.update(names)
             self.several += len(names) > 1
             self.notes.update(dict.fromkeys(sample.notes))
+        if len(sample.steps) > 1:
+            self.draws.add(sample)
         for result in sample.transformed.pictures:
             self.transformed.add(result)
             self.outputs[(result.shape[1], result.shape[0])] += 1
@@ -138,6 +148,16 @@ class Census:
             "classes": dict(sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))),
             "several classes": self.several,
             "notes": list(self.notes),
+            "intervals": {
+                name: share_interval(count, len(self.names)) for name, count in self.labels.items() if len(self.names)
+            },
+            "odd": [
+                {"index": self.indices[k], "name": self.names[k], "why": why}
+                for k, why in odd_pictures(np.array(self.figures).reshape(-1, 3), np.array(self.sizes).reshape(-1, 2))
+            ],
+            "boxes": self.boxes.summary(),
+            "classes of boxes": dict(self.boxes.names.most_common()),
+            "draws": self.draws.summary(),
             "mean": self.original.mean.tolist(),
             "std": self.original.std.tolist(),
             "transformed mean": self.transformed.mean.tolist(),

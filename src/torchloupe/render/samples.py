@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from torchloupe import store
 from torchloupe.data.samples import MODES, Marks, Sample, Step
 from torchloupe.errors import BadInput, legible, one_line
+from torchloupe.methods.faults import drawn_lines
 from torchloupe.render.kinds import Wish
 from torchloupe.render.template import address, filled
 
@@ -145,6 +147,7 @@ def _tag(pen: Any, at: tuple[float, float], text: str, colour: tuple[int, int, i
     pen.text(place, text, font=_font(), fill="white")
 
 
+@cache
 def _font() -> Any:
     from matplotlib.font_manager import findfont
     from PIL import ImageFont
@@ -234,7 +237,8 @@ def framed(image: Image.Image) -> Image.Image:
 def save_image(image: Image.Image, path: Path) -> Path:
     """The picture as PNG, whole or not at all."""
     with store.aside(path) as (draft,):
-        image.save(draft)
+        # Twice as fast as PIL's usual level, and hardly larger for photographs.
+        image.save(draft, compress_level=1)
     return path
 
 
@@ -258,8 +262,17 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
         if classes:
             if summary.get("several classes"):
                 row("several classes", f"{summary['several classes']} samples")
-            row("classes", f"{len(classes)}: " + ", ".join(f"{key} {count}" for key, count in list(classes.items())[:8])
+            row("classes", f"{len(classes)}: " + ", ".join(_counted(key, count, summary) for key, count in list(classes.items())[:8])
                 + (" ..." if len(classes) > 8 else ""))  # fmt: skip
+    boxes = summary.get("boxes")
+    if boxes:
+        sizes = ", ".join(f"{count} {key}" for key, count in boxes["sizes"].items())
+        row("boxes", f"{boxes['count']}: {sizes}; median {boxes['share of picture']['median']:.2%} of the picture")
+        named = list(summary.get("classes of boxes", {}).items())
+        if named:
+            row("", ", ".join(f"{key} {count}" for key, count in named[:8]) + (" ..." if len(named) > 8 else ""))
+    for step, words in drawn_lines(summary.get("draws", {})):
+        row("drawn", f"{step}: {words}")
     for note in summary.get("notes", []):
         row("note", note)
     for bad in summary["broken"][:20]:
@@ -271,11 +284,26 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
         row("annotation", f"sample {one['index']} ({one['name']}): {one['fault']}")
     if len(wrong) > 20:
         row("annotation", f"{len(wrong) - 20} more")
+    odd = summary.get("odd", [])
+    for one in odd[:20]:
+        row("odd", f"sample {one['index']} ({one['name']}): {one['why']}")
+    if len(odd) > 20:
+        row("odd", f"{len(odd) - 20} more")
+    for here, there in summary.get("leaked", [])[:20]:
+        row("in both", f"{here} and {there}")
+    if len(summary.get("leaked", [])) > 20:
+        row("in both", f"{len(summary['leaked']) - 20} more")
     for group in summary["duplicates"][:20]:
         row("look the same", ", ".join(group[:6]) + (f" and {len(group) - 6} more" if len(group) > 6 else ""))
     if len(summary["duplicates"]) > 20:
         row("look the same", f"{len(summary['duplicates']) - 20} more groups")
     return lines
+
+
+def _counted(key: str, count: int, summary: Mapping[str, Any]) -> str:
+    """A class with its count and the 95 % interval of its share."""
+    interval = summary.get("intervals", {}).get(key)
+    return f"{key} {count}" if interval is None else f"{key} {count} ({interval[0]:.0%} to {interval[1]:.0%})"
 
 
 def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
