@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput
+from torchloupe.names import locate, parse
 from torchloupe.probe import INPUT, Batch, Subject
-from torchloupe.sites import capture, features, leaves, locate, parse
+from torchloupe.sites import capture, features
+from torchloupe.taps import leaves
 
 Pair = namedtuple("Pair", "fine coarse")
 

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
+from torchloupe.names import Point
 from torchloupe.subjects import Batch, Subject
+from torchloupe.taps import watched
 from torchloupe.trace import CHANNELS_FIRST, Guess, Trace, Visit, guess, tensors, tracing
 
 CELLS = 8
@@ -108,18 +110,13 @@ def weigh(subject: Subject, batch: Batch, visit: Visit, layout: Layout, watch: W
 
 
 def _output_of(visit: Visit) -> Watch:
-    @contextmanager
-    def watch(module: nn.Module, take: Callable[[Tensor], None]) -> Iterator[None]:
-        def hook(_part: nn.Module, _inputs: Any, output: Any) -> None:
+    def watch(module: nn.Module, take: Callable[[Tensor], None]) -> AbstractContextManager[None]:
+        def see(_part: nn.Module, output: Any) -> None:
             first = next(tensors(output), None)
             if first is not None:
                 take(first)
 
-        handle = module.get_submodule(visit.name).register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return watched(module, Point("module", visit.name), see)
 
     return watch
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,6 +16,89 @@ from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, nearest
 from torchloupe.subjects import INPUT, LISTING, Subject
 from torchloupe.trace import every_name
+
+PointKind = Literal["module", "function", "parameter"]
+PREFIXES: Mapping[str, tuple[PointKind, bool]] = {
+    "in": ("module", True),
+    "fn": ("function", False),
+    "in-fn": ("function", True),
+    "param": ("parameter", False),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a network, whose value can be seen.
+
+    kind, name: a module or parameter by dotted name, a function or method by import path.
+    inputs: what goes in, not what comes out. call: the n-th call in one forward; None = all of them.
+    keys: the way to one tensor inside tuples, lists, dicts and objects.
+    """
+
+    kind: PointKind
+    name: str
+    inputs: bool = False
+    call: int | None = None
+    keys: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        prefix = next((text + ":" for text, found in PREFIXES.items() if found == (self.kind, self.inputs)), "")
+        call = "" if self.call is None else f"#{self.call}"
+        return prefix + self.name + call + "".join(f"@{key}" for key in self.keys)
+
+
+def parse(text: str) -> Point:
+    """name | in:name | fn:package.module.function | in-fn:... | param:name, then #call, then @key as often as needed.
+
+    A method is written as a function: fn:package.module.Class.method. Globs (* and ?) stand for modules and parameters.
+    Errors: BadInput that shows the forms.
+    """
+    prefix, colon, rest = text.partition(":")
+    kind, inputs = PREFIXES.get(prefix, ("module", False)) if colon else ("module", False)
+    name = rest if colon and prefix in PREFIXES else text
+    name, *keys = name.split("@")
+    name, mark, call = name.partition("#")
+    bad_prefix = colon and prefix not in PREFIXES
+    if bad_prefix or not name or not all(keys) or (mark and not call.isdigit()):
+        hint = nearest(prefix, PREFIXES) if bad_prefix else ""
+        raise BadInput(
+            f"point {text!r}: expected name, in:name, fn:package.function, in-fn:package.function or param:name, then "
+            f"#call and @key where wanted, such as relu#1 or neck@0.{hint}"
+        )
+    return Point(kind, name.replace(":", "."), inputs, int(call) if mark else None, tuple(keys))  # type: ignore[arg-type]
+
+
+def locate(path: str) -> tuple[Any, str]:
+    """An import path -> the module or class that holds the last name, and that name.
+
+    Errors: BadInput for a path that leads nowhere (with the nearest names) or to something that is not called.
+    """
+    parts = path.split(".")
+    if not all(parts):
+        raise BadInput(f"{path!r}: expected package.module.function, with a name between any two dots")
+    holder: Any = None
+    used = 0
+    for used in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:used])
+        try:
+            holder = import_module(module)
+            break
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module + ".").startswith(error.name + "."):
+                raise BadInput(f"{path!r}: {module} cannot be imported ({error})") from error
+        except ImportError as error:
+            raise BadInput(f"{path!r}: {module} cannot be imported ({error})") from error
+    if holder is None:
+        raise BadInput(f"{path!r}: there is no module {parts[0]!r}; expected package.module.function")
+    for i in range(used, len(parts)):
+        if not hasattr(holder, parts[i]):
+            where = ".".join(parts[:i])
+            raise BadInput(f"{path!r}: {where} has no {parts[i]!r}.{nearest(parts[i], dir(holder))}")
+        if i < len(parts) - 1:
+            holder = getattr(holder, parts[i])
+    if not callable(getattr(holder, parts[-1])) or isinstance(getattr(holder, parts[-1]), (type, types.ModuleType)):
+        raise BadInput(f"{path!r} is not a function or method, so nothing calls it; name one inside it")
+    return holder, parts[-1]
 
 
 def split_call(name: str) -> tuple[str, int | None]:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import wraps
-from importlib import import_module
-from inspect import getattr_static, signature
+from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,41 +17,12 @@ from torch import Tensor, nn
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, nearest
 from torchloupe.evidence import Watch, settle
+from torchloupe.names import Point, locate, parse
 from torchloupe.names import expand as expand_layer
 from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped
 from torchloupe.results import Features
-from torchloupe.taps import Tap, in_place
+from torchloupe.taps import Tap, in_place, leaves, watched
 from torchloupe.trace import Trace, Visit, every_name, find_layout, tensors, tracing
-
-Kind = Literal["module", "function", "parameter"]
-PREFIXES: Mapping[str, tuple[Kind, bool]] = {
-    "in": ("module", True),
-    "fn": ("function", False),
-    "in-fn": ("function", True),
-    "param": ("parameter", False),
-}
-ABSENT = object()
-
-
-@dataclass(frozen=True)
-class Point:
-    """A place in a network.
-
-    kind, name: a module or parameter by dotted name, a function or method by import path.
-    inputs: what goes in, not what comes out. call: the n-th call in one forward; None = all of them.
-    keys: the way to one tensor inside tuples, lists, dicts and objects.
-    """
-
-    kind: Kind
-    name: str
-    inputs: bool = False
-    call: int | None = None
-    keys: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        prefix = next((text + ":" for text, found in PREFIXES.items() if found == (self.kind, self.inputs)), "")
-        call = "" if self.call is None else f"#{self.call}"
-        return prefix + self.name + call + "".join(f"@{key}" for key in self.keys)
 
 
 @dataclass(frozen=True)
@@ -77,27 +46,6 @@ class Seen:
         if isinstance(self.layout, str):
             raise BadInput(f"point {self.label!r}: {self.layout}; its shape is {tuple(self.raw.shape)}")
         return self.layout.canonical([self.raw], self.n, self.size)
-
-
-def parse(text: str) -> Point:
-    """name | in:name | fn:package.module.function | in-fn:... | param:name, then #call, then @key as often as needed.
-
-    A method is written as a function: fn:package.module.Class.method. Globs (* and ?) stand for modules and parameters.
-    Errors: BadInput that shows the forms.
-    """
-    prefix, colon, rest = text.partition(":")
-    kind, inputs = PREFIXES.get(prefix, ("module", False)) if colon else ("module", False)
-    name = rest if colon and prefix in PREFIXES else text
-    name, *keys = name.split("@")
-    name, mark, call = name.partition("#")
-    bad_prefix = colon and prefix not in PREFIXES
-    if bad_prefix or not name or not all(keys) or (mark and not call.isdigit()):
-        hint = nearest(prefix, PREFIXES) if bad_prefix else ""
-        raise BadInput(
-            f"point {text!r}: expected name, in:name, fn:package.function, in-fn:package.function or param:name, then "
-            f"#call and @key where wanted, such as relu#1 or neck@0.{hint}"
-        )
-    return Point(kind, name.replace(":", "."), inputs, int(call) if mark else None, tuple(keys))  # type: ignore[arg-type]
 
 
 def expand(module: nn.Module, known: Mapping[str, nn.Module], points: Sequence[Point]) -> list[Point]:
@@ -262,139 +210,14 @@ def recording(
 
     with ExitStack() as stack:
         for point in points:
-            if point.kind == "function":
-                stack.enter_context(_patched(point, keep))
-            elif point.kind == "parameter":
+            if point.kind == "parameter":
                 tensor = _tensors(module)[point.name]
                 records[point].append(Record(0, {(): Tap.of(tensor, True)}, 0))
             elif point.name != INPUT:
-                stack.enter_context(_hooked(module.get_submodule(point.name), point, keep))
+                stack.enter_context(watched(module, point, partial(keep, point)))
         for part in in_place(module):
             stack.callback(part.register_forward_pre_hook(before).remove)
         yield records
-
-
-@contextmanager
-def _hooked(part: nn.Module, point: Point, keep: Callable[[Point, nn.Module, Any], None]) -> Iterator[None]:
-    def before(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(point, part, Inputs(part.forward, args, kwargs))
-
-    def after(part: nn.Module, _inputs: Any, output: Any) -> None:
-        keep(point, part, output)
-
-    if point.inputs:
-        handle = part.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = part.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _patched(point: Point, keep: Callable[[Point, nn.Module, Any], None]) -> Iterator[None]:
-    owner, attribute = locate(point.name)
-    own = vars(owner).get(attribute, ABSENT)
-    # getattr would bind a parent's class method to this class
-    raw = getattr_static(owner, attribute, getattr(owner, attribute))
-    original = raw.__func__ if isinstance(raw, (staticmethod, classmethod)) else raw
-    bound = isinstance(owner, type) and not isinstance(raw, staticmethod)
-    part = nn.Identity()
-
-    @wraps(original)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        if point.inputs:
-            keep(point, part, Inputs(original, args, kwargs, skip=int(bound and not isinstance(args[0], Tensor))))
-        result = original(*args, **kwargs)
-        if not point.inputs:
-            keep(point, part, result)
-        return result
-
-    wrapped = type(raw)(watched) if isinstance(raw, (staticmethod, classmethod)) else watched
-    try:
-        setattr(owner, attribute, wrapped)
-    except (TypeError, AttributeError):
-        raise BadInput(
-            f"point {str(point)!r}: {point.name} is built into C++ and cannot be patched; take the module around it, or the "
-            "Python function that calls it"
-        ) from None
-    try:
-        yield
-    finally:
-        if own is ABSENT:
-            delattr(owner, attribute)
-        else:
-            setattr(owner, attribute, own)
-
-
-class Inputs(dict[str, Any]):
-    """The arguments of one call: positional ones under "0", "1", ..., the others under their names, as they are declared."""
-
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], skip: int = 0) -> None:
-        super().__init__({str(i): value for i, value in enumerate(args[skip:])} | _in_order(fn, kwargs))
-        self._call = (fn, args, kwargs)
-
-    def __missing__(self, name: str) -> Any:
-        fn, args, kwargs = self._call
-        try:
-            return signature(fn).bind(*args, **kwargs).arguments[name]
-        except (TypeError, ValueError):
-            raise KeyError(name) from None
-
-
-def _in_order(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments in the order in which the function declares them, as MMRazor counts them."""
-    try:
-        names = [*signature(fn).parameters] if len(kwargs) > 1 else []
-    except (TypeError, ValueError):
-        names = []
-    return {name: kwargs[name] for name in dict.fromkeys([*(n for n in names if n in kwargs), *kwargs])}
-
-
-def locate(path: str) -> tuple[Any, str]:
-    """An import path -> the module or class that holds the last name, and that name.
-
-    Errors: BadInput for a path that leads nowhere (with the nearest names) or to something that is not called.
-    """
-    parts = path.split(".")
-    if not all(parts):
-        raise BadInput(f"{path!r}: expected package.module.function, with a name between any two dots")
-    holder: Any = None
-    used = 0
-    for used in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:used])
-        try:
-            holder = import_module(module)
-            break
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module + ".").startswith(error.name + "."):
-                raise BadInput(f"{path!r}: {module} cannot be imported ({error})") from error
-        except ImportError as error:
-            raise BadInput(f"{path!r}: {module} cannot be imported ({error})") from error
-    if holder is None:
-        raise BadInput(f"{path!r}: there is no module {parts[0]!r}; expected package.module.function")
-    for i in range(used, len(parts)):
-        if not hasattr(holder, parts[i]):
-            where = ".".join(parts[:i])
-            raise BadInput(f"{path!r}: {where} has no {parts[i]!r}.{nearest(parts[i], dir(holder))}")
-        if i < len(parts) - 1:
-            holder = getattr(holder, parts[i])
-    if not callable(getattr(holder, parts[-1])) or isinstance(getattr(holder, parts[-1]), (type, types.ModuleType)):
-        raise BadInput(f"{path!r} is not a function or method, so nothing calls it; name one inside it")
-    return holder, parts[-1]
-
-
-def leaves(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """Every tensor in a value with the keys that lead to it; a tensor itself has none."""
-    if isinstance(value, Tensor):
-        yield keys, value
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from leaves(part, (*keys, str(key)))
-    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        for i, part in enumerate(value):
-            yield from leaves(part, (*keys, str(i)))
 
 
 def pick(value: Any, point: Point) -> Any:
@@ -490,17 +313,12 @@ def _watch(point: Point, keys: tuple[str, ...]) -> Watch:
 
     @contextmanager
     def watch(module: nn.Module, take: Callable[[Tensor], None]) -> Iterator[None]:
-        def keep(_point: Point, _part: nn.Module, value: Any) -> None:
+        def keep(_part: nn.Module, value: Any) -> None:
             found = dict(leaves(pick(value, point)))
             if keys in found or len(found) == 1:
                 take(found[keys] if keys in found else next(iter(found.values())))
 
-        where = (
-            _patched(point, keep)
-            if point.kind == "function"
-            else _hooked(module.get_submodule(point.name), point, keep)
-        )
-        with where:
+        with watched(module, point, keep):
             yield
 
     return watch

@@ -1,11 +1,14 @@
-"""What is tapped in a forward, and a network put back as it was."""
+"""The one keeper of taps: values in a forward, seen and replaced where they are, with or without their gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
+from inspect import getattr_static, signature
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -13,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from torchloupe.names import split_call
+from torchloupe.errors import BadInput
+from torchloupe.names import Point, locate, split_call
 from torchloupe.subjects import INPUT
 from torchloupe.trace import tensors
 
@@ -120,6 +124,115 @@ class _Begin(torch.autograd.Function):
         return None, grads[0].new_zeros(())
 
 
+ABSENT = object()
+# (module, value) -> what takes the value's place; None: nothing does
+See = Callable[[nn.Module, Any], Any]
+
+
+@contextmanager
+def watched(net: nn.Module, point: Point, see: See) -> Iterator[None]:
+    """Every value at a point of the forwards inside is shown, call by call, and may be replaced; in this thread only.
+
+    A function is patched where its path says, as a name in that module, and is itself again afterwards; what other threads
+    call is the original. Arguments come as `Inputs`; in their place (args, kwargs) may be given.
+    Errors: BadInput for a function that is built into C++.
+    """
+    if point.kind == "function":
+        with _patched(point, see):
+            yield
+        return
+    part = net.get_submodule(point.name)
+
+    def before(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return see(part, Inputs(part.forward, args, kwargs))
+
+    def after(part: nn.Module, _inputs: Any, output: Any) -> Any:
+        return see(part, output)
+
+    if point.inputs:
+        handle = part.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = part.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _patched(point: Point, see: See) -> Iterator[None]:
+    owner, attribute = locate(point.name)
+    own = vars(owner).get(attribute, ABSENT)
+    # getattr would bind a parent's class method to this class
+    raw = getattr_static(owner, attribute, getattr(owner, attribute))
+    original = raw.__func__ if isinstance(raw, (staticmethod, classmethod)) else raw
+    bound = isinstance(owner, type) and not isinstance(raw, staticmethod)
+    part, mine = nn.Identity(), get_ident()
+
+    @wraps(original)
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        if get_ident() != mine:
+            return original(*args, **kwargs)
+        if point.inputs:
+            other = see(part, Inputs(original, args, kwargs, skip=int(bound and not isinstance(args[0], Tensor))))
+            args, kwargs = (args, kwargs) if other is None else other
+        result = original(*args, **kwargs)
+        other = None if point.inputs else see(part, result)
+        return result if other is None else other
+
+    wrapped = type(raw)(seen) if isinstance(raw, (staticmethod, classmethod)) else seen
+    try:
+        setattr(owner, attribute, wrapped)
+    except (TypeError, AttributeError):
+        raise BadInput(
+            f"point {str(point)!r}: {point.name} is built into C++ and cannot be patched; take the module around it, or the "
+            "Python function that calls it"
+        ) from None
+    try:
+        yield
+    finally:
+        if own is ABSENT:
+            delattr(owner, attribute)
+        else:
+            setattr(owner, attribute, own)
+
+
+class Inputs(dict[str, Any]):
+    """The arguments of one call: positional ones under "0", "1", ..., the others under their names, as they are declared."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], skip: int = 0) -> None:
+        super().__init__({str(i): value for i, value in enumerate(args[skip:])} | _in_order(fn, kwargs))
+        self._call = (fn, args, kwargs)
+
+    def __missing__(self, name: str) -> Any:
+        fn, args, kwargs = self._call
+        try:
+            return signature(fn).bind(*args, **kwargs).arguments[name]
+        except (TypeError, ValueError):
+            raise KeyError(name) from None
+
+
+def _in_order(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments in the order in which the function declares them, as MMRazor counts them."""
+    try:
+        names = [*signature(fn).parameters] if len(kwargs) > 1 else []
+    except (TypeError, ValueError):
+        names = []
+    return {name: kwargs[name] for name in dict.fromkeys([*(n for n in names if n in kwargs), *kwargs])}
+
+
+def leaves(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """Every tensor in a value with the keys that lead to it; a tensor itself has none."""
+    if isinstance(value, Tensor):
+        yield keys, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from leaves(part, (*keys, str(key)))
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        for i, part in enumerate(value):
+            yield from leaves(part, (*keys, str(i)))
+
+
 @contextmanager
 def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str] = frozenset()) -> Iterator[Taps]:
     """Every call of the named layers, in order.
@@ -137,7 +250,7 @@ def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str
     def tap(bare: str) -> Callable[..., Any]:
         count = 0
 
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        def see(_module: nn.Module, output: Any) -> Any:
             nonlocal count
             takers = [name for name, call in wanted[bare] if call in (None, count)]
             count += 1
@@ -153,18 +266,18 @@ def tapped(module: nn.Module, layers: Sequence[str], grad: bool, copied: Set[str
                 taps.keep(name, kept, name in copied)
             return swapped(output, first, kept)
 
-        return hook
+        return see
 
     def before(part: nn.Module, inputs: Any) -> None:
         taps.changing(part, list(tensors(inputs)))
 
-    handles = [part.register_forward_pre_hook(before) for part in in_place(module)]
-    handles += [module.get_submodule(bare).register_forward_hook(tap(bare)) for bare in wanted if bare != INPUT]
-    try:
+    with ExitStack() as stack:
+        for part in in_place(module):
+            stack.callback(part.register_forward_pre_hook(before).remove)
+        for bare in wanted:
+            if bare != INPUT:
+                stack.enter_context(watched(module, Point("module", bare), tap(bare)))
         yield taps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def in_place(module: nn.Module) -> list[nn.Module]:

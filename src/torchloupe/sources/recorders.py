@@ -22,7 +22,7 @@ TYPES = {
 
 
 def points(path: str | Path) -> dict[str, str]:
-    """A config with recorders and mappings -> label -> point, as torchloupe.sites.parse takes it.
+    """A config with recorders and mappings -> label -> point, as torchloupe.names.parse takes it.
 
     Errors: BadInput for a file that is absent or not such a config.
     """
