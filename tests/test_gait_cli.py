@@ -188,7 +188,7 @@ def test_a_bad_probe_is_told_and_left_out_or_stops(place, capsys):
     [
         (["nowhere.npz"], "nowhere.npz: no such file"),
         (["Probe"], "no .npz in this folder"),
-        (["gaitset.pt"], "gaitset.pt: damaged"),
+        (["gaitset.pt"], "gaitset.pt: cannot be read as a whole npz file"),
         (["out", "-d", "grid"], "--draw-mode 'grid'"),
         (["out", "-h", "7"], "--heatmap-opacity 7.0"),
         (["out", "-l", "nothing"], "no layer 'nothing'"),
@@ -220,9 +220,13 @@ def test_the_demo_learns_something_and_draws(place, capsys, monkeypatch):
     given = ["--steps", "40", "--people", "8", "--strangers", "3", "--frames", "8", "--save", "demo"]
     assert main(["demo", "gait", *given]) == 0
     out = capsys.readouterr().out
-    means = [float(line.split()[-1]) for line in out.splitlines() if line[:2] in ("NM", "BG", "CL")]
-    assert len(means) == 3
-    assert means[0] > 50
+    rows = [line.split() for line in out.splitlines() if line[:2] in ("NM", "BG", "CL")]
+    whole = next(row for row in rows if row[0] == "NM" and row[1] == "66")  # 3 people, 2 walks, 11 views
+    assert float(whole[3]) > 50
+    assert "no legs" in out
+    assert "shares of the maps in percent" in out
+    assert (place / "demo" / "evaluation.png").exists()
+    assert (place / "demo" / "summary" / "parts.png").exists()
     assert "of the maps lie on it" in out
     assert list((place / "demo").glob("*/walk.gif"))
 

@@ -484,6 +484,8 @@ def demo(
     from torchloupe import store
     from torchloupe.errors import BadInput
     from torchloupe.examples import gait as example
+    from torchloupe.render.evaluation import draw_tables
+    from torchloupe.render.evaluation import lines as evaluation_lines
     from torchloupe.render.sequences import Painter, Style, strip
     from torchloupe.render.sequences import draw as draw_result
     from torchloupe.render.video import write_video
@@ -506,7 +508,17 @@ def demo(
     conditions = (*example.GALLERY, *(one for pair in example.PROBES.values() for one in pair))
     crowd = example.Crowd.of(range(1, 1 + strangers), conditions, frames=frames, seed=seed)
     embeddings = example.embedded(module, crowd)
-    print(example.table_text(example.rank1(embeddings, crowd), strangers))
+    found = example.measured(embeddings, crowd)
+    print(
+        "\n".join(
+            [
+                *evaluation_lines(found),
+                f"in percent; chance {100 / strangers:.1f}",
+                *example.hidden(module, embeddings, crowd),
+            ]
+        )
+    )
+    print(draw_tables(found, save / "evaluation.png"))
     for case in example.cases(embeddings, crowd):
         made = example.explained(case, config, weights, save, frames=frames, seed=seed, strangers=strangers)
         folder = save / case.title
@@ -516,5 +528,9 @@ def demo(
         print(f"{case.title}: {made.name} is nearest to {made.answers[0]}, distance {-made.scores[0]:.3f}: {folder}")
         for line in example.on_the_bag(made, case, frames=frames, seed=seed):
             print(f"  {line}")
+    some = min(4, strangers)
+    print(f"the maps of {some} walkers, {len(example.HIDDEN_VIEWS)} views, three conditions: {save / 'summary'}")
+    for line in example.summed_up(config, weights, save, people=some, frames=frames, seed=seed):
+        print(f"  {line}")
     trees = f"-p {save / 'Probe'} -g {save / 'Gallery'}"
     print(f"explain more: loupe gait cam -c {config} -w {weights} {trees} -s {save / 'out'}")

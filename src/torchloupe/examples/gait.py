@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchloupe.data.bands import BANDS
+from torchloupe.errors import LoupeWarning
 from torchloupe.examples.walkers import SIZE, VIEWS, walk, write_tree
 from torchloupe.gait import embed_gallery, explain_walk, record
+from torchloupe.kinds.evaluation import Evaluation
 from torchloupe.kinds.sequences import SequenceMaps
+from torchloupe.metrics.retrieval import PROTOCOLS, Walks, evaluate
 from torchloupe.networks.gait.gaitset import GaitSet
 from torchloupe.render.colour import resize
+from torchloupe.render.evaluation import aligned
+from torchloupe.render.summary import draw_summary, lines
+from torchloupe.runs.evaluation import evaluation
+from torchloupe.runs.summary import summed
 from torchloupe.sources.opengait import gait
 from torchloupe.sources.sequences import sequences
 from torchloupe.targets.retrieval import Nearest
@@ -40,17 +49,35 @@ GALLERY = ("nm-01", "nm-02", "nm-03", "nm-04")
 TRAINED_ON = ("nm-01", "nm-02", "nm-03", "bg-01", "cl-01")
 # the gallery of the explained cases: few views, so that some matches are wrong
 SHELF = ("036", "126")
+# views of the probes that are measured with parts hidden, and whose maps are summed up
+HIDDEN_VIEWS = ("054", "090", "144")
+SUMMED = ("set_block2", "gl_block3")
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Walks in memory: frames (n, t, 64, 44) uint8; people, conditions and views, one a walk."""
+    """Walks in memory: frames (n, t, 64, 44) uint8; people, conditions and views, one a walk; bags: where a bag shows."""
 
     frames: Tensor
     people: np.ndarray
     conditions: np.ndarray
     views: np.ndarray
+    bags: Tensor
+
+    def take(self, rows: np.ndarray) -> Crowd:
+        """The walks of these rows."""
+        return Crowd(*(getattr(self, name)[rows] for name in ("frames", "people", "conditions", "views", "bags")))
+
+    def without(self, part: str) -> Crowd:
+        """The same walks with a part black: a name of BANDS, or the bag where it shows."""
+        frames = self.frames.clone()
+        if part == "bag":
+            frames[self.bags] = 0
+        else:
+            low, high = (round(share * frames.shape[2]) for share in BANDS[part])
+            frames[:, :, low:high] = 0
+        return replace(self, frames=frames)
 
     @classmethod
     def of(
@@ -59,12 +86,13 @@ class Crowd:
         """Every person under every condition from every view."""
         made = [(person, condition, view) for person in people for condition in conditions for view in views]
         cut = slice(CUT, SIZE - CUT)
-        arrays = [
-            walk(person, condition, view, frames=frames, seed=seed).silhouettes[..., cut]
-            for person, condition, view in made
-        ]
+        walks = [walk(person, condition, view, frames=frames, seed=seed) for person, condition, view in made]
         who, how, where = (np.array(part) for part in zip(*made, strict=True))
-        return cls(torch.from_numpy(np.stack(arrays)), who, how, where)
+        frames_of, bags = (
+            torch.from_numpy(np.stack([getattr(one, name)[..., cut] for one in walks]))
+            for name in ("silhouettes", "bag")
+        )
+        return cls(frames_of, who, how, where, bags)
 
 
 def network() -> GaitSet:
@@ -137,33 +165,55 @@ def embedded(module: nn.Module, crowd: Crowd, batch: int = 16) -> Tensor:
     return torch.cat([module(part.float() / 255) for part in crowd.frames.split(batch)])
 
 
-def rank1(embeddings: Tensor, crowd: Crowd) -> dict[str, np.ndarray]:
-    """Rank-1 by the CASIA-B protocol: 'NM', 'BG', 'CL' -> (11,) by probe view, mean over the other gallery views.
-
-    Source: Yu et al. 2006, A Framework for Evaluating the Effect of View Angle, Clothing and Carrying Condition on Gait
-    Recognition, ICPR; the averages of Wu et al. 2017, TPAMI.
-    """
-    found = {}
-    flat = embeddings.permute(2, 0, 1)
-    shelf = {view: np.flatnonzero(np.isin(crowd.conditions, GALLERY) & (crowd.views == view)) for view in VIEWS}
-    for name, conditions in PROBES.items():
-        table = np.full((len(VIEWS), len(VIEWS)), np.nan)
-        for i, view in enumerate(VIEWS):
-            asked = np.flatnonzero(np.isin(crowd.conditions, conditions) & (crowd.views == view))
-            for j, other in enumerate(VIEWS):
-                if i != j:
-                    near = torch.cdist(flat[:, asked], flat[:, shelf[other]]).mean(0).argmin(1).numpy()
-                    table[i, j] = (crowd.people[shelf[other][near]] == crowd.people[asked]).mean()
-        found[name] = np.nanmean(table, 1)
-    return found
+def walks_of(embeddings: Tensor, crowd: Crowd) -> Walks:
+    """The crowd's embeddings as the protocols take them."""
+    who = np.array([f"{person:03d}" for person in crowd.people.tolist()])
+    names = np.array(["-".join(parts) for parts in zip(who, crowd.conditions, crowd.views, strict=True)])
+    return Walks(embeddings.numpy(), names, who, crowd.conditions, crowd.views)
 
 
-def table_text(found: Mapping[str, np.ndarray], people: int) -> str:
-    """The Rank-1 table as lines of text, in percent."""
-    lines = ["probe   " + "".join(f"{view:>6}" for view in VIEWS) + "    mean"]
-    for name, values in found.items():
-        lines.append(f"{name:<8}" + "".join(f"{100 * value:6.1f}" for value in values) + f"{100 * values.mean():8.1f}")
-    return "\n".join([*lines, f"Rank-1 in percent, other views only; chance {100 / people:.1f}"])
+def measured(embeddings: Tensor, crowd: Crowd) -> Evaluation:
+    """The model by the CASIA-B protocol."""
+    return evaluation(walks_of(embeddings, crowd), PROTOCOLS["CASIA-B"], "euc")
+
+
+def hidden(module: nn.Module, embeddings: Tensor, crowd: Crowd) -> list[str]:
+    """Lines: Rank-1 of probes from HIDDEN_VIEWS, whole, and with a part of the body, or the bag, black."""
+    shown = np.flatnonzero(np.isin(crowd.conditions, GALLERY) | np.isin(crowd.views, HIDDEN_VIEWS))
+    some = crowd.take(shown)
+    walks = walks_of(embeddings[shown], some)
+    asked = np.flatnonzero(np.isin(some.conditions, sum(PROBES.values(), ())))
+    rows: dict[str, list[str]] = {}
+    for part in ("whole", *BANDS, "bag"):
+        probes = walks.embeddings.copy()
+        if part != "whole":
+            probes[asked] = embedded(module, some.take(asked).without(part)).numpy()
+        for one in evaluate(walks, PROTOCOLS["CASIA-B"], probes=probes):
+            # each row of a table is a probe view; views without probes are no cells
+            rows.setdefault(one.setting, [one.setting]).append(f"{100 * one.numbers['Rank-1']:.1f}")
+    head = ["", "whole", *(f"no {part}" for part in (*BANDS, "bag"))]
+    return [
+        f"Rank-1 of probes from {', '.join(HIDDEN_VIEWS)} with a part of them black",
+        *aligned([head, *rows.values()]),
+    ]
+
+
+def summed_up(config: Path, weights: Path, folder: Path, *, people: int, frames: int, seed: int) -> list[str]:
+    """Lines of the summary of the maps of some walks of some strangers; its pictures lie below the folder."""
+    tree = folder / "Some"
+    conditions = [names[0] for names in PROBES.values()]
+    write_tree(tree, range(1, 1 + people), conditions, HIDDEN_VIEWS, frames=frames, seed=seed)
+    subject = gait(config, weights, device="cpu")
+    shelf = sequences(folder / "Gallery")
+    gallery = embed_gallery(subject, shelf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LoupeWarning)  # maps that are 0 are told in the summary
+        found = summed(
+            explain_walk(subject, one, Nearest(gallery), SUMMED, method="layercam", exclude=("same-view",))
+            for one in sequences(tree)
+        )
+    draw_summary(found, folder / "summary")
+    return lines(found)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,20 @@ def evaluated(
         "data": str(tree),
         "weights": subject.notes.get("weights"),
     }
-    result = Evaluation(
-        asked.name,
-        measure,
-        asked.exclude,
-        {one.setting: _outcome(one, whole, asked) for one in found},
-        {one.setting: one.numbers for one in found},
-        hidden,
-        made_by,
-    )
+    result = replace(_told(found, whole, asked, measure), hidden=hidden, told=made_by)
     store.save(top, NAME, result.arrays(), result.record)
     store.whole(top / "failures.csv", listed(result.failures()))
     return result
+
+
+def evaluation(walks: Walks, how: Protocol, metric: str, named: Sequence[str] = ()) -> Evaluation:
+    """Embedded walks by a protocol, see metrics.retrieval.evaluate."""
+    return _told(evaluate(walks, how, metric, named=named), walks, how, metric)
+
+
+def _told(found: Sequence[Measured], walks: Walks, how: Protocol, metric: str) -> Evaluation:
+    outcomes = {one.setting: _outcome(one, walks, how) for one in found}
+    return Evaluation(how.name, metric, how.exclude, outcomes, {one.setting: one.numbers for one in found})
 
 
 def _swapped(whole: Walks, changed: Walks, rows: set[int]) -> tuple[np.ndarray, np.ndarray]:
