@@ -82,7 +82,7 @@ def test_each_failure_keeps_its_own_reason(tmp_path: Path) -> None:
     one, ids = study(flat=(1, 4), lost=(2,), count=6), list("012345")
     done = diagnosis.attribute(one, ids, diagnosis.Attribution(steps=2, places="even"), tmp_path, batch=6)
     assert (done.made, sorted(done.failed)) == (3, ["1", "2", "4"])
-    assert "no such picture" in done.failed["2"]
+    assert "none2.png: no such file" in done.failed["2"]
     assert "not finite" in done.failed["1"]
     assert "not finite" in done.failed["4"]
 

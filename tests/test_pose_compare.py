@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import diagnosis
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 from pose_fixtures import asked, boxes, content, joints_of, nearest, written
 from torch import nn
 
@@ -206,7 +210,7 @@ def test_a_low_peak_in_the_right_place_is_decoded_there(tmp_path: Path, capsys: 
     page = pose_report.report(tmp_path).read_text()
     for words in ("soft-argmax joints", "decoded joints", "<th>decoded</th>", "Decoded error: 0 inversions"):
         assert words in page
-    drawn = pose_report._skeleton(pose_report.Run(tmp_path), "0")
+    drawn = pose_report.skeleton(pose_report.Run(tmp_path), "0")
     assert drawn.shape == (768, 576, 3)
 
 
@@ -223,3 +227,60 @@ def test_errors_of_crops_of_other_sizes_are_in_pixels_of_the_first(runs: Path, t
     _, found = diagnosis.compare([runs / "annotated", tmp_path])
     for row in found:
         assert row.means[1] == pytest.approx(row.means[0])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as play:
+        made = play.chromium.launch(executable_path=chromium, headless=True)
+        yield made
+        made.close()
+
+
+def test_pages_hold_what_was_found_and_fit_a_telephone(
+    runs: Path, browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = [runs / "annotated", runs / "detected"]
+    assert main(["pose", "compare", *map(str, roots), "-o", str(tmp_path / "page"), "--worst", "3"]) == 0
+    said = capsys.readouterr().out
+    pages = [tmp_path / "page" / "index.html", pose_report.report(roots[0])]
+    _, found = diagnosis.compare(roots)
+    for path, width in product(pages, (390, 1100)):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(path.as_uri())
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+        text = page.inner_text("body")
+        page.close()
+        if path == pages[0]:
+            for row in found:
+                assert f"{row.differences[0].mean:+.4g} [{row.differences[0].low:+.4g}" in text
+                assert f"{row.differences[0].mean:+.4g} [{row.differences[0].low:+.4g}" in said
+            assert "7 people that all runs have" in text
+    assert len(list((tmp_path / "page").glob("person_*.png"))) == 6
+
+
+def test_overall_figures_have_the_intervals_of_a_plain_bootstrap(runs: Path) -> None:
+    """Means and ends of the report's table, from the stored files again."""
+    figures = pose_report.figures_of(pose_report.Run(runs / "annotated"))
+    away = []
+    for id in Stream(runs / "annotated", "epe").ids():
+        kept = Stream(runs / "annotated", "epe").arrays(id)
+        zoom = 24 / kept["extent"][0]
+        row = []
+        for j in range(17):
+            distance = float(np.hypot(*(kept["decoded"][j] - kept["annotated"][j])))
+            row.append(distance * zoom if kept["weight"][j] > 0 else np.nan)
+        away.append(row)
+    np.testing.assert_allclose(figures["decoded"], away)
+    sizes = [float(Stream(runs / "annotated", "epe").arrays(id)["size"]) for id in ("0", "1")]
+    zooms = [24 / Stream(runs / "annotated", "epe").arrays(id)["extent"][0] for id in ("0", "1")]
+    for n in range(2):
+        for j in range(17):
+            right = np.nan if np.isnan(away[n][j]) else float(away[n][j] <= 0.2 * sizes[n] * zooms[n])
+            np.testing.assert_equal(figures["PCK"][n, j], right)
+    one = bootstrap(figures["decoded"], draws=4000)
+    rng = np.random.default_rng(7)
+    draws = [np.nanmean(np.array(away)[rng.integers(8, size=8)]) for _ in range(4000)]
+    assert (one.low, one.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), rel=0.05)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from torchloupe.methods.joints import Interval
+    from torchloupe.runs.pose.study import Study
     from torchloupe.runs.run import Summary
 
 Flag = Parameter(negative="")
@@ -305,19 +305,26 @@ def epe(
         subjects: Model and data.
         choice: Samples.
     """
-    import json
 
-    from torchloupe.errors import MissingPackage
-    from torchloupe.render.pose_report import MEANING, columns
-    from torchloupe.runs.pose.errors import average_precision
     from torchloupe.runs.run import run
-    from torchloupe.store import whole
     from torchloupe.store.stream import Stream
 
     work = _opened("pose errors", overrides, subjects, choice, {"flip": flip})
     study = work.study
     done = run(work, Stream(output, "epe"), batch=choice.size(8), strict=choice.strict, what="errors")
     _say(done, output)
+    _tell_errors(study, output, len(done.failed))
+
+
+def _tell_errors(study: Study, output: Path, failed: int) -> None:
+    """errors.json, and the same as tables."""
+    import json
+
+    from torchloupe.errors import MissingPackage
+    from torchloupe.render.pose_report import MEANING, columns
+    from torchloupe.runs.pose.errors import average_precision
+    from torchloupe.store import whole
+
     names, by_joint, overall = columns(output)
     shown = [key for key in ERRORS if key in by_joint]
     content: dict[str, Any] = {
@@ -484,40 +491,43 @@ def export(run: Path, *, to: str = "ig-db", save: Path | None = None) -> None:
     print(f"{folder}: {count} samples")
 
 
-def compare(*runs: Path, save: Path | None = None, seed: int = 0) -> None:
+def compare(
+    *runs: Path,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    save: Path | None = None,
+    worst: int = 6,
+    seed: int = 0,
+) -> None:
     """Two or more models on the same people: one table, differences to the first with bootstrap intervals of 95 %.
 
     People are joined by person, whatever boxes the runs took; errors are in pixels of the first run's input.
 
     Args:
         runs: Folders of the runs, the one to compare with first.
+        output: A folder for a page that compares them, with the people of whom they differ most.
         save: A JSON file for the numbers.
+        worst: How many people the page shows.
         seed: Of the bootstrap.
     """
     import json
     from dataclasses import asdict
 
-    from torchloupe.render.pose_report import number, text_table
-    from torchloupe.runs.pose.compare import compare as compared
+    from torchloupe.errors import BadInput
+    from torchloupe.render.pose_compare import compared, table_rows
+    from torchloupe.render.pose_report import text_table
+    from torchloupe.runs.pose.compare import differences, paired
     from torchloupe.store import plain, whole
 
-    count, found = compared(runs, seed)
-    rows = []
-    for one in found:
-        rows.append([one.name, str(runs[0]), number(one.means[0]), ""])
-        for name, mean, change in zip(one.runs[1:], one.means[1:], one.differences, strict=True):
-            rows.append(["", name, number(mean), _change(change)])
-    print(f"{count} samples in common")
-    print(text_table(["figure", "run", "mean", "difference"], rows))
+    if worst < 0:
+        raise BadInput(f"--worst is 0 or more, found {worst}")
+    pairing = paired(runs)
+    found = differences(pairing, runs, seed)
+    print(f"{pairing.count} samples in common")
+    print(text_table(["figure", "run", "mean", "difference"], table_rows(found, runs)))
     if save is not None:
         whole(save, json.dumps(plain([asdict(one) for one in found]), indent=1).encode())
-
-
-def _change(change: Interval) -> str:
-    if not change.count:
-        return "-"
-    known = math.isfinite(change.low)
-    return f"{change.mean:+.4g} " + (f"[{change.low:+.4g}, {change.high:+.4g}]" if known else "(no interval)")
+    if output is not None:
+        print(compared(output, runs, pairing, found, worst))
 
 
 def depend(
@@ -617,12 +627,15 @@ def demo(
     import torch
 
     from torchloupe import store
+    from torchloupe.errors import MissingPackage
     from torchloupe.examples import figures
+    from torchloupe.render.pose_mistakes import tables, told
     from torchloupe.render.pose_report import columns, number, text_table
     from torchloupe.render.pose_report import report as write
     from torchloupe.runs.pose.attribution import asked_for, attribute, chance
     from torchloupe.runs.pose.confusion import confusion
     from torchloupe.runs.pose.errors import errors
+    from torchloupe.runs.pose.mistakes import diagnosed
     from torchloupe.runs.pose.study import chosen
     from torchloupe.runs.pose.study import study as studied
     from torchloupe.runs.progress import progress
@@ -648,7 +661,13 @@ def demo(
         errors(study, ids, run)
         attribute(study, ids, asked_for(HOW.words()), run)
         print(f"\n{name} weights")
-        _print_columns(run, (*ERRORS, "DI", "FI", "LI", "residual"))
+        _tell_errors(study, run, 0)
+        _print_columns(run, ("DI", "FI", "LI", "residual"))
+        try:
+            content = told(diagnosed(study, run), study, run)
+            print(text_table(*tables(content)[0]))
+        except MissingPackage as error:
+            print(f"no kinds of error: {error}")
         confused = confusion(run)
         decoded = confusion(run, reading="decoded")
         print(f"{len(confused.pairs)} inversions, {confused.swaps} swaps; {len(decoded.pairs)} of decoded joints")
@@ -660,6 +679,6 @@ def demo(
         rows.append([f"{name} weights", number(overall["FI"]), number(overall["LI"])])
     print(text_table(["map", "FI", "LI"], rows))
     print()
-    compare(save / "trained", save / "random")
+    compare(save / "trained", save / "random", output=save / "comparison")
     worst = chosen(study, most=1)[0]
     draw(save / "trained", sample=worst)

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torchloupe.data.bodies import affine, moved
 from torchloupe.errors import BadInput
 from torchloupe.kinds.pose import FIGURES, READINGS, pixels, table
-from torchloupe.methods.joints import means
+from torchloupe.methods.joints import bootstrap, means
 from torchloupe.methods.keypoints import pck
 from torchloupe.render import pose
 from torchloupe.render.kinds import Wish
 from torchloupe.render.pictures import INPUT, Sheet, drawing, sized
 from torchloupe.render.pose_mistakes import MEANING as KIND
 from torchloupe.render.pose_mistakes import tables
-from torchloupe.render.template import address, filled
+from torchloupe.render.pose_page import captioned, made_folder, meanings, number, page, plot, saved, shown
 from torchloupe.runs.pose.confusion import confusion
 from torchloupe.store import load_record, whole
 from torchloupe.store.stream import Stream
@@ -82,6 +82,10 @@ class Run:
                 return Stream(self.root, kind).settings()
         raise BadInput(f"{self.root}: holds no results of `loupe pose`; run `loupe pose ig` or `loupe pose epe` first")
 
+    def share(self) -> float:
+        """Of the person's size that a joint may be off for PCK: 0.2 of the box, 0.5 of MPII's head."""
+        return 0.5 if self.epe.settings()["skeleton"]["name"] == "mpii" else 0.2
+
     def names(self) -> list[str]:
         """Names of the joints."""
         return list(self.settings()["skeleton"]["joints"])
@@ -121,8 +125,8 @@ def pictures(root: Path, sample: str, joint: int | None, save: Path, points: boo
         made[f"{joint}_over"] = pose.enlarged(pose.marked(pose.over(picture, values), at))
         made[f"{joint}_img"] = pose.enlarged(pose.marked(picture, at))
     if points and sample in run.epe.ids() and run.epe.arrays(sample, ["predicted"])["predicted"].shape[-1] == 2:
-        made["skeleton"] = _skeleton(run, sample)
-    return [_saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
+        made["skeleton"] = skeleton(run, sample)
+    return [saved(save / f"{sample}_{name}.png", pose.png(picture)) for name, picture in made.items()]
 
 
 def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
@@ -155,27 +159,26 @@ def redraw_joints(paths: Sequence[Path], save: str | None, wish: Wish) -> list[P
     folder = Path(save) if save is not None else paths[0].parent.parent / "pictures"
     if folder.suffix:
         raise BadInput(f"{folder}: skeletons are saved into a folder, one PNG a sample")
-    drawn = ((path.stem, _skeleton(Run(path.parent.parent), path.stem)) for path in paths)
+    drawn = ((path.stem, skeleton(Run(path.parent.parent), path.stem)) for path in paths)
     sizes = ((id, sized(made, wish.style.size(*made.shape[:2]))) for id, made in drawn)
-    return [_saved(folder / f"{id}_skeleton.png", pose.png(made)) for id, made in sizes]
+    return [saved(folder / f"{id}_skeleton.png", pose.png(made)) for id, made in sizes]
 
 
-def _skeleton(run: Run, sample: str) -> Array:
+def skeleton(run: Run, sample: str) -> Array:
     found = run.epe.arrays(sample)
     if found["predicted"].shape[-1] != 2:
         raise BadInput("a skeleton is drawn of 2D coordinates; this model gives 3D ones")
-    seen, size = (found["true"], found["predicted"]), run.epe.settings()["crop"]["size"]
-    # earlier versions kept decoded joints without the crop that they lie in
-    if "centre" in found:
-        into = affine(found["centre"].tolist(), found["extent"].tolist(), size)
-        seen = (moved(found["annotated"], into), moved(found["decoded"], into))
-    return pose.skeletons(found["picture"], *seen, found["weight"], run.bones())
+    return pose.skeletons(found["picture"], *_places(run, found), found["weight"], run.bones())
 
 
-def _saved(path: Path, content: bytes) -> Path:
-    _made_folder(path.parent)
-    whole(path, content)
-    return path
+def _places(run: Run, found: Mapping[str, Array]) -> tuple[Array, Array]:
+    """(true, decoded) joints in pixels of the crop; soft-argmax ones of runs of earlier versions, which kept decoded joints
+    without the crop that they lie in."""
+    if "centre" not in found:
+        return found["true"], found["predicted"]
+    size = run.epe.settings()["crop"]["size"]
+    into = affine(found["centre"].tolist(), found["extent"].tolist(), size)
+    return moved(found["annotated"], into), moved(found["decoded"], into)
 
 
 def error_figures(root: Path) -> dict[str, tuple[Array, float]]:
@@ -185,9 +188,8 @@ def error_figures(root: Path) -> dict[str, tuple[Array, float]]:
         raise BadInput(f"{root}: no predictions were stored yet; run `loupe pose epe` first")
     found = {name: means(pixels(run.epe, name).errors) for name in READINGS}
     decoded = pixels(run.epe, "decoded")
-    share = 0.5 if run.epe.settings()["skeleton"]["name"] == "mpii" else 0.2
     size = table(run.epe, ("size",))["size"] * decoded.zoom
-    found["PCK"] = pck(decoded.errors, size, share)
+    found["PCK"] = pck(decoded.errors, size, run.share())
     return {name: both for name, both in found.items() if name == "EPE" or np.isfinite(both[1])}
 
 
@@ -237,11 +239,6 @@ def by_joint_rows(names: Sequence[str], by_joint: Mapping[str, Array], overall: 
     return [*rows, ["all", *(number(overall[name]) for name in by_joint)]]
 
 
-def number(value: float) -> str:
-    """Four significant digits; '-' for what is not known."""
-    return "-" if not np.isfinite(value) else f"{value:.4g}"
-
-
 def report(root: Path, worst: int = 6) -> Path:
     """report/index.html beside the results: tables and plots by joint, by error, index against error, worst samples.
 
@@ -253,7 +250,7 @@ def report(root: Path, worst: int = 6) -> Path:
     names, by_joint, overall = columns(root)
     if not by_joint:
         raise BadInput(f"{root}: its runs hold no finished sample; run the same `loupe pose` command again")
-    sections = [_facts(run), _by_joint(folder, names, by_joint, overall)]
+    sections = [_facts(run), _overall(run), _chance(run), _by_joint(folder, names, by_joint, overall)]
     if run.has("ig") and run.has("epe"):
         sections += _against_error(folder, run)
     if run.has("ig"):
@@ -262,47 +259,17 @@ def report(root: Path, worst: int = 6) -> Path:
         count = known.sum(0)
         mean = np.divide(np.where(known, ri, 0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)
         made = pose.matrix(mean, names, "RI: attribution of a joint (row) at another (column)", "times uniform")
-        sections.append(_plot(folder, "relation", "Relation between joints", made))
+        sections.append(plot(folder, "relation", "Relation between joints", made))
     if (root / "dependency.json").exists():
         values = np.array(json.loads((root / "dependency.json").read_text())["mean"], dtype=np.float64)
         made = pose.matrix(
             values, names, "How far a joint (row) moves where another's map (column) is masked", "pixels"
         )
-        sections.append(_plot(folder, "dependency", "Dependency between joints", made))
+        sections.append(plot(folder, "dependency", "Dependency between joints", made))
     if run.has("epe"):
         sections += [_mistakes(root), _inversions(run, names), _worst(folder, run, names, worst)]
-    body = "\n".join(sections)
-    page = filled(_PAGE, {"title": html.escape(f"Pose diagnosis: {root.name}"), "body": body})
-    _saved(folder / "table.csv", _csv(names, by_joint, overall).encode())
-    return _saved(folder / "index.html", page.encode())
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{title}}</title>
-<style>
-body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.5em 0}td,th{padding:.15em .7em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}table.total tr:last-child td{font-weight:600}img{max-width:100%}
-figure{display:inline-block;margin:.4em;vertical-align:top}figcaption{font-size:.85em;color:#555;max-width:24em}
-dt{font-weight:600;float:left;clear:left;width:6em}dd{margin-left:6.5em}
-</style>
-<h1>{{title}}</h1>
-{{body}}
-</html>
-"""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    kind = ' class="total"' if rows and rows[-1][0] == "all" else ""
-    return f"<table{kind}><tr>{top}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _plot(folder: Path, name: str, title: str, made: Any) -> str:
-    _saved(folder / f"{name}.png", pose.png(made))
-    return f'<h2>{html.escape(title)}</h2><img src="{name}.png" alt="{html.escape(title)}">'
+    saved(folder / "table.csv", _csv(names, by_joint, overall).encode())
+    return saved(folder / "index.html", page(f"Pose diagnosis: {root.name}", sections))
 
 
 def _facts(run: Run) -> str:
@@ -329,12 +296,63 @@ def _facts(run: Run) -> str:
     return "<ul>" + "".join(lines) + "</ul>"
 
 
+def figures_of(run: Run) -> dict[str, Array]:
+    """Figure -> (n, j) of all samples of a run: EPE, decoded, PCK (1 or 0), DI, FI, LI; NaN for what is not known."""
+    found: dict[str, Array] = {}
+    if run.has("epe"):
+        found |= {name: pixels(run.epe, name).errors for name in READINGS}
+        size = table(run.epe, ("size",))["size"] * pixels(run.epe, "decoded").zoom
+        known = np.isfinite(found["decoded"]) & (size > 0)[:, None]
+        right = np.nan_to_num(found["decoded"], nan=np.inf) <= run.share() * size[:, None]
+        found["PCK"] = np.where(known, right, np.nan)
+    if run.has("ig"):
+        found |= table(run.ig, FIGURES)
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}
+
+
+def _overall(run: Run) -> str:
+    rows = []
+    for name, values in figures_of(run).items():
+        one = bootstrap(values)
+        interval = f"{number(one.low)} to {number(one.high)}" if np.isfinite(one.low) else "not known"
+        rows.append([name, number(one.mean), interval, str(one.count)])
+    rows += [[name, "-" if value is None else f"{value:.3f}", "", ""] for name, value in precision(run.root).items()]
+    return (
+        "<h2>Overall</h2><p>Means over joints; intervals of 95 % over samples (bootstrap). AP and AR are COCO's figures of "
+        f"<code>loupe pose epe</code>.</p>{shown(['figure', 'mean', 'interval', 'joints'], rows)}"
+    )
+
+
+def precision(root: Path) -> dict[str, float | None]:
+    """COCO's figures of a run, as they were last computed; none where they never were."""
+    path = root / "errors.json"
+    return dict(load_record(path).get("coco", {})) if path.exists() else {}
+
+
+def _chance(run: Run) -> str:
+    kept = [run.ig.arrays(id, ("chance",)) for id in run.ig.ids()] if run.has("ig") else []
+    held = [one["chance"] for one in kept if "chance" in one]
+    if not held:
+        return ""
+    stacked = np.stack(held, 1)
+    found = table(run.ig, FIGURES)
+    rows = [
+        ["uniform map", "1", "1"],
+        ["change of the picture alone", *(number(means(part)[1]) for part in stacked)],
+        ["this model", *(number(means(found[name])[1]) for name in ("FI", "LI"))],
+    ]
+    return (
+        "<h2>FI and LI beside what needs no training</h2><p>A map has to be well above the second row before it says "
+        "something of what the model learned; random weights come out between (see the documentation).</p>"
+        + shown(["map", "FI", "LI"], rows)
+    )
+
+
 def _by_joint(folder: Path, names: Sequence[str], by_joint: Mapping[str, Array], overall: Mapping[str, float]) -> str:
-    meaning = "".join(f"<dt>{name}</dt><dd>{html.escape(MEANING[name])}</dd>" for name in by_joint)
-    shown = {name: values for name, values in by_joint.items() if np.isfinite(values).any() and name != "PCK"}
-    bars = _plot(folder, "by_joint", "By joint", pose.bars_by_joint(shown, names, UNITS))
-    table = _table(["joint", *by_joint], by_joint_rows(names, by_joint, overall))
-    return f"{bars}{table}<dl>{meaning}</dl>"
+    drawn = {name: values for name, values in by_joint.items() if np.isfinite(values).any() and name != "PCK"}
+    bars = plot(folder, "by_joint", "By joint", pose.bars_by_joint(drawn, names, UNITS))
+    rows = shown(["joint", *by_joint], by_joint_rows(names, by_joint, overall))
+    return bars + rows + meanings({name: MEANING[name] for name in by_joint})
 
 
 def _against_error(folder: Path, run: Run) -> list[str]:
@@ -348,10 +366,10 @@ def _against_error(folder: Path, run: Run) -> list[str]:
         away = pixels(run.epe, reading, ids).errors
         if not np.isfinite(away).any():
             continue
-        axis = f"{title.lower()} (input pixels)"
+        axis = f"{_within(title)} (input pixels)"
         made = pose.scatter(away.ravel(), {name: values.ravel() for name, values in found.items()}, axis)
         name = "scatter" if reading == "EPE" else f"scatter_{reading}"
-        plots.append(_plot(folder, name, f"Index against {title.lower()}", made))
+        plots.append(plot(folder, name, f"Index against {_within(title)}", made))
         edges = [0, *np.nanquantile(away, [0.25, 0.5, 0.75]), np.inf]
         rows = []
         for low, high in pairwise(edges):
@@ -359,7 +377,7 @@ def _against_error(folder: Path, run: Run) -> list[str]:
             label = f"{number(low)} to {number(high)}" if np.isfinite(high) else f"{number(low)} and more"
             values = [means(np.where(part, found[name], np.nan))[1] for name in FIGURES]
             rows.append([label, str(int(part.sum())), *map(number, values)])
-        tables.append(f"<h2>By {html.escape(title.lower())}</h2>{_table(['pixels', 'joints', *FIGURES], rows)}")
+        tables.append(f"<h2>By {html.escape(_within(title))}</h2>{shown(['pixels', 'joints', *FIGURES], rows)}")
     return [*plots, *tables]
 
 
@@ -370,19 +388,20 @@ def _mistakes(root: Path) -> str:
     content = load_record(path)
     said = f"Of {content['poses']} poses for {content['people']} people; AP {number(_known(content['AP']))}. "
     said += "Kinds after Ronchi and Perona 2017, on decoded joints."
-    parts = [f"<h2>Kinds of error</h2><p>{html.escape(said)}</p>", *(_table(*table) for table in tables(content))]
-    parts.append(
-        "<dl>" + "".join(f"<dt>{name}</dt><dd>{html.escape(text)}</dd>" for name, text in KIND.items()) + "</dl>"
-    )
+    parts = [f"<h2>Kinds of error</h2><p>{html.escape(said)}</p>", *(shown(*table) for table in tables(content))]
+    parts.append(meanings(KIND))
     for example in content["examples"]:
         caption = f"{example['kind']}: {example['joint'].replace('_', ' ')} of sample {example['sample']}"
-        source = address(f"../{example['picture']}")
-        parts.append(f'<figure><img src="{source}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>')
+        parts.append(captioned([f"../{example['picture']}"], caption))
     return "".join(parts)
 
 
 def _known(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def _within(title: str) -> str:
+    return title[0].lower() + title[1:]
 
 
 def _inversions(run: Run, names: Sequence[str]) -> str:
@@ -401,7 +420,7 @@ def _inversions(run: Run, names: Sequence[str]) -> str:
                 f" Mean RI of inverted pairs {number(found.relation.inverted)} ({found.relation.inverted_pairs}), "
                 f"of other pairs {number(found.relation.others)} ({found.relation.other_pairs})."
             )
-        parts.append(f"<p>{html.escape(said)}</p>" + (_table(["joint taken for", "count"], rows) if rows else ""))
+        parts.append(f"<p>{html.escape(said)}</p>" + (shown(["joint taken for", "count"], rows) if rows else ""))
     return "".join(parts)
 
 
@@ -415,22 +434,38 @@ def _worst(folder: Path, run: Run, names: Sequence[str], count: int) -> str:
         np.divide(np.where(known, away, 0).sum(1), known.sum(1), out=np.full(len(away), -1.0), where=known.any(1))
         for away in (decoded, soft)
     )
-    figures = []
+    figures, explained = [], set(run.ig.ids())
     for row in np.argsort(-mean)[:count].tolist():
         if mean[row] < 0:
             continue
         id, joint = ids[row], int(np.nanargmax(decoded[row]))
-        _saved(folder / f"worst_{id}.png", pose.png(_skeleton(run, id)))
+        saved(folder / f"worst_{id}.png", pose.png(skeleton(run, id)))
         caption = (
             f"sample {id}: decoded joints {number(mean[row])} pixels off in the mean (soft-argmax {number(other[row])}); "
             f"{names[joint].replace('_', ' ')} {number(decoded[row, joint])} ({number(soft[row, joint])})"
         )
-        picture = address(f"worst_{id}.png")
-        figures.append(f'<figure><img src="{picture}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>')
+        pictures = [f"worst_{id}.png"]
+        kept = run.ig.arrays(id, ("maps", "joints")) if id in explained else {}
+        if "maps" in kept and joint in kept["joints"].tolist():
+            values = kept["maps"][kept["joints"].tolist().index(joint)].astype(np.float64)
+            drawn = _joint_over(run, id, joint, values)
+            saved(folder / f"worst_{id}_map.png", pose.png(drawn))
+            pictures.append(f"worst_{id}_map.png")
+            caption += "; beside it: what its score rests on"
+        figures.append(captioned(pictures, caption))
     return (
         "<h2>Worst samples</h2><p>By the error of decoded joints. Green: where the joints are. Red: where the model's "
         "decoded joints are.</p>" + "".join(figures)
     )
+
+
+def _joint_over(run: Run, sample: str, joint: int, values: Array) -> Array:
+    """A joint's map over the picture, its true place in green and its decoded one in red, at the skeleton's size."""
+    kept = run.epe.arrays(sample)
+    made = pose.over(kept["picture"], values)
+    for place, colour in zip(_places(run, kept), (pose.TRUE, pose.PREDICTED), strict=True):
+        made = pose.marked(made, place[joint].tolist(), colour)
+    return made.repeat(3, 0).repeat(3, 1)
 
 
 def _csv(names: Sequence[str], by_joint: Mapping[str, Array], overall: Mapping[str, float]) -> str:
@@ -460,7 +495,7 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
         files |= {"epe.json": {}}
     if not files:
         raise BadInput(f"{root}: its runs hold no finished sample to export")
-    _made_folder(folder / "ig")
+    made_folder(folder / "ig")
     for id in run.ig.ids():
         kept = run.ig.arrays(id)
         weight = kept["weight"]
@@ -485,13 +520,6 @@ def export(root: Path, to: str, save: Path | None = None) -> tuple[Path, int]:
     for name, content in files.items():
         whole(folder / name, json.dumps(content).encode())
     return folder, max(len(files.get(name, ())) for name in ("idx.json", "epe.json"))
-
-
-def _made_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be made a folder: {error.strerror}") from None
 
 
 def _rounded(values: Array) -> list[float]:

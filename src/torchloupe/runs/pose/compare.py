@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,39 @@ class Compared:
     differences: tuple[Interval, ...]
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """The people whom all runs have predictions of, or maps where there are none: their names, the sample of each in every
+    run, and figure -> (n, j) of every run, NaN where one of them does not know it.
+
+    count: of the people; of those with maps where they are more.
+    """
+
+    people: tuple[str, ...]
+    ids: tuple[tuple[str, ...], ...]
+    figures: Mapping[str, Sequence[Array]]
+    count: int
+
+
 def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
-    """Errors and indices of several runs on the people that all of them have: (number of people, a row a figure).
+    """Errors and indices of several runs on the people that all of them have: (number of people, a row a figure), see
+    `paired`."""
+    pairing = paired(roots)
+    return pairing.count, differences(pairing, roots, seed)
+
+
+def differences(pairing: Pairing, roots: Sequence[Path], seed: int = 0) -> list[Compared]:
+    """Means and differences to the first run, person by person, with bootstrap intervals of 95 %."""
+    rows = []
+    for name, values in pairing.figures.items():
+        changes = tuple(bootstrap(other - values[0], seed) for other in values[1:])
+        averages = tuple(means(value)[1] for value in values)
+        rows.append(Compared(name, tuple(str(root) for root in roots), averages, changes))
+    return rows
+
+
+def paired(roots: Sequence[Path]) -> Pairing:
+    """The people whom several runs have in common, with their errors and indices.
 
     Samples are joined by person, not by number, which differs between annotated boxes and detections; boxes on nobody are
     left out. Means and differences are over the joints of which all runs know the figure. Differences are paired, person
@@ -42,26 +73,26 @@ def compare(roots: Sequence[Path], seed: int = 0) -> tuple[int, list[Compared]]:
     for root in roots:
         if not any((root / f"{kind}.json").exists() for kind in ("epe", "ig")):
             raise BadInput(f"{root}: holds no results of `loupe pose`; run `loupe pose ig` or `loupe pose epe` first")
-    rows, count = [], 0
+    figures: dict[str, list[Array]] = {}
+    count, people, ids = 0, tuple[str, ...](), tuple[tuple[str, ...], ...]()
     for kind, names in (("epe", READINGS), ("ig", FIGURES)):
         streams = [Stream(root, kind) for root in roots]
         if not all(stream.folder.is_dir() for stream in streams):
             continue
-        joined = _joined(streams)
-        count = max(count, len(joined[0]))
+        common, joined = _joined(streams)
+        count = max(count, len(common))
+        if not people:
+            people, ids = tuple(common), tuple(tuple(one) for one in joined)
         for name, values in _figures(streams, joined, kind, names).items():
             known = np.isfinite(np.stack(values)).all(0)
-            shared = [np.where(known, value, np.nan) for value in values]
-            changes = tuple(bootstrap(other - shared[0], seed) for other in shared[1:])
-            averages = tuple(means(value)[1] for value in shared)
-            rows.append(Compared(name, tuple(str(root) for root in roots), averages, changes))
-    if not rows:
+            figures[name] = [np.where(known, value, np.nan) for value in values]
+    if not figures:
         raise BadInput(f"the runs {', '.join(map(str, roots))} have no kind of result in common")
-    return count, rows
+    return Pairing(people, ids, figures, count)
 
 
-def _joined(streams: Sequence[Stream]) -> list[list[str]]:
-    """Ids of the people that all runs have, run by run in one order."""
+def _joined(streams: Sequence[Stream]) -> tuple[list[str], list[list[str]]]:
+    """(the people that all runs have, their ids run by run in that order)."""
     runs = ", ".join(str(stream.root) for stream in streams)
     settings = [stream.settings() for stream in streams]
     if len({one["data_sha256"] for one in settings}) > 1:
@@ -78,7 +109,7 @@ def _joined(streams: Sequence[Stream]) -> list[list[str]]:
     common = [person for person in first if all(person in one for one in others)]
     if not common:
         raise BadInput(f"the runs {runs} have no sample of {streams[0].kind} in common")
-    return [[one[person] for person in common] for one in (first, *others)]
+    return common, [[one[person] for person in common] for one in (first, *others)]
 
 
 def _people_of(stream: Stream) -> dict[str, str] | None:
