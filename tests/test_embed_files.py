@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from torchloupe.arrange import compare_files, place_file, project_file, write_points
@@ -311,12 +312,28 @@ def test_the_commands_from_features_to_pictures(digits, tmp_path, capsys):
     assert "300 new points among 300" in capsys.readouterr().out
 
 
+def test_the_spelling_of_older_tools(digits, tmp_path):
+    out = tmp_path / "p.npz"
+    assert run("project", digits, "--method", "tsne", "-T", "{'perplexity': 20, 'n_iter': 10}", "-o", out) == 0
+    assert json.loads((tmp_path / "p.json").read_text())["parameters"] == {"perplexity": 20, "n_iter": 10}
+    assert run("draw", out, "--fig_size=4,3", "-c", "Spectral", "--dpi", 50, "--save_path", tmp_path / "a.png") == 0
+    assert run("draw", out, "--fig-size", "(4, 3)", "--cmap", "Spectral", "--dpi", 50, "-o", tmp_path / "b.png") == 0
+    assert Image.open(tmp_path / "a.png").size == (200, 150)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    worst = json.loads((tmp_path / "p.json").read_text())["numbers"]["worst"]
+    kept = read_points(out).column("map_kept")
+    assert worst["id"] == read_points(out).ids[worst["row"]]
+    assert kept.mean() == pytest.approx(json.loads((tmp_path / "p.json").read_text())["numbers"]["kept_neighbours"])
+    assert run("draw", out, "--color-by", "map_stretch", "--dpi", 50, "-o", tmp_path / "c.png") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("project", "{feats}", "--method", "tnse"), "Did you mean tsne"),
         (("project", "{feats}", "-T", "perplexty=3"), "It has: perplexity"),
         (("project", "{feats}", "-T", "perplexity"), "expected key=value"),
+        (("project", "{feats}", "-T", "{{'perplexity': }}"), "expected a dictionary"),
         (("project", "{feats}", "-e", "0"), "--dims 0: expected 1 or more"),
         (("project", "{feats}", "-o", "x.csv"), "written as .npz or .parquet"),
         (("project", "{feats}", "-o", "{short}/x.npz"), "is a file; give a folder"),

@@ -42,6 +42,33 @@ def test_trustworthiness_and_kept_neighbours_by_loops(k):
     assert found.asked == found.points == 60
 
 
+def test_trust_by_point_by_loops():
+    random = np.random.default_rng(3)
+    feats = random.normal(size=(60, 5))
+    coords = 3 * feats[:, :2] + random.normal(size=(60, 2))
+    k, n = 5, 60
+    each = arrangement(feats, coords, k=k).each
+    far = np.array([[np.sqrt(((a - b) ** 2).sum()) for b in feats] for a in feats])
+    near = np.array([[np.sqrt(((a - b) ** 2).sum()) for b in coords] for a in coords])
+    kept, trust, ratio, around = [], [], [], []
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        by_feats = sorted(others, key=lambda j: far[i, j])
+        by_map = sorted(others, key=lambda j: near[i, j])[:k]
+        kept.append(len(set(by_feats[:k]) & set(by_map)) / k)
+        penalty = sum(max(0, by_feats.index(j) + 1 - k) for j in by_map)
+        trust.append(1 - 2 * penalty / (k * (2 * n - 3 * k - 1)))
+        ratio.append(np.log2(near[i, by_feats[:k]].mean() / far[i, by_feats[:k]].mean()))
+        around.append([i, *by_map])
+    assert np.allclose(each.kept, kept)
+    assert np.allclose(each.trust, trust)
+    assert np.allclose(each.stretch, np.array(ratio) - np.median(ratio), atol=1e-6)
+    means = [np.mean([kept[j] for j in members]) for members in around]
+    assert (each.worst, each.around) == (int(np.argmin(means)), pytest.approx(min(means)))
+    sampled = arrangement(feats, coords, k=k, exact=10).each
+    assert np.isfinite(sampled.kept).sum() == 60
+
+
 def test_far_groups_above_the_size_for_float64(monkeypatch):
     monkeypatch.setattr("torchloupe.methods.arrangement.DOUBLE", 10)
     random = np.random.default_rng(0)

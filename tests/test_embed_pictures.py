@@ -6,6 +6,8 @@ import re
 from itertools import pairwise
 
 import matplotlib
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -205,7 +207,7 @@ def test_views_are_read_and_bad_ones_refused(tmp_path):
     for text, message in (
         ("a,b", "expected elev,azim"),
         ("1,2,0", "above 0"),
-        (str(tmp_path / "w.json"), "saved view"),
+        (str(tmp_path / "w.json"), "view that the page saved"),
     ):
         with pytest.raises(BadInput, match=message):
             View.parse(text)
@@ -301,3 +303,24 @@ def test_side_by_side_draws_a_line_for_every_point_that_moved(tmp_path):
     assert [tuple(line.xy2) for line in lines] == [tuple(second.feats[i]) for i in (3, 17)]
     assert re.search("CKA", figure.texts[-1].get_text())
     assert save(figure, tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_fonts_of_other_scripts_stand_behind_the_users_own():
+    from matplotlib import rcParams
+
+    from torchloupe.render.ink import families
+
+    found = families(["DejaVu Sans", "SimHei", "Noto Sans Arabic", "Noto Sans CJK JP"])
+    assert found == [*rcParams["font.family"], "Noto Sans CJK JP", "SimHei", "Noto Sans Arabic"]
+
+
+def test_a_glyph_that_the_first_font_lacks_is_taken_from_the_next(monkeypatch):
+    from torchloupe.render import ink
+
+    monkeypatch.setitem(ink.TEXT, "fontfamily", ["STIXSizeOneSym", "DejaVu Sans"])
+    figure = ink.Plain(figsize=(2, 1), dpi=50)
+    figure.suptitle("abc")
+    figure.text(0.5, 0.5, "def")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.canvas.draw()

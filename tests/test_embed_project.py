@@ -119,6 +119,21 @@ def test_parameters_reach_the_library(digits):
     assert np.corrcoef(begun.coords[:, 0], feats[:, 20])[0, 1] > 0.9
 
 
+def test_scikit_learns_names_reach_open_tsne(digits):
+    rows = prepare(digits[0][:200])
+    theirs = {"max_iter": 80, "early_exaggeration_iter": 50, "init": "random", "angle": 0.4, "method": "barnes_hut"}
+    plain = {"n_iter": 30, "early_exaggeration_iter": 50, "initialization": "random", "theta": 0.4}
+    plain["negative_gradient_method"] = "bh"
+    one, two = (project(rows, "tsne", jobs=1, parameters=words) for words in (theirs, plain))
+    assert np.array_equal(one.coords, two.coords)
+    assert one.record["parameters"] == theirs
+    short = project(rows, "tsne", jobs=1, parameters={"max_iter": 20})
+    same = project(rows, "tsne", jobs=1, parameters={"early_exaggeration_iter": 20, "n_iter": 0})
+    assert np.array_equal(short.coords, same.coords)
+    exact = project(rows, "tsne", jobs=1, parameters={"method": "exact", "max_iter": 30})
+    assert exact.record["gradient"] == "exact"
+
+
 @pytest.mark.parametrize("dims", [1, 3, 4])
 def test_other_dimensions(digits, dims):
     feats, labels = digits[0][:200], digits[1][:200]
@@ -386,6 +401,13 @@ def test_few_points_lower_the_perplexity_and_say_so(digits):
         ),
         (lambda x: project(prepare(x), "tsne", parameters={"n_components": 3}), r"set by --dims"),
         (lambda x: project(prepare(x), "tsne", parameters={"perplexity": -1}), "perplexity -1"),
+        (lambda x: project(prepare(x), "tsne", parameters={"min_grad_norm": 1}), "sklearn.manifold.TSNE has it"),
+        (
+            lambda x: project(prepare(x), "tsne", parameters={"max_iter": 9, "n_iter": 9}),
+            "max_iter and n_iter say the same",
+        ),
+        (lambda x: project(prepare(x), "tsne", parameters={"max_iter": 0.5}), "max_iter 0.5: expected a whole number"),
+        (lambda x: project(prepare(x), "tsne", parameters={"method": "fft"}), "expected barnes_hut or exact"),
         (lambda x: project(prepare(x), "umap", parameters={"min_dist": 9}), "umap: min_dist must be less"),
         (lambda x: project(prepare(x), "sklearn.manifold.Isomop"), "Isomop"),
         (lambda x: project(prepare(x), "sklearn.datasets.load_digits"), "fit_transform"),

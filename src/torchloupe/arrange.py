@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torchloupe.sources.samples import Samples
 
 PLACED = "placed"
+BY_POINT = ("kept", "trust", "stretch")
 
 
 def files_of(path: str | Path) -> tuple[Path, Path]:
@@ -146,6 +148,10 @@ def project_file(
         found = _numbers(rows, made.coords, kept.labels, k, seed)
         record["numbers"] = found.record()
         record["doubts"] = found.doubts()
+        if found.each is not None:
+            record["numbers"]["worst"] |= {"id": str(kept.ids[found.each.worst])}
+            trust = {f"map_{name}": getattr(found.each, name).astype(np.float32) for name in BY_POINT}
+            kept = replace(kept, columns={**kept.columns, **trust})
     mapped = kept.moved(made.coords, record)
     write_points(mapped, out)
     if work is not None:

@@ -114,7 +114,9 @@ def main(argv: list[str] | None = None) -> int:
 
     Whatever goes wrong is one line on standard error, except with --debug.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    from torchloupe.cli.edge import spelled
+
+    arguments = spelled(list(sys.argv[1:] if argv is None else argv))
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")

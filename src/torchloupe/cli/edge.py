@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from inspect import BoundArguments
@@ -101,6 +102,21 @@ FILES = (*PICTURES, ".npz", ".npy", ".parquet", ".csv", ".json")
 """Endings of results: a file of another kind in the place of results is no result, and a folder is meant."""
 
 MAY_BE_EMPTY = ("--title",)
+
+
+def spelled(arguments: list[str]) -> list[str]:
+    """The words of a command line as this one has them, from the spelling of older tools: --fig_size=4,4 and, of
+    `loupe draw`, -c for the colour map."""
+    found: list[str] = []
+    for word in arguments:
+        pair = re.fullmatch(r"(?:(--fig[-_]size|-f)=)?\(?([\d.]+),\s*([\d.]+)\)?", word)
+        if pair and (pair[1] or found[-1:] in (["--fig-size"], ["--fig_size"], ["-f"])):
+            found += [part for part in pair.groups() if part]
+        elif found[:1] == ["draw"] and (word == "-c" or word.startswith("-c=")):
+            found.append("--cmap" + word[2:])
+        else:
+            found.append(word)
+    return found
 
 
 def words(type_: Any, tokens: Any) -> Any:

@@ -163,6 +163,8 @@ def tsne(
     args: Annotated[Words | None, Parameter(name=["--TSNE-ARGS", "-T", "--TSNE_ARGS", "--args"])] = None,
     weights: Annotated[Path | None, Parameter(name=["--weights", "-w"])] = None,
     method: str = "tsne",
+    opengait: Path | None = None,
+    cmap: str | None = None,
     verbose: Flag = False,
     seed: int = 1597,
     device: str = "auto",
@@ -183,6 +185,8 @@ def tsne(
         args: Parameters of the implementation: perplexity=50 ...
         weights: Checkpoint. Default: the one that restore_hint of the config means.
         method: tsne, umap, pca, ...
+        opengait: A checkout of OpenGait, whose own classes build a model that is not built in (runs its code).
+        cmap: A colour map of matplotlib.
         verbose: Say how the projection goes also where no terminal shows it.
         seed: Same seed, same map.
         device: auto, cpu, cuda, or a GPU's number.
@@ -191,6 +195,7 @@ def tsne(
     from torchloupe.arrange import embed_file, is_made, project_file
     from torchloupe.render.points import draw_points
     from torchloupe.sources import subject
+    from torchloupe.sources.opengait import gait
     from torchloupe.sources.opengait_config import read_config
     from torchloupe.sources.samples import samples
     from torchloupe.store import plain
@@ -202,7 +207,10 @@ def tsne(
     given = weights or settings.checkpoint
     if given is None:
         raise BadInput(f"{config}: restore_hint is 0, so no checkpoint is known; give one with --weights")
-    model = subject(f"opengait:{config}", weights=given, device=device, unsafe_load=unsafe_load)
+    if opengait is None:
+        model = subject(f"opengait:{config}", weights=given, device=device, unsafe_load=unsafe_load)
+    else:
+        model = gait(config, given, checkout=opengait, device=device, unsafe=unsafe_load)
     show = _spoken if verbose else _progress()
     feats, points = save_dir / "feats.npz", save_dir / "points.npz"
     data = samples(f"sequences:{tree}")
@@ -221,7 +229,7 @@ def tsne(
         started=lambda plan: say(f"loupe: {plan}"),
     )
     report(made, points)
-    print(draw_points(points, look=look))
+    print(draw_points(points, look=look, cmap=cmap))
 
 
 def compare_points(
@@ -333,8 +341,13 @@ def report(points: Points, out: Path) -> None:
                 line += (
                     f", {title} {numbers[name]['features']:.3f} in feature space, {numbers[name]['map']:.3f} on the map"
                 )
+        worst = numbers.get("worst")
         sample = f", on a sample of {numbers['points_asked']:,}" if numbers["on_a_sample"] else ""
         print(f"{line} (k = {numbers['k']}{sample})")
+        if worst:
+            print(
+                f"least is kept around {worst['id']}: {worst['kept_around']:.3f} of the neighbours (--color-by map_kept)"
+            )
     for doubt in record.get("doubts", []):
         warnings.warn(doubt, LoupeWarning, stacklevel=2)
 

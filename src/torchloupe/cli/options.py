@@ -155,12 +155,21 @@ class Running:
 
 
 def pairs(words: Sequence[str], option: str) -> dict[str, Any]:
-    """key=value words -> a dictionary; values are Python literals where they can be, else text.
+    """key=value words, or a dictionary as Python writes it -> a dictionary; values are literals where they can be, else text.
 
-    Errors: BadInput for a word without '='.
+    Errors: BadInput for a word without '=', or one that begins like a dictionary and is none.
     """
     found: dict[str, Any] = {}
     for word in words:
+        if word.lstrip().startswith("{"):
+            try:
+                held = ast.literal_eval(word.strip())
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                held = None
+            if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
+                raise BadInput(f"{option} {word!r}: expected a dictionary such as \"{{'key': 1}}\", or key=value")
+            found |= held
+            continue
         key, mark, value = word.partition("=")
         if not mark or not key:
             raise BadInput(f"{option} {word!r}: expected key=value")

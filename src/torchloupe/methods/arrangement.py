@@ -16,6 +16,42 @@ DOUBLE = 3000
 
 
 @dataclass(frozen=True)
+class Each:
+    """What a map keeps of every point, (N,) each, NaN for points that were not asked.
+
+    kept: share of its k nearest in feature space among its k nearest on the map. trust: its part of the trustworthiness,
+    1 where all its neighbours on the map are neighbours in feature space. stretch: log2 of the mean distance on the map to
+    its k nearest in feature space over that in feature space, less the median of all: above 0 torn apart, below pressed
+    together. worst: the row of the point around which (itself and its k nearest on the map) least is kept: around.
+    """
+
+    kept: np.ndarray
+    trust: np.ndarray
+    stretch: np.ndarray
+    worst: int
+    around: float
+
+    @classmethod
+    def of(cls, rows: np.ndarray, total: int, k: int, found: dict[str, list[np.ndarray]]) -> Each:
+        """From the pieces of one pass over some rows."""
+        kept, penalty, far, near, nearby = (
+            np.concatenate(found[name]) for name in ("kept", "penalty", "far", "near", "by_map")
+        )
+        columns = [np.full(total, np.nan) for _ in range(3)]
+        columns[0][rows] = kept / k
+        columns[1][rows] = 1 - 2 * penalty / (k * (2 * total - 3 * k - 1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            stretch = np.log2(near) - np.log2(far)
+        stretch[~np.isfinite(stretch)] = np.nan
+        columns[2][rows] = stretch - (np.nanmedian(stretch) if np.isfinite(stretch).any() else 0)
+        members = np.hstack([rows[:, None], nearby])
+        known = np.isfinite(columns[0])[members]
+        around = np.where(known, np.nan_to_num(columns[0])[members], 0).sum(1) / known.sum(1)
+        worst = int(around.argmin())
+        return cls(columns[0], columns[1], columns[2], int(rows[worst]), float(around[worst]))
+
+
+@dataclass(frozen=True)
 class Arrangement:
     """How an arrangement keeps what the features say. All in [0, 1] but silhouettes, in [-1, 1]; higher is better.
 
@@ -23,7 +59,7 @@ class Arrangement:
     feature space that are among the k nearest on the map. accuracy: leave-one-out k-NN accuracy of the labels, silhouette:
     mean silhouette of the labels, each in feature space and on the map; None without labels. Points without a label are
     left out of both.
-    k: neighbours asked for. asked: points whose neighbours were searched (among all `points`), below `points` a sample.
+    each: the same by point. k: neighbours asked for. asked: points whose neighbours were searched (among all `points`), below `points` a sample.
     """
 
     trustworthiness: float
@@ -33,6 +69,7 @@ class Arrangement:
     points: int
     accuracy: tuple[float, float] | None = None
     silhouette: tuple[float, float] | None = None
+    each: Each | None = None
 
     def record(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -44,6 +81,8 @@ class Arrangement:
             "points": self.points,
             "on_a_sample": self.asked < self.points,
         }
+        if self.each is not None:
+            found["worst"] = {"row": self.each.worst, "kept_around": self.each.around}
         if self.accuracy:
             found["knn_accuracy"] = {"features": self.accuracy[0], "map": self.accuracy[1]}
         if self.silhouette:
@@ -106,13 +145,20 @@ def arrangement(
     if classes is not None and len(classes.sizes) < 2:
         classes = None
     penalty = kept = 0.0
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in ("kept", "penalty", "far", "near", "by_map")}
     right, scores = np.zeros(2), np.zeros(2)
     for start, stop in spans(len(asked), block_rows(total)):
         rows = asked[start:stop]
         far, near = high.nearness(rows), low.nearness(rows)
         by_feats, by_map = smallest(far, k)[1], smallest(near, k)[1]
-        penalty += float((_ranks(far, by_map) - k).clip(0).sum())
-        kept += float((by_map[:, :, None] == by_feats[:, None, :]).sum())
+        worse = (_ranks(far, by_map) - k).clip(0).sum(1)
+        same = (by_map[:, :, None] == by_feats[:, None, :]).sum((1, 2))
+        penalty, kept = penalty + float(worse.sum()), kept + float(same.sum())
+        pieces["penalty"].append(worse)
+        pieces["kept"].append(same)
+        pieces["by_map"].append(by_map)
+        pieces["far"].append(high.chosen(rows, far, by_feats).mean(1))
+        pieces["near"].append(low.chosen(rows, near, by_feats).mean(1))
         if classes is not None:
             right += classes.voted(rows, by_feats), classes.voted(rows, by_map)
             scores += (
@@ -120,7 +166,8 @@ def arrangement(
                 classes.silhouettes(rows, low.lengths(rows, near)),
             )
     trust = 1 - 2 * penalty / (len(asked) * k * (2 * total - 3 * k - 1))
-    found = Arrangement(trust, kept / (len(asked) * k), k, len(asked), total)
+    each = Each.of(asked, total, k, pieces)
+    found = Arrangement(trust, kept / (len(asked) * k), k, len(asked), total, each=each)
     if classes is None:
         return found
     labelled = max(1, int((classes.codes[asked] >= 0).sum()))
@@ -155,6 +202,10 @@ class Space:
         found = nearness(self.points[rows], self.points, self.halves)
         found[np.arange(len(rows)), rows] = np.inf
         return found
+
+    def chosen(self, rows: np.ndarray, near: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Distances (q, k) to the chosen columns."""
+        return np.sqrt((2 * (np.take_along_axis(near, columns, 1) + self.halves[rows, None])).clip(0))
 
     def lengths(self, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
         """Distances (q, N) from nearness, in its place; 0 to the point itself."""

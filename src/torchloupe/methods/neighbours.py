@@ -213,6 +213,10 @@ class Apart:
         found[np.arange(len(rows)), rows] = np.inf
         return found
 
+    def chosen(self, rows: np.ndarray, near: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Distances (q, k) to the chosen columns."""
+        return np.take_along_axis(near, columns, 1)
+
     def lengths(self, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
         """Distances (q, N) from nearness; 0 to the point itself."""
         near[np.arange(len(rows)), rows] = 0

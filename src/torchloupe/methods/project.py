@@ -214,6 +214,43 @@ def _whitened(coords: np.ndarray, axes: Axes, task: Task) -> np.ndarray:
 LIBRARY_NEIGHBOURS = ("metric", "metric_params", "neighbors", "knn_kwargs")
 
 
+def _of_scikit_learn(given: Mapping[str, Any]) -> dict[str, Any]:
+    """t-SNE's parameters by openTSNE's names, from those and scikit-learn's.
+
+    max_iter counts all steps, the exaggerated ones too; n_iter, as in openTSNE, those behind them.
+    Raises BadInput for a name beside its twin, and for what openTSNE has nothing of.
+    """
+    found = dict(given)
+
+    def renamed(old: str, new: str, value: Any) -> None:
+        del found[old]
+        if new in found:
+            raise BadInput(f"tsne: {old} and {new} say the same; give one of the two")
+        found[new] = value
+
+    for old in ("n_iter_without_progress", "min_grad_norm"):
+        if old in found:
+            raise BadInput(
+                f"tsne: openTSNE does not stop early, so {old} has no effect; --method sklearn.manifold.TSNE has it"
+            )
+    if "max_iter" in found:
+        total, early = found["max_iter"], found.get("early_exaggeration_iter", 250)
+        if not isinstance(total, int) or isinstance(total, bool) or total < 1:
+            raise BadInput(f"tsne: max_iter {total!r}: expected a whole number above 0")
+        found["early_exaggeration_iter"] = min(early, total)
+        renamed("max_iter", "n_iter", max(0, total - early))
+    if "init" in found:
+        renamed("init", "initialization", found["init"])
+    if "angle" in found:
+        renamed("angle", "theta", found["angle"])
+    if "method" in found:
+        ways = {"barnes_hut": "bh", "exact": exact_gradient}
+        if found["method"] not in ways:
+            raise BadInput(f"tsne: method {found['method']!r}: expected barnes_hut or exact")
+        renamed("method", "negative_gradient_method", ways[found["method"]])
+    return found
+
+
 def _tsne() -> Algorithm:
     try:
         import openTSNE
@@ -642,6 +679,9 @@ def project(
     chosen = algorithm(choose(len(rows)) if method == "auto" else method)
     given = dict(parameters or {})
     rows = _under(rows, chosen, given)
+    asked = dict(given)
+    if chosen.name == "tsne":
+        given = _of_scikit_learn(given)
     chosen.check(given)
     if rows.metric == "precomputed" and bucket is not None:
         raise BadInput("metric precomputed: distances cannot be cut into buckets; leave out --bucket-size")
@@ -671,7 +711,7 @@ def project(
         "method": chosen.name,
         "chosen_by": "number of points" if method == "auto" else "user",
         "library": chosen.library,
-        "parameters": given,
+        "parameters": asked,
         "metric": "cosine" if rows.unit and rows.metric == "euclidean" else rows.metric,
         "dims": dims,
         "seed": seed,

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, LogFormatter, ScalarFormatter
 
 from torchloupe.errors import legible
 
-TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}
-PLAIN: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
+SCRIPTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC"),
+    *("Source Han Sans", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "PingFang SC"),
+    *("Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "AppleGothic"),
+    *("Noto Sans Arabic", "Noto Naskh Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai"),
+    *("Arial Unicode MS", "Geeza Pro", "Segoe UI", "Tahoma", "FreeSans", "Unifont"),
+)
+"""Fonts of other scripts, as systems call them; those that are installed are asked for what the first font lacks."""
+
+
+def families(installed: Iterable[str]) -> list[str]:
+    """The user's font, and behind it those of other scripts that are installed, in the order of SCRIPTS."""
+    there = set(installed)
+    return [*rcParams["font.family"], *(name for name in SCRIPTS if name in there)]
+
+
+TEXT: dict[str, Any] = {
+    "parse_math": False,
+    "usetex": False,
+    "fontfamily": families(font.name for font in fontManager.ttflist),
+}
+PLAIN: Any = {
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.formatter.use_mathtext": False,
+    "font.family": TEXT["fontfamily"],
+}
 
 
 class Plain(Figure):
@@ -57,6 +83,8 @@ class Plain(Figure):
                     axis.set_major_formatter(_Legible(axis.get_major_formatter()))
         for text in self.findobj(Text):
             text.set_usetex(False)
+            if text.get_fontfamily() == list(rcParams["font.family"]):
+                text.set_fontfamily(TEXT["fontfamily"])
             if id(text) not in written:
                 text.set_parse_math(False)
                 text.set_text(legible(text.get_text()))
