@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
+import warnings
 from itertools import pairwise
 
 import matplotlib
-import warnings
-
 import numpy as np
 import pytest
 from PIL import Image
