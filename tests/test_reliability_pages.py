@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import struct
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,14 @@ from hostile import texts
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from torchloupe.arrange import write_points
 from torchloupe.cli import main
-from torchloupe.errors import legible
+from torchloupe.errors import BadInput, legible
 from torchloupe.examples import figures
 from torchloupe.points import Points
 from torchloupe.render.look import Look
 from torchloupe.render.page import write_page
+from torchloupe.render.page.turn import serve
 from torchloupe.render.samples import page as browse_page
 from torchloupe.sources.hrnet import experiment, network
 
@@ -141,3 +146,48 @@ def test_text_that_cannot_be_written_is_made_legible() -> None:
     for text in TEXTS:
         assert legible(text).encode("utf-8").decode("utf-8") == legible(text)
         assert unicodedata.is_normalized("NFC", text) is unicodedata.is_normalized("NFC", legible(text))
+
+
+def test_the_page_of_adjust_3d_takes_finite_views_only_and_broken_connections_are_silent(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    feats = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    write_points(Points(feats, np.arange(9).astype(str), {}, {"kind": "projection"}), tmp_path / "map.npz")
+    told: list[int] = []
+
+    def ask(address: str, body: str | bytes, length: int | str | None = None) -> int:
+        host, _, rest = address.removeprefix("http://").partition("/")
+        with socket.create_connection(tuple(host.split(":")), timeout=20) as line:
+            raw = body.encode() if isinstance(body, str) else body
+            head = f"POST /{rest}view HTTP/1.1\r\nContent-Length: {len(raw) if length is None else length}\r\n\r\n"
+            line.sendall(head.encode() + raw)
+            return int(line.recv(100).split()[1])
+
+    def browse(address: str) -> None:
+        host = address.removeprefix("http://").partition("/")[0].split(":")
+        for _ in range(3):  # reset in the middle of a request
+            line = socket.create_connection((host[0], int(host[1])), timeout=20)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            line.sendall(b"GET /")
+            line.close()
+        for bad in ("NaN", "Infinity", "-Infinity", "1e999", "null", '"x"', "[]"):
+            told.append(ask(address, f'{{"elev": {bad}, "azim": 2, "zoom": 1}}'))
+            told.append(ask(address, f'{{"elev": 1, "azim": 2, "zoom": {bad}}}'))
+        told.extend(ask(address, bad) for bad in ("", "[", "[" * 900, "7", b"\xff\xfe", '{"elev": 1}'))
+        told.extend((ask(address, "{}", -1), ask(address, "{}", "many"), ask(address, '{"elev":1,"azim":2,"zoom":0}')))
+        assert ask(address, '{"elev": 1, "azim": 2, "zoom": 1.5}') == 200
+
+    def ready(address: str) -> None:
+        Thread(target=browse, args=(address,), daemon=True).start()
+
+    saved = serve(tmp_path / "map.npz", ready)
+    assert json.loads(saved.read_text()) == {"elev": 1.0, "azim": 2.0, "zoom": 1.5}
+    assert told == [400] * 23
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert said.out == ""
+
+
+def test_a_port_that_is_taken_is_told_before_the_map_is_read(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadInput, match="leave out --port"):
+        serve(tmp_path / "absent.npz", print, port=taken.getsockname()[1])
