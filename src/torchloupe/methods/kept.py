@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.store import aside, load_arrays, whole
+from torchloupe.store import aside, load_arrays, sweep, whole
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,6 +31,7 @@ class Kept:
         if folder is None:
             return
         stamp = folder / "key"
+        sweep(folder)
         if folder.is_dir() and any(folder.iterdir()) and not stamp.is_file():
             raise BadInput(f"{folder}: not a folder of ours, and a long run would keep its pieces there; move it away")
         if stamp.is_file() and stamp.read_bytes() != key.encode():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from torchloupe import store
-from torchloupe.errors import BadInput, need
+from torchloupe.errors import BadInput, LoupeError, need, one_line
 
 
 def write_video(frames: Sequence[np.ndarray], file: str | Path, fps: float = 12) -> Path:
@@ -59,7 +58,7 @@ def _mp4(frames: Sequence[np.ndarray], file: Path, fps: float) -> None:
         # the encoder ends without a word where it could not write
         whole = imageio_ffmpeg.count_frames_and_secs(str(file))[0] == len(frames)
     except (OSError, RuntimeError) as error:
-        full = (isinstance(error, OSError) and error.errno is None) or "No space left" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, "the encoder stopped", str(file)) from error
+        said = one_line(str(error))[-200:]
+        raise LoupeError(f"{file.parent}: the encoder of the video stopped; is the disk full? ({said})") from error
     if not whole:
-        raise OSError(errno.ENOSPC, "the encoder lost frames", str(file))
+        raise LoupeError(f"{file.parent}: the encoder of the video lost frames; is the disk full?")

@@ -22,7 +22,7 @@ from torchloupe.sources.assemble import Loaded, Options, finish
 from torchloupe.sources.preparation import resize_crop
 from torchloupe.sources.safe import read_checkpoint, weights_in
 from torchloupe.store import sha256
-from torchloupe.store.reading import reading
+from torchloupe.store.reading import reads
 
 # Every key of an experiment file with its default, whose type is the type that is asked for. EXTRA is open, as it
 # depends on the network; what a network reads there is checked when it is built.
@@ -164,14 +164,14 @@ class Experiment:
         return int(width), int(height)
 
 
+@reads("an experiment file (YAML)")
 def experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment file and lay `KEY VALUE KEY VALUE ...` over it. Nothing in it is executed.
 
     Errors: BadInput for a file that is no YAML mapping, an unknown key, a value of the wrong type, a KEY without VALUE.
     """
     path = Path(path)
-    with reading(path, "a config file (YAML)"):
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    read = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(read, dict):
         raise BadInput(f"{path}: expected a mapping of keys such as MODEL and DATASET, found {type(read).__name__}")
     values = copy.deepcopy(DEFAULTS)
