@@ -190,3 +190,38 @@ def test_rows_that_are_changed_in_place_keep_their_gradient() -> None:
             row += 1
         assert [part.shape for part in torch.zeros(2, 3).unbind(dim=1)] == [(2,)] * 3
     assert plain.sum() == 6
+
+
+LITE = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest
+import numpy as np
+from PIL import Image
+from torchloupe import store
+from torchloupe.cli import main
+Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save({out!r} + "/a.png")
+words = [{out!r} + "/a.png", "--model", "mmdet:" + {config!r}, "--cfg-options", "test_dataloader.dataset.pipeline.1.scale=(96,64)"]
+points = ["--at", "backbone.layer2", "neck@0", "--channel-reduction", "squeeze_mean", "-o", {out!r}, "--dpi", "40"]
+assert main(["features", *words, *points]) == 0
+assert "mmcv._ext" not in sys.modules
+arrays, _ = store.load({out!r} + "/a-features.npz")
+assert arrays["value/backbone.layer2"].shape[0] == 128 and arrays["value/neck@0"].shape[0] == 256
+assert main(["cam", *words, "--layers", "backbone.layer2", "--save", {out!r} + "/cam"]) == 2
+"""
+
+
+def test_features_of_a_detector_need_no_compiled_operators(tmp_path):
+    """In a process of its own, beside mmcv-lite: the backbone and the neck run, boxes are refused in one line."""
+    import subprocess
+    import sys
+
+    import mmdet
+
+    config = Path(mmdet.__file__).parent / ".mim/configs/retinanet/retinanet_r18_fpn_1x_coco.py"
+    places = {"tests": str(Path(__file__).parent), "config": str(config), "out": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", LITE.format(**places)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "mmcv without its compiled operators" in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("loupe: error: ")

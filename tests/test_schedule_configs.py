@@ -263,11 +263,67 @@ def test_old_style_has_its_parameter_groups(tmp_path):
     assert curve(config).values.tolist() == [[0.5] * 2, [0.05] * 2]
 
 
-def test_a_momentum_config_is_told(tmp_path):
+MOMENTA = {
+    "step": ("policy='step', step=[3, 7], gamma=0.5", lambda t, e: 0.9 * 0.5 ** ((e >= 3) + (e >= 7))),
+    "cosine": ("policy='CosineAnnealing', min_momentum=0.5", lambda t, e: 0.5 + 0.4 * (1 + math.cos(math.pi * e / 10)) / 2),
+    "cyclic": ("policy='cyclic', target_ratio=(0.5, 1), cyclic_times=1, step_ratio_up=0.4",
+               lambda t, e: _half_cosine(0.9, 0.45, t / 40) if t < 40 else _half_cosine(0.45, 0.9, (t - 40) / 60)),
+    "one cycle": ("policy='OneCycle', base_momentum=0.8, max_momentum=0.95, pct_start=0.3",
+                  lambda t, e: _half_cosine(0.95, 0.8, t / 29) if t <= 29 else _half_cosine(0.8, 0.95, (t - 29) / 70)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOMENTA)
+def test_momentum_config_by_hand(tmp_path, name):
+    words, by_hand = MOMENTA[name]
     config = tmp_path / "old.py"
-    config.write_text(OLD.format(policy="policy='step', step=[4]") + "momentum_config = dict(policy='cyclic')\n")
-    with pytest.warns(LoupeWarning, match="momentum_config is left out"):
+    config.write_text(OLD.format(policy="policy='step', step=[4]") + f"momentum_config = dict({words})\n")
+    found = curve(config, "momentum", dataset_size=80)
+    np.testing.assert_allclose(found.value(range(100))[:, 0], [by_hand(t, t // 10) for t in range(100)], rtol=1e-9)
+    assert curve(config, dataset_size=80).value([0, 39, 40])[:, 0].tolist() == pytest.approx([0.5, 0.5, 0.05])
+
+
+def test_an_unknown_policy_of_momentum_is_said(tmp_path):
+    config = tmp_path / "old.py"
+    config.write_text(OLD.format(policy="policy='step', step=[4]") + "momentum_config = dict(policy='cycle')\n")
+    with pytest.raises(BadInput, match="momentum_config policy cycle is not known. Did you mean OneCycle, cyclic"):
         schedules(str(config))
+
+
+def test_lightning_s_configs(tmp_path):
+    config = tmp_path / "lightning.yaml"
+    config.write_text(
+        "optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.2, momentum: 0.9}}\n"
+        "lr_scheduler: {class_path: torch.optim.lr_scheduler.CosineAnnealingLR, init_args: {T_max: 10}}\n"
+        "trainer: {max_epochs: 10}\ndata: {class_path: my.Data, init_args: {batch_size: 8}}\n"
+    )
+    wanted = [0.2 * (1 + math.cos(math.pi * t / 10)) / 2 for t in range(10)]
+    np.testing.assert_allclose(curve(config).value(range(10))[:, 0], wanted, rtol=1e-9)
+    found = curve(config, dataset_size=80)
+    assert (found.unit, found.per_epoch, found.length) == ("iter", 10, 100)
+    np.testing.assert_allclose(found.value(range(0, 100, 10))[:, 0], wanted, rtol=1e-9)
+    config.write_text(config.read_text().replace("SGD", "SDG"))
+    with pytest.raises(BadInput, match="torch.optim has no 'SDG'. Did you mean SGD"):
+        schedules(str(config))
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_arguments_of_the_trainer_of_transformers(tmp_path, form):
+    import json
+
+    held = {"learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_ratio": 0.1, "num_train_epochs": 5,
+            "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "weight_decay": 0.01}  # fmt: skip
+    config = tmp_path / f"args.{form}"
+    # JSON is YAML.
+    config.write_text(json.dumps(held).replace("0.001", "0.001"))
+    found = curve(config, dataset_size=160, ngpus=2)
+    assert (found.length, found.per_epoch) == (50, 10)
+    wanted = [1e-3 * (t / 5 if t < 5 else (50 - t) / 45) for t in range(50)]
+    np.testing.assert_allclose(found.value(range(50))[:, 0], wanted, rtol=1e-9, atol=1e-15)
+    with pytest.raises(BadInput, match="updates an epoch are not known; give --dataset-size"):
+        schedules(str(config))
+    config.write_text(json.dumps({**held, "max_steps": 20, "lr_scheduler_type": "constant"}))
+    assert curve(config).length == 20
 
 
 def test_optimizers_of_the_config_s_own_package():

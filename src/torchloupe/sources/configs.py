@@ -237,14 +237,22 @@ def missing(path: str, error: ImportError) -> MissingPackage:
     return MissingPackage(f"{path}: {advice}")
 
 
+def operators_built() -> bool:
+    """Whether mmcv has its compiled operators, or somebody put others in their place."""
+    name = "mmcv._ext"
+    return name in sys.modules or (
+        importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec(name) is not None
+    )
+
+
 @contextmanager
-def _operators() -> Iterator[None]:
+def absent_operators() -> Iterator[None]:
     """While mmdet and mmpose are imported, mmcv's compiled operators may be absent: data sets only name them.
 
     What was imported so fails when such an operator is called, not before.
     """
     name = "mmcv._ext"
-    if name in sys.modules or importlib.util.find_spec("mmcv") is None or importlib.util.find_spec(name) is not None:
+    if operators_built() or importlib.util.find_spec("mmcv") is None:
         yield
         return
     sys.modules[name] = _NoOperators(name)
@@ -277,7 +285,7 @@ def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterat
     from mmengine.registry import DefaultScope
 
     scope = config.get("default_scope") or "mmengine"
-    with _operators() if parts else nullcontext():
+    with absent_operators() if parts else nullcontext():
         try:
             if "mmpretrain.models" not in sys.modules and importlib.util.find_spec("mmpretrain") is not None:
                 # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.

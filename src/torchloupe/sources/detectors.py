@@ -23,6 +23,7 @@ from torchloupe.probe import Batch, Subject
 from torchloupe.shadow import shadowed
 from torchloupe.sources import patches
 from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
+from torchloupe.sources.configs import absent_operators, operators_built
 from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
 from torchloupe.targets.boxes import Detections
@@ -56,6 +57,13 @@ def repository(rest: str, options: Options) -> Subject:
     loaded = load_weights(module, options)
     detects = hasattr(module, "bbox_head") or hasattr(module, "roi_head") or "Detector" in _lineage(module)
     call = partial(_predict, sample=sample) if detects else _tensor
+    if detects and not operators_built():
+        call = _tensor
+        warnings.warn(
+            f"{options.spec}: mmcv without its compiled operators: no boxes, only what the network holds before them",
+            LoupeWarning,
+            stacklevel=4,
+        )
     made = finish(
         module,
         replace(options, layers=options.layers if options.layers is not None else ()),
@@ -220,14 +228,16 @@ def _lineage(module: nn.Module) -> str:
 
 
 def _library(repo: str) -> Any:
-    if find_spec("mmpretrain") is not None:
-        # mmdet takes backbones from mmpretrain where it is installed, and breaks where that one does.
-        _import()
     try:
-        library = patches.imported(repo)
-        register = getattr(import_module(f"{repo}.utils"), "register_all_modules", None)
-        if register is not None:
-            register(init_default_scope=False)
+        with absent_operators():
+            if find_spec("mmpretrain") is not None:
+                # mmdet takes backbones from mmpretrain where it is installed, and breaks where that one does.
+                _import()
+            patches.deformable_attention()
+            library = patches.imported(repo)
+            register = getattr(import_module(f"{repo}.utils"), "register_all_modules", None)
+            if register is not None:
+                register(init_default_scope=False)
     except AssertionError as error:
         raise BadInput(f"{repo} cannot be imported: {' '.join(str(error).split())}") from error
     except ModuleNotFoundError as error:

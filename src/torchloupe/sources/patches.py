@@ -40,6 +40,15 @@ def named(text: str, what: str) -> Any:
     return torchloupe.named.imported(text, what, imported)
 
 
+def deformable_attention() -> None:
+    """mmcv leaves a layer out of a module that was imported without its compiled operators, which mmdet names on import: it is put
+    there, from mmcv itself. It can be built; without the operators it raises when it is called."""
+    home = sys.modules.get("mmcv.cnn.bricks.transformer")
+    name = "MultiScaleDeformableAttention"
+    if home is not None and not hasattr(home, name):
+        setattr(home, name, getattr(import_module("mmcv.ops.multi_scale_deform_attn"), name))
+
+
 def lacks_operators(error: BaseException | None) -> bool:
     """Whether this error comes from a torchvision that was built for another torch, and so lacks its compiled operators."""
     said = ("operator torchvision::", "partially initialized module 'torchvision' has no attribute 'extension'")

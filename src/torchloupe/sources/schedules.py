@@ -367,11 +367,101 @@ def _yaml(path: str, training: Training) -> Plan:
             return _opengait(path, config, training)
         if isinstance(config.get("TRAIN"), dict):
             return _hrnet(path, config, training)
+        if isinstance(config.get("optimizer"), dict) and "class_path" in config["optimizer"]:
+            return _lightning(path, config, training)
+        if "learning_rate" in config or "lr_scheduler_type" in config:
+            return _trainer(path, config, training)
     except LoupeError:
         raise
     except Exception as error:
         raise BadInput(f"{path}: {one_line(error)}") from error
-    raise BadInput(f"{path}: neither an OpenGait config (optimizer_cfg, scheduler_cfg) nor an HRNet one (TRAIN: LR)")
+    others = (
+        "an HRNet one (TRAIN: LR), one of Lightning (optimizer: class_path) or of transformers' Trainer (learning_rate)"
+    )
+    raise BadInput(f"{path}: neither an OpenGait config (optimizer_cfg, scheduler_cfg) nor {others}")
+
+
+def _lightning(path: str, config: dict[str, Any], training: Training) -> Plan:
+    """A file of Lightning's command line: optimizer and lr_scheduler by class_path and init_args, which is stepped after every epoch."""
+    trainer = config.get("trainer") or {}
+    optimizer = _of_class(path, config["optimizer"], "optimizer", _parameters())
+    written = config.get("lr_scheduler")
+    scheduler = None if not written else _of_class(path, written, "lr_scheduler", optimizer)
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
+    if not (isinstance(epochs, int) and epochs > 0) and not (isinstance(steps, int) and steps > 0):
+        raise BadInput(
+            f"{path}: trainer has max_epochs {epochs} and max_steps {steps}: nobody says how long the training is"
+        )
+    data = (config.get("data") or {}).get("init_args") or {}
+    batch = int(data.get("batch_size") or 1) * int(trainer.get("accumulate_grad_batches") or 1)
+    per_epoch = training.per_epoch(batch)
+    by_epoch = isinstance(epochs, int) and epochs > 0
+    if not by_epoch and per_epoch is None and scheduler is not None:
+        raise BadInput(
+            f"{path}: max_steps {steps}, and a scheduler that is stepped after every epoch; give --dataset-size"
+        )
+    length = epochs * (per_epoch or 1) if by_epoch else int(steps)
+    if by_epoch and per_epoch and isinstance(steps, int) and steps > 0:
+        length = min(length, steps)
+    unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
+    scale = per_epoch or 1
+    tickers, marks, acting = (), [], []
+    if scheduler is not None:
+        monitor = str(written.get("init_args", {}).get("monitor", "")) if isinstance(written, dict) else ""
+        tickers = (Ticker(_stepper(scheduler, f"{path} {monitor}".strip(), training.metric), "epoch"),)
+        marks = [Mark(at * scale, "milestone") for at in _torch_milestones(scheduler)]
+        acting = _acting(scheduler, "epoch")
+    return Plan(
+        _stem(path), optimizer, tickers, length, unit, per_epoch, marks=_few(marks, length), acting=tuple(acting)
+    )
+
+
+def _of_class(path: str, written: Mapping[str, Any], what: str, first: Any) -> Any:
+    """An object by class_path and init_args. Its code is imported. Errors: BadInput where it cannot be built."""
+    name, settings = str(written.get("class_path", "")), dict(written.get("init_args") or {})
+    home, _, kind = name.rpartition(".")
+    # Lightning's own plateau scheduler is torch's, with a monitor.
+    home = (
+        "torch.optim.lr_scheduler"
+        if kind == "ReduceLROnPlateau"
+        else home or f"torch.optim{'.lr_scheduler' if what != 'optimizer' else ''}"
+    )
+    settings.pop("monitor", None)
+    found = patches.named(f"{home}:{kind}", f"{path}: {what}")
+    return found(first, **settings)
+
+
+def _trainer(path: str, config: dict[str, Any], training: Training) -> Plan:
+    """The arguments of transformers' Trainer, as JSON or YAML: AdamW and get_scheduler, stepped at every update."""
+    try:
+        from transformers import get_scheduler
+    except ImportError as error:
+        raise need("transformers", "transformers") from error
+    import torch
+
+    batch = int(config.get("per_device_train_batch_size") or 8) * int(config.get("gradient_accumulation_steps") or 1)
+    per_epoch, steps = training.per_epoch(batch), int(config.get("max_steps") or -1)
+    if steps <= 0 and per_epoch is None:
+        raise BadInput(
+            f"{path}: num_train_epochs without max_steps: updates an epoch are not known; give --dataset-size"
+        )
+    length = steps if steps > 0 else math.ceil(float(config.get("num_train_epochs") or 3.0) * (per_epoch or 1))
+    warm = config.get("warmup_steps") or 0
+    warm = int(warm) if warm >= 1 else math.ceil(length * (warm or config.get("warmup_ratio") or 0))
+    optimizer = torch.optim.AdamW(
+        _parameters(),
+        lr=float(config.get("learning_rate") or 5e-5),
+        betas=(float(config.get("adam_beta1") or 0.9), float(config.get("adam_beta2") or 0.999)),
+        weight_decay=float(config.get("weight_decay") or 0.0),
+    )
+    kind = str(config.get("lr_scheduler_type") or "linear")
+    more = config.get("lr_scheduler_kwargs") or None
+    scheduler = get_scheduler(kind, optimizer, warm, length, scheduler_specific_kwargs=more)
+    follows = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    if follows and training.metric is None:
+        raise BadInput(f"{path}: {kind} follows a metric; give its values with --metric FILE.csv")
+    ticker = Ticker(_stepper(scheduler, path, training.metric), "epoch" if follows else "iter")
+    return Plan(_stem(path), optimizer, (ticker,), length, "iter", per_epoch)
 
 
 def _opengait(path: str, config: dict[str, Any], training: Training) -> Plan:
@@ -800,10 +890,6 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
     max_epochs, max_iters = runner.get("max_epochs", config.get("total_epochs")), runner.get("max_iters")
     if max_epochs is None and max_iters is None:
         raise BadInput(f"{path}: the config has lr_config but neither runner.max_epochs nor runner.max_iters")
-    if config.get("momentum_config"):
-        warnings.warn(
-            f"{path}: momentum_config is left out; the momentum is that of the start", LoupeWarning, stacklevel=2
-        )
     by_epoch = max_epochs is not None and max_iters is None
     # mmcv 1's IterBasedRunner sets by_epoch=False where nobody does, and never calls what goes by epoch.
     stepwise = policy.get("by_epoch", by_epoch) and str(policy.get("policy", "")).lower() not in BY_ITERATION
@@ -866,12 +952,88 @@ def _old_style(path: str, config: Any, training: Training) -> Plan:
             group["lr"] = max(plain["lr"], least) * factor.param_groups[0]["lr"]
 
     combine()
+    if config.get("momentum_config"):
+        tickers += _momentum(path, config.momentum_config, optimizer, by_epoch, int(length), per_epoch)
     # The product follows whatever moved; by iteration only while the warm-up moves.
     last = max([ticker.until or 0 for ticker in tickers if ticker.per == "iter"], default=0)
     if last:
         tickers.append(Ticker(combine, "iter", last))
     tickers.append(Ticker(combine, "epoch" if unit == "epoch" or per_epoch else "iter"))
     return Plan(_stem(path), optimizer, tuple(tickers), length, unit, per_epoch, names, _few(marks, length))
+
+
+def _momentum(
+    path: str, config: Mapping[str, Any], optimizer: Any, by_epoch: bool, length: int, per_epoch: int | None
+) -> list[Ticker]:
+    """momentum_config of mmcv 1: the momentum, or the first beta of Adam, of every group, by a policy of its own."""
+    if config.get("warmup"):
+        warnings.warn(f"{path}: the warm-up of momentum_config is left out", LoupeWarning, stacklevel=2)
+    policy = str(config.get("policy", "")).lower()
+    stepwise = config.get("by_epoch", by_epoch) and policy not in BY_ITERATION
+    if stepwise and not by_epoch:
+        _never(path, f"momentum_config {config.get('policy')}: by_epoch=True", "never")
+        return []
+    if not stepwise and by_epoch and per_epoch is None:
+        warnings.warn(
+            f"{path}: momentum_config goes by iteration and is left out; give --dataset-size",
+            LoupeWarning,
+            stacklevel=2,
+        )
+        return []
+    steps = length // (per_epoch or 1) if stepwise else length
+    value_of = _momentum_policy(path, config, steps)
+    key = "betas" if "betas" in optimizer.param_groups[0] else "momentum"
+    base = [float(group[key][0] if key == "betas" else group[key]) for group in optimizer.param_groups]
+
+    def put(done: int) -> None:
+        for group, start in zip(optimizer.param_groups, base, strict=True):
+            value = value_of(done, start)
+            group[key] = (value, *group[key][1:]) if key == "betas" else value
+
+    put(0)
+    return [Ticker(put, "epoch" if stepwise else "iter")]
+
+
+def _momentum_policy(path: str, config: Mapping[str, Any], length: int) -> Rate:
+    """The momentum after t of `length` steps from the momentum of the optimizer: the policies of mmcv 1's MomentumUpdaterHook."""
+    policy = str(config.get("policy", "")).lower()
+    if policy == "step":
+        step, gamma, least = config["step"], config.get("gamma", 0.5), config.get("min_momentum")
+
+        def dropped(t: int, start: float) -> float:
+            count = t // step if isinstance(step, int) else bisect.bisect_right(list(step), t)
+            return max(start * gamma**count, least if least is not None else 0.0)
+
+        return dropped
+    if policy == "cosineannealing":
+
+        def fallen(t: int, start: float) -> float:
+            low = (
+                config["min_momentum"]
+                if config.get("min_momentum") is not None
+                else config["min_momentum_ratio"] * start
+            )
+            return low + (start - low) * (1 + math.cos(math.pi * t / length)) / 2
+
+        return fallen
+    if policy == "cyclic":
+        return _cyclic({"target_ratio": (0.85 / 0.95, 1), **config}, length)
+    if policy == "onecycle":
+        low, high = config.get("base_momentum", 0.85), config.get("max_momentum", 0.95)
+        total = config.get("total_steps") or length
+        top, straight = config.get("pct_start", 0.3) * total - 1, config.get("anneal_strategy", "cos") == "linear"
+
+        def turned(t: int, _start: float) -> float:
+            first, last, share = (
+                (high, low, t / top) if t <= top else (low, high, min((t - top) / (total - 1 - top), 1))
+            )
+            return first + (last - first) * (share if straight else (1 - math.cos(math.pi * share)) / 2)
+
+        return turned
+    known = ("step", "CosineAnnealing", "cyclic", "OneCycle")
+    raise BadInput(
+        f"{path}: momentum_config policy {config.get('policy')} is not known.{nearest(policy, known)} Policies: {', '.join(known)}"
+    )
 
 
 def _share(rate_of: Rate, rate: float, t: int) -> float:
