@@ -17,7 +17,7 @@ from typing import Any
 
 from torchloupe.errors import BadInput, LoupeError, nearest
 
-GROUPS = ("sources", "methods", "targets", "kinds", "drawings", "commands")
+GROUPS = ("sources", "methods", "metrics", "targets", "kinds", "drawings", "commands")
 
 
 def is_path(text: str) -> bool:

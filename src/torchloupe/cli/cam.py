@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -36,6 +36,7 @@ def cam(
     eigen_smooth: Annotated[bool, Parameter(negative="")] = False,
     option: Words | None = None,
     draw: str = "auto",
+    metrics: Annotated[Words | None, Parameter(name=["--metrics", "--metric"])] = None,
     preview_model: Annotated[bool, Parameter(negative="")] = False,
     loading: Annotated[Model, Parameter(name="*")] = DEFAULT_MODEL,
     running: Annotated[Running, Parameter(name="*")] = DEFAULT_RUNNING,
@@ -68,6 +69,8 @@ def cam(
         option: Options of the methods, key=value: steps=64 samples=20 window=32 fast=True quadrature=gauss-legendre ...
         draw: Which pictures are drawn: all, none, sample:N (evenly), worst:N or best:N (by score, or by a column of the
             run's table, worst:N:COLUMN). auto: all up to 1,000 pictures, sample:50 above.
+        metrics: Numbers of every map, in its record and in the run's table: deletion, insertion, srg, road, average_drop, infidelity,
+            faithfulness_correlation, monotonicity, shape ... `loupe judge` sets chance beside them, and has their options.
         preview_model: List the model's layers and stop.
     """
     if preview_model:
@@ -75,6 +78,7 @@ def cam(
 
         preview(model, loading=loading)
         return 0
+    from torchloupe.errors import BadInput
     from torchloupe.render.colour import palette
     from torchloupe.render.pictures import draw_run
     from torchloupe.runs.found import chosen
@@ -85,7 +89,7 @@ def cam(
     palette(style.cmap)
     folder, single = destination(save)
     names = unique_names(files)
-    ask = {
+    ask: dict[str, Any] = {
         "layers": layers,
         "methods": method or ["gradcam"],
         "options": pairs(option or (), "--option"),
@@ -97,7 +101,13 @@ def cam(
         "eigen_smooth": eigen_smooth,
     }
     data = {"files": dict(zip(names, map(str, files), strict=True)), "labels": labels and str(labels)}
-    job = Job("maps", loading.words(model), data, ask)
+    if metrics:
+        if aug_smooth:
+            raise BadInput(
+                "--metrics: with --aug-smooth a map answers for six inputs, not for the one that is masked; leave one out"
+            )
+        ask |= {"metrics": metrics, "metric_options": {}, "value": "auto", "chance": False, "chunk": 32, "seed": 0}
+    job = Job("judged" if metrics else "maps", loading.words(model), data, ask)
     work = job.open()
     for notice in work.notices:
         say(notice)
@@ -111,6 +121,10 @@ def cam(
         print(path)
     if len(written) > FEW:
         print(f"... {len(written)} drawings in {folder}")
+    if metrics:
+        from torchloupe.render.judgement import table_of
+
+        print("\n".join(table_of(results, there)))
     for line in [*empty_maps(results, shown), *done.told("pictures")]:
         say(line)
     return done.status

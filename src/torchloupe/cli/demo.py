@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from torchloupe.cli.options import say
 from torchloupe.runs.progress import progress
@@ -13,8 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from torchloupe.examples.digits import Material, Row, Scenes
+    from torchloupe.probe import Batch
 
 DRAWN = 4
+TRUSTED = 24
 COLUMNS = ("gradcam", "gradcam_pp", "layercam", "eigencam", "scorecam", "ablationcam", "occlusion")
 
 
@@ -25,6 +30,7 @@ def demo(
     steps: int = 1500,
     pictures: int = 200,
     photographs: Path = Path("../shared/data/images"),
+    rank: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train a small network on digits in photographs, mark every method against the known places, draw what it sees.
 
@@ -37,9 +43,8 @@ def demo(
         steps: Training steps of 16 pictures.
         pictures: Held-out pictures that the methods are marked on.
         photographs: Folder of photographs of your own to put digits on and draw, besides; passed over where absent.
+        rank: Order the methods by each number of how far they can be trusted, too.
     """
-    import time
-
     import numpy as np
 
     from torchloupe import store
@@ -69,6 +74,7 @@ def demo(
     print(f"\n{EXPLAINED}\n\n{digits.table(rows)}\n")
     for line in suspicious(rows):
         say(line)
+    print(trust(model, asked.take(range(min(TRUSTED, asked.n))), rank))
     record = {
         "kind": "demo",
         "seed": seed,
@@ -97,6 +103,26 @@ elsewhere  it lies in another digit's box
 mass       share of the map's positive part in the box; energy: share of its squares
 chance     what a uniform map would get: the boxes' shares of the area
 Slow methods answer fewer questions (column asked); ms is CPU time a question, both layers together."""
+
+
+def trust(model: nn.Module, asked: Batch, rank: bool) -> str:
+    """The numbers of a few methods' maps with chance beside them, and the methods' order where it is wanted."""
+    from torchloupe.examples import digits
+    from torchloupe.render.judgement import order, table
+
+    begin = time.process_time()
+    with progress("masked pictures", 1) as bar:
+        found = digits.judged(model, asked, lambda done: bar.part(done, max(done + 1, 9000)))
+    lines = [TRUST.format(asked.n), *table(found.rows(), "questions without a number")]
+    if rank:
+        named = {name: found.rank(name) for name in ("deletion", "insertion", "road", "mass")}
+        lines += order(named, {})
+    lines.append(f"{found.forwards} masked pictures, {time.process_time() - begin:.0f} s of CPU")
+    return "\n".join(lines) + "\n"
+
+
+TRUST = """How far can they be trusted? {} of the questions, maps at the finer layer, the score as a probability; means with 95 %
+intervals over the questions, and what maps that know nothing of the network get on the same pictures:"""
 
 
 def suspicious(rows: Sequence[Row]) -> list[str]:

@@ -21,7 +21,10 @@ from torch import Tensor, nn
 
 from torchloupe.axes import resize
 from torchloupe.errors import BadInput, NoGradient, need
+from torchloupe.methods.cam import cams
 from torchloupe.methods.registry import ours
+from torchloupe.metrics.judge import Judgement, judge
+from torchloupe.metrics.place import placed
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.results import Maps
 from torchloupe.targets.classes import Truth
@@ -420,3 +423,29 @@ def table(rows: Sequence[Row]) -> str:
         )
         lines.append(f"{row.method:<21}{row.layer:<8}{row.questions:>6}{cells}{row.milliseconds:>7.1f}")
     return "\n".join(lines)
+
+
+JUDGED = ("gradcam", "layercam", "hirescam", "eigengradcam", "eigencam")
+TRUSTED = ("deletion", "insertion", "road", "pointing", "mass")
+
+
+def judged(model: nn.Module, batch: Batch, progress: Callable[[int], None] | None = None) -> Judgement:
+    """How far the maps of JUDGED at the first of LAYERS can be trusted on these questions, which carry their boxes.
+
+    A probability of each digit; 12 points a curve, 3 percentiles; a maximum must lie in the box itself.
+    """
+    probe = Probe(subject(model), LAYERS[:1], Truth(CLASSES))
+    own = batch.truth["boxes"][torch.arange(batch.n), batch.truth["label"]]
+    placed_ones = placed(batch, masks=inside(own), others=inside(batch.truth["boxes"]).any(1))
+    with threads(1):
+        return judge(
+            probe,
+            placed_ones,
+            cams(probe, batch, JUDGED),
+            TRUSTED,
+            value="sigmoid",
+            steps=12,
+            percentiles=(20, 50, 80),
+            tolerance=0,
+            progress=progress,
+        )

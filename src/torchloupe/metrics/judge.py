@@ -12,7 +12,7 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.metrics.asking import Asking, Value
 from torchloupe.metrics.chance import controls
 from torchloupe.metrics.marks import Curve, Heat, Marks, Number
-from torchloupe.metrics.registry import Metric, heats_of, named, options_of
+from torchloupe.metrics.registry import Metric, checked, heats_of, named, options_of
 from torchloupe.metrics.statistics import Floats, Rank, Row, per_sample, ranking, rows
 from torchloupe.probe import Batch, Probe
 from torchloupe.results import Maps
@@ -150,7 +150,7 @@ def _chosen(metrics: Sequence[str | Metric], options: Mapping[str, Any]) -> dict
     """name -> (metric, its own of the options). Errors: BadInput for an option that none has, or of another type."""
     if not metrics:
         raise BadInput("no metric was named")
-    known = [named(one) if isinstance(one, str) else one for one in metrics]
+    known = [named(one) if isinstance(one, str) else checked(one, getattr(one, "__name__", "?")) for one in metrics]
     chosen = {fn.__name__: fn for fn in known}
     every = {option: part for fn in chosen.values() for option, part in options_of(fn).items()}
     for option, given in options.items():

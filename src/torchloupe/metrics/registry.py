@@ -14,6 +14,7 @@ import torch
 from torchloupe.errors import BadInput, nearest
 from torchloupe.metrics.asking import Asking
 from torchloupe.metrics.marks import Heat, Marks
+from torchloupe.named import called, is_path, plugged, registered
 from torchloupe.probe import Batch, Probe
 from torchloupe.results import Maps
 
@@ -109,15 +110,32 @@ def _check_same(method: str, found: Maps, asking: Asking) -> None:
 
 
 def named(name: str) -> Metric:
-    """A metric by its name; case, '-' and '_' do not matter.
+    """A metric by its name, or by "package.module:function"; case, '-' and '_' do not matter.
 
-    Errors: BadInput that offers the nearest names.
+    Errors: BadInput that offers the nearest names, and as torchloupe.named.imported.
     """
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    found = {known.replace("_", ""): known for known in load_all()}.get(plain)
+    if is_path(name):
+        return checked(called(name, "--metric", "a function made by @torchloupe.metric"), name)
+    plain = lambda text: re.sub(r"[^a-z0-9]", "", text.lower())
+    foreign = registered("metrics")
+    known = {plain(one): one for one in (*foreign, *load_all())}
+    found = known.get(plain(name))
     if found is None:
-        raise BadInput(f"no metric {name!r}.{nearest(name, METRICS)} Known: {', '.join(sorted(METRICS))}.")
-    return METRICS[found]
+        raise BadInput(
+            f"no metric {name!r}.{nearest(name, known.values())} Known: {', '.join(sorted(known.values()))}; or "
+            "package.module:function of your own"
+        )
+    return METRICS[found] if found in METRICS else checked(plugged(foreign[found]), found)
+
+
+def checked(fn: Any, name: str) -> Metric:
+    """Errors: BadInput unless it was made by `metric`."""
+    if not hasattr(fn, "formula"):
+        raise BadInput(
+            f"metric {name!r}: a {type(fn).__name__}; expected a formula (asking, heats, **options) behind @metric"
+        )
+    made: Metric = fn
+    return made
 
 
 def options_of(fn: Callable[..., Any]) -> dict[str, Parameter]:

@@ -12,13 +12,14 @@ import numpy as np
 from torchloupe import store
 from torchloupe.errors import BadInput
 from torchloupe.kinds.judged import Judged
-from torchloupe.metrics.statistics import Floats, Rank, Row, interval, per_sample
+from torchloupe.metrics.statistics import Floats, Rank, Row, interval, per_sample, rows
 from torchloupe.metrics.verdict import verdicts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from torchloupe.render.kinds import Wish
+    from torchloupe.store.results import Results
 
 ARROWS = {"high": "higher is better", "low": "lower is better", "neither": ""}
 DASHED = ("centre", "edges")
@@ -75,6 +76,12 @@ def table(found: Sequence[Row], missing: str = "maps without a number") -> list[
         if len(levels) == 1:
             lines.append(f"  {'chance: expected':<{width + 8}}  {levels.pop():>8}")
     return lines
+
+
+def table_of(results: Results, names: Sequence[str]) -> list[str]:
+    """The lines of the table of these samples of a run."""
+    samples = [Judged.read(*results.read(name), name) for name in names]
+    return table(rows(gathered(samples), controls_of(samples)))
 
 
 def _figure(value: float) -> str:

@@ -19,6 +19,7 @@ from torchloupe.methods.registry import options_of as method_options
 from torchloupe.metrics import registry
 from torchloupe.metrics.judge import budget, judge
 from torchloupe.metrics.sanity import sane
+from torchloupe.named import fingerprint as code_of
 from torchloupe.probe import Batch, Probe
 from torchloupe.results import Maps
 from torchloupe.runs.found import opened
@@ -44,7 +45,8 @@ class Judging(Explaining):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         ask = job.ask
-        self.metrics = tuple(registry.named(name).__name__ for name in ask["metrics"])
+        self.known = {fn.__name__: fn for fn in map(registry.named, ask["metrics"])}
+        self.metrics = tuple(self.known)
         self.places = self._places(job.data.get("truth"))
         self.value = ask["value"]
         if self.value == "auto":
@@ -60,12 +62,16 @@ class Judging(Explaining):
         }
         self.chunk = int(ask["chunk"])
         truth = job.data.get("truth")
-        words = {"metrics": self.metrics, **self.judging, "truth": truth and fingerprint(Path(str(truth)))}
+        words = {
+            "metrics": {n: source_of(fn) for n, fn in self.known.items()},
+            **self.judging,
+            "truth": truth and fingerprint(Path(str(truth))),
+        }
         self._about = plain({**self._about, "judged": words})
         self._told: set[str] = set()
 
     def _places(self, truth: Any) -> Places | None:
-        needing = [name for name in self.metrics if registry.METRICS[name].needs]  # type: ignore[attr-defined]
+        needing = [name for name, fn in self.known.items() if fn.needs]  # type: ignore[attr-defined]
         if needing and not truth:
             raise BadInput(
                 f"{', '.join(needing)}: needs to know where things are; give --truth (COCO JSON, a folder of VOC XML or of "
@@ -103,7 +109,7 @@ class Judging(Explaining):
             for line in said:
                 self.say(line)
         options = {key: value for key, value in self.judging.items() if key not in ("value", "seed")}
-        cost = budget(batch, found, self.metrics, **options)
+        cost = budget(batch, found, tuple(self.known.values()), **options)
         if sum(cost.values()):
             parts = ", ".join(f"{name} {count // batch.n}" for name, count in cost.items() if count)
             self.say(
@@ -114,7 +120,7 @@ class Judging(Explaining):
             probe,
             batch,
             found,
-            self.metrics,
+            tuple(self.known.values()),
             chunk=self.chunk,
             progress=(lambda done: part(min(done, total), total)) if part else None,
             **self.judging,
@@ -282,6 +288,11 @@ def stored_maps(results: Mapping[str, Artifact], now: Any) -> dict[str, Maps]:
         }
         found[method] = Maps(maps, type(now)(value, labels), signed=bool(about[method]["signed"]))
     return found
+
+
+def source_of(fn: Any) -> str:
+    """ "" for a metric of ours; of somebody else's the sha256 of its file, so that a change of it asks anew."""
+    return "" if fn.__module__.startswith("torchloupe.") else code_of(fn)
 
 
 def digest(found: Artifact) -> str:
