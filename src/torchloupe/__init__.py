@@ -42,6 +42,7 @@ _HOMES = {
     "sources": ("subject",),
     "sources.images": ("pictures",),
     "sources.sequences": ("Walk", "sequences"),
+    "targets.embedding": ("Like", "Norm"),
     "targets.boxes": ("Boxes", "Detections", "Region"),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
     "targets.pose": ("Joints",),

@@ -212,6 +212,7 @@ class Probe:
 
         No .grad is touched.
         """
+        reject_int8(self.subject.module)
         if not value.requires_grad:
             raise NoGradient(
                 f"the score does not depend on {', '.join(self.layers)}: nothing after the layer leads to it"
@@ -264,9 +265,21 @@ class Probe:
         )
 
 
+def reject_int8(module: nn.Module) -> None:
+    """Errors: NoGradient for a network with layers in int8: a gradient goes around them, by what is added, and tells half."""
+    for name, part in module.named_modules():
+        if ".quantized" in type(part).__module__ and next(part.parameters(), None) is None:
+            raise NoGradient(
+                f"{name or 'the model'} ({type(part).__name__}) is quantised to whole numbers, through which no gradient goes; "
+                "take a method without gradients (eigencam, scorecam, occlusion) or the network in floats"
+            )
+
+
 def full(tensor: Tensor) -> Tensor:
     """Detached, in float32 at least."""
     tensor = tensor.detach()
+    if tensor.is_quantized:
+        return tensor.dequantize()
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

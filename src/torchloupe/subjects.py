@@ -177,6 +177,7 @@ class Subject:
     classes: names of the classes, or ().
     prepare: picture files or images -> Batch, or None. listing: the command that lists its layers, for messages.
     extra_tokens: how many tokens before those of the picture there are, where it was said; None: it is found.
+    example: samples of the kind that the model takes, where that is no picture; or None.
     """
 
     module: nn.Module
@@ -191,6 +192,7 @@ class Subject:
     notes: Mapping[str, Any] = field(default_factory=dict)
     listing: str = LISTING
     extra_tokens: int | None = None
+    example: Batch | None = None
 
     @property
     def device(self) -> torch.device:
@@ -211,8 +213,11 @@ class Subject:
         """What targets take, for this batch, in the model's own device and precision."""
         first = next((p for p in self.module.parameters() if p.is_floating_point()), None)
         x = batch.x if first is None else batch.x.to(first.device, first.dtype)
-        extra, shared = (
-            {key: value.to(x.device) if isinstance(value, Tensor) else value for key, value in part.items()}
-            for part in (batch.extra, batch.shared)
-        )
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return value.to(x.device, x.dtype if first is not None and value.is_floating_point() else value.dtype)
+
+        extra, shared = ({key: moved(value) for key, value in part.items()} for part in (batch.extra, batch.shared))
         return self.read(self.call(self.module, replace(batch, x=x, extra=extra, shared=shared)))

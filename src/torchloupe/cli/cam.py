@@ -32,6 +32,7 @@ def cam(
     explain: Literal["score", "iou"] = "score",
     threshold: float = 0.0,
     save: Annotated[Path, Parameter(name=["--save", "--save-path"])] = Path("out"),
+    like: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     aug_smooth: Annotated[bool, Parameter(negative="")] = False,
     eigen_smooth: Annotated[bool, Parameter(negative="")] = False,
     option: Words | None = None,
@@ -64,6 +65,7 @@ def cam(
         explain: Of a detection: its score, or iou, the score times the overlap with the box, which says more of its place.
         threshold: Detections that score less are neither asked about nor drawn.
         save: Folder to write to; or a picture's name, where exactly one is drawn.
+        like: Of a model that gives embeddings: pictures to which the similarity is explained. Default: the embedding's length.
         aug_smooth: Mean over six views: mirrored or not, times the input scaled by 0.9, 1.0 and 1.1.
         eigen_smooth: First principal component of activation x weight in place of the sum over channels.
         option: Options of the methods, key=value: steps=64 samples=20 window=32 fast=True quadrature=gauss-legendre ...
@@ -97,6 +99,7 @@ def cam(
         "each": each,
         "explain": explain,
         "threshold": threshold,
+        "like": like,
         "aug_smooth": aug_smooth,
         "eigen_smooth": eigen_smooth,
     }

@@ -39,11 +39,14 @@ def layers(
     from torchloupe.trace import Guess, find_layout, guess, tracing
 
     subject = loading.load(model)
-    if subject.prepare is None:
-        raise BadInput(f"{model}: no picture can be prepared for this model; trace it from Python with a Batch")
-    from PIL import Image
+    if subject.example is not None:
+        batch = subject.example
+    elif subject.prepare is not None:
+        from PIL import Image
 
-    batch = subject.prepare([Image.new("RGB", (320, 320))], ("zeros",))
+        batch = subject.prepare([Image.new("RGB", (320, 320))], ("zeros",))
+    else:
+        raise BadInput(f"{model}: it is not known what this model takes; give a sample of it with --example FILE")
     with subject.asked() as own, torch.no_grad(), tracing(own.module) as trace:
         own.output(batch)
     calls = trace.calls

@@ -35,6 +35,9 @@ class Model:
         mean: Mean of the normalisation, on the range 0 to 1, for models that come with none.
         std: Standard deviation of the normalisation, likewise.
         cfg_options: Overrides of an OpenMMLab config: key.path=value ...
+        output: Which tensor is meant of a model that returns several: a number or a key, such as 1, logits, aux.0.
+        example: A sample of what the model takes, where that is no picture: .npz of arrays by the names of the forward's
+            arguments, .npy, .pt; a text 'layout' in it says how it lies.
         layout: How layers lie, where you know it: 'blocks.11=n (t h w) c' ...; n samples, c channels, t times, h rows, w columns.
         layout_sizes: Lengths of axes that --layout leaves open: t=8 ...
         num_extra_tokens: Tokens before those of the picture (class, registers), instead of what is found.
@@ -50,6 +53,8 @@ class Model:
     mean: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None
     std: Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")] = None
     cfg_options: Words | None = None
+    output: str | None = None
+    example: Path | None = None
     layout: Words | None = None
     layout_sizes: Words | None = None
     num_extra_tokens: int | None = None
@@ -68,6 +73,8 @@ class Model:
             "mean": self.mean,
             "std": self.std,
             "cfg_options": pairs(self.cfg_options or (), "--cfg-options"),
+            **({"output": self.output} if self.output is not None else {}),
+            **({"example": str(self.example)} if self.example is not None else {}),
             **self._layouts(),
         }
 

@@ -26,6 +26,7 @@ from torchloupe.store import plain, sha256
 from torchloupe.store.reading import reads
 from torchloupe.targets.boxes import boxes, regions
 from torchloupe.targets.classes import Each, class_index
+from torchloupe.targets.embedding import Like, embedding_words, rows
 from torchloupe.targets.pose import Peaks, surest
 from torchloupe.targets.words import foreign, question
 from torchloupe.targets.words import target as words_to_target
@@ -83,12 +84,16 @@ class Explaining:
                 "methods": list(self.methods),
                 "code": foreign([*ask["methods"], *words, *self._factory()], self.subject.classes),
                 "options": self.options,
+                "like": {name: sha256(name) for name in ask.get("like") or ()},
                 "aug_smooth": self.aug,
                 "target": words or ["predicted"],
                 "each": bool(ask["each"]),
                 "explain": ask["explain"],
                 "threshold": ask["threshold"],
-                **{key: job.model.get(key) for key in ("cfg_options", "size", "mean", "std", "ema", "classes")},
+                **{
+                    key: job.model.get(key)
+                    for key in ("cfg_options", "size", "mean", "std", "ema", "classes", "output")
+                },
                 **{key: job.model[key] for key in ("layouts", "layout_sizes", "extra_tokens") if key in job.model},
                 "version": __version__,
             }
@@ -128,10 +133,24 @@ class Explaining:
                 "--aug-smooth mirrors pictures, in which left joints are right ones; leave it out for a pose model"
             )
         asked = [] if ask["each"] else list(words)
+        if ask.get("like"):
+            if kind != "embedder":
+                raise BadInput(f"--like is for models that give embeddings; {self.spec!r} is a {kind}")
+            if asked:
+                raise BadInput("--like and --target at once: give either")
+            return self._like([Path(name) for name in ask["like"]])
         if kind == "detector":
             return question(asked, classes, partial(boxes, value=ask["explain"], threshold=ask["threshold"]))
-        by_kind: Mapping[str, Any] = {"segmenter": regions, "pose": surest}
+        by_kind: Mapping[str, Any] = {"segmenter": regions, "pose": surest, "embedder": embedding_words}
         return question(asked, classes, by_kind[kind]) if kind in by_kind else words_to_target(asked, classes)
+
+    def _like(self, files: Sequence[Path]) -> Like:
+        """Similarity to other pictures, each embedded as it is prepared for this model."""
+        assert self.subject.prepare is not None
+        batch = self.subject.prepare([read(file) for file in files], tuple(map(str, files)))
+        with self.subject.asked() as own, torch.no_grad():
+            found = rows(own.output(batch), batch)
+        return Like(found.float().cpu(), tuple(file.stem for file in files))
 
     def _truth(self, words: Sequence[str], labels: str | None) -> Mapping[str, int]:
         """The class index of every picture, from a list of "picture class" lines or from the folders' names."""

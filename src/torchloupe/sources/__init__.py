@@ -24,6 +24,8 @@ SCHEMES: dict[str, str] = {
     "timm": "torchloupe.sources.timm:timm",
     "transformers": "torchloupe.sources.transformers:transformers",
     "torchvision": "torchloupe.sources.torchvision:torchvision",
+    "ultralytics": "torchloupe.sources.ultralytics:ultralytics",
+    "open_clip": "torchloupe.sources.open_clip:open_clip",
     "torch": "torchloupe.sources.python:factory",
     "mmpretrain": "torchloupe.sources.openmmlab:mmpretrain",
     "opengait": "torchloupe.sources.opengait:opengait",
@@ -52,12 +54,14 @@ def subject(
     layouts: Mapping[str, Layout | str] | None = None,
     layout_sizes: Mapping[str, int] | None = None,
     extra_tokens: int | None = None,
+    example: Any = None,
+    output: str | int | None = None,
 ) -> Subject:
     """A model and how to talk to it, from a spec or a module. Nothing is ever downloaded.
 
     model: timm:NAME, transformers:FOLDER or TYPE, torchvision:NAME, torch:package.module:factory, each with
         ?key=value&key=value behind it where the model takes options; mmpretrain:CONFIG.py or NAME; mmpose:CONFIG.py or NAME
-        (top-down); mmdet:CONFIG.py and other OpenMMLab repositories alike; opengait:CONFIG.yaml; hrnet:CONFIG.yaml (Pose ResNet or HRNet); or an nn.Module.
+        (top-down); ultralytics:NAME.yaml or FILE.pt; open_clip:NAME; mmdet:CONFIG.py and other OpenMMLab repositories alike; opengait:CONFIG.yaml; hrnet:CONFIG.yaml (Pose ResNet or HRNet); or an nn.Module.
     weights: a checkpoint file; without it the weights are what the source gives, mostly random.
     device: auto, cpu, cuda, cuda:0, mps or a number; a module that is given stays where it is under auto.
     ema: the moving average in the checkpoint. unsafe_load: let the checkpoint run code.
@@ -66,9 +70,13 @@ def subject(
     cfg_options: overrides of an OpenMMLab config. layers: default layers; found by one forward where not given.
     layouts: layer or glob -> how it lies, where that is known ("n (t h w) c", or a Layout); layout_sizes: lengths that they
         leave open ({"t": 8}); extra_tokens: tokens before the picture's.
+    example: samples of the kind that the model takes, for one that takes no picture or more than one: a Batch, a tensor, tensors
+        by the names of the forward's arguments, or a file of them (.npz, .npy, .pt).
+    output: which of several tensors that it returns is meant: a number, a key, or both with dots ("aux.0").
     Errors: BadInput for an unknown scheme or model and for what does not fit; MissingPackage.
     """
     from torchloupe.sources.assemble import Options
+    from torchloupe.sources.examples import as_batch
 
     options = Options(
         spec=model if isinstance(model, str) else "",
@@ -82,6 +90,8 @@ def subject(
         std=std,
         cfg_options=cfg_options or {},
         layers=layers,
+        example=None if example is None else as_batch(example),
+        output=output,
     )
     from torchloupe.names import told
 

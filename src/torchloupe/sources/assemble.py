@@ -6,7 +6,7 @@ import ast
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
-from torchloupe.errors import BadInput, LoupeWarning, NoGradient, nearest, need
+from torchloupe.errors import BadInput, LoupeError, LoupeWarning, NoGradient, nearest, need
 from torchloupe.evidence import settle
 from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped
 from torchloupe.results import Scores
 from torchloupe.sources import patches
 from torchloupe.sources.devices import device
+from torchloupe.sources.outputs import choose, word
 from torchloupe.sources.preparation import Preparation
 from torchloupe.sources.safe import load_into, read_checkpoint, weights_in
 from torchloupe.store import sha256
 from torchloupe.store.reading import reading
+from torchloupe.subjects import read_first
 from torchloupe.trace import Trace, Visit, default_layers, tensors, tracing
 
 MOST_TRIALS = 8
@@ -46,6 +48,8 @@ class Options:
     std: Sequence[float] | None = None
     cfg_options: Mapping[str, Any] = field(default_factory=dict)
     layers: Sequence[str] | None = None
+    example: Batch | None = None
+    output: str | int | None = None
 
     @property
     def hw(self) -> tuple[int, int] | None:
@@ -144,11 +148,13 @@ def finish(
     kind: Kind = "classifier",
     loaded: Loaded | None = None,
     notes: Mapping[str, Any] | None = None,
+    example: Batch | None = None,
     **seams: Any,
 ) -> Subject:
-    """A Subject of a built model: weights, eval mode, device, class names, default layers.
+    """A Subject of a built model: weights, eval mode, device, what of its output is read, class names, default layers.
 
-    seams: call, read, layout, for Subject. loaded: where the source has loaded the weights itself.
+    seams: call, read, layout, for Subject. loaded: where the source has loaded the weights itself. example: samples of the kind
+    that the model takes, where that is no picture; one that the user gives comes before it.
     """
     if loaded is None:
         loaded = load_weights(module, options)
@@ -158,52 +164,104 @@ def finish(
         module.to(device(options.device))
     notes = {**(notes or {}), **({"weights": dict(loaded.note)} if loaded.note else {})}
     made = Subject(module, kind=kind, spec=options.spec or type(module).__name__, notes=notes, **seams)
-    layers, count, kind = _look(made, preparation.size) if preparation is not None else ((), None, kind)
+    asked = options.example or example
+    if asked is None and preparation is not None:
+        asked = Batch(torch.zeros(1, *preparation.size))
+    expected = len(class_names(options.classes)) if options.classes is not None else len(classes) or None
+    seen = _look(made, asked, options, expected) if asked is not None else _Seen(made, (), None)
     if options.classes is not None:
         names = class_names(options.classes)
-        if count is not None and len(names) != count:
-            raise BadInput(f"{len(names)} class names were given; the model has {count} classes")
+        if seen.classes is not None and len(names) != seen.classes:
+            raise BadInput(f"{len(names)} class names were given; the model has {seen.classes} classes")
     else:
-        names = tuple(classes) if count in (None, len(classes)) else ()
-    return Subject(
-        module,
-        kind=kind,
-        spec=made.spec,
-        notes=notes,
-        layers=tuple(options.layers) if options.layers is not None else layers,
+        names = tuple(classes) if seen.classes in (None, len(classes)) else ()
+    return replace(
+        seen.subject,
+        layers=tuple(options.layers) if options.layers is not None else seen.layers,
         classes=names,
+        example=options.example or example,
         prepare=None if preparation is None else partial(preparation.batch, module=module),
-        **seams,
     )
 
 
-def _look(made: Subject, size: tuple[int, int, int]) -> tuple[tuple[str, ...], int | None, Kind]:
-    """The default layers, the number of classes and the kind, from one forward of zeros; () and None where it will not run.
+class _Seen(NamedTuple):
+    """What one forward told: the subject, with its reading and kind; default layers; the number of classes."""
+
+    subject: Subject
+    layers: tuple[str, ...]
+    classes: int | None
+
+
+def _look(made: Subject, batch: Batch, options: Options, expected: int | None) -> _Seen:
+    """What is read of the output, the default layers, the number of classes and the kind, from one forward of an example.
 
     What gives a picture of logits where a classifier gives a vector is a segmenter; its default is a layer of its encoder.
     """
-    batch = Batch(torch.zeros(1, *size))
     try:
         reject_wrapped(made.module)
-        with made.asked() as own, torch.no_grad(), tracing(own.module) as trace:
-            output = own.output(batch)
+        _reject_lazy(made.module)
+        plain = replace(made, read=_as_it_is) if made.read is read_first else made
+        with plain.asked() as own, torch.no_grad(), tracing(own.module) as trace:
+            output = own.output(batch.at(batch.x.clone()))
+        if made.read is read_first:
+            read, said = choose(output, made.kind, made.module, trace, options.output, expected)
+            made = replace(made, read=read, notes={**made.notes, "output": word(read.path)})
+            for line in said:
+                warnings.warn(f"{made.spec}: {line}", LoupeWarning, stacklevel=4)
+            output = read(output)
+        elif options.output is not None:
+            raise BadInput(f"output {options.output!r}: what {made.spec} gives is read in its source's own way")
+    except LoupeError as error:
+        if options.output is not None:
+            raise
+        return _nothing(made, batch, error, options.example is not None)
     except Exception as error:  # a stranger's forward may fail in any way, and a subject is of use without its defaults
-        text = f"{made.spec}: no default layer, as one forward of zeros {size} failed: {' '.join(str(error).split())[:200]}"
-        warnings.warn(text, LoupeWarning, stacklevel=4)
-        return (), None, made.kind
+        return _nothing(made, batch, error, options.example is not None)
     maps = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
     kind: Kind = "segmenter" if maps and made.kind == "classifier" else made.kind
+    made = replace(made, kind=kind)
     if kind == "segmenter":
         trace = Trace(_encoder(made.module, trace))
+    calls = trace.calls
+    if batch.extra or batch.shared:
+        trace = Trace(_tied(made, batch, trace))
     seen = trace
 
-    def believed(visit: Visit) -> bool:
-        return isinstance(settle(made, batch, visit, seen), Layout)
+    trials = iter(range(MOST_TRIALS))
 
-    candidates = list(islice(default_layers(trace, 1, (1, *size[1:]), believed), MOST_TRIALS))
-    found = next((layer for layer in candidates if _leads(made, layer, batch)), None)
+    def believed(visit: Visit) -> bool:
+        return next(trials, None) is not None and isinstance(settle(made, batch, visit, seen), Layout)
+
+    try:
+        tried = islice(default_layers(trace, batch.n, batch.size, believed), MOST_TRIALS)
+        # of a module that ran several times, and was left out but once, the call still has to be said
+        candidates = [one if "#" in one or calls[one] == 1 else f"{one}#{seen.of(one)[0].call}" for one in tried]
+        found = next((layer for layer in candidates if _leads(made, layer, batch)), None)
+    except Exception as error:  # as above, for a backward
+        return _nothing(made, batch, error, options.example is not None)
     count = output.shape[1] if isinstance(output, Tensor) and (output.ndim == 2 or kind == "segmenter") else None
-    return (found or candidates[0],) if candidates else (), count, kind
+    return _Seen(made, (found or candidates[0],) if candidates else (), count)
+
+
+def _nothing(made: Subject, batch: Batch, error: Exception, own: bool) -> _Seen:
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    what, advice = (
+        ("the example", "") if own else ("zeros", "; a sample of what it takes helps: --example (example= in Python)")
+    )
+    text = f"{made.spec}: no default layer, as one forward of {what} {tuple(batch.x.shape)} failed: {said}{advice}"
+    warnings.warn(text, LoupeWarning, stacklevel=5)
+    return _Seen(made, (), None)
+
+
+def _as_it_is(output: Any) -> Any:
+    return output
+
+
+def _reject_lazy(module: nn.Module) -> None:
+    """Errors: BadInput for a module whose sizes are not known before its first forward."""
+    lazy = [name for name, one in module.named_parameters() if nn.parameter.is_lazy(one)]
+    if lazy:
+        raise BadInput(f"{lazy[0]} has no size before the model has run once; run it on an input first")
 
 
 def _encoder(module: nn.Module, trace: Trace) -> list[Visit]:
@@ -211,6 +269,38 @@ def _encoder(module: nn.Module, trace: Trace) -> list[Visit]:
     names = ("backbone", "encoder", getattr(module, "base_model_prefix", ""))
     inside = [visit for visit in trace.visits if visit.name.startswith(tuple(f"{name}." for name in names if name))]
     return inside or trace.visits
+
+
+def _tied(made: Subject, batch: Batch, trace: Trace) -> list[Visit]:
+    """What changes with the input that is explained, beside the other inputs of the model."""
+
+    def sums(x: Tensor) -> dict[tuple[str, int], Tensor]:
+        found: dict[tuple[str, int], Tensor] = {}
+
+        def note(name: str) -> Any:
+            def hook(_part: nn.Module, _inputs: Any, output: Any) -> None:
+                first = next(tensors(output), None)
+                call = sum(key[0] == name for key in found)
+                found[name, call] = (
+                    torch.zeros(2) if first is None else torch.stack([first.double().sum(), first.double().norm()])
+                )
+
+            return hook
+
+        with made.asked() as own, torch.no_grad():
+            handles = [part.register_forward_hook(note(name)) for name, part in own.module.named_modules() if name]
+            try:
+                own.output(batch.at(x))
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return found
+
+    other = torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(0)).to(batch.x)
+    one, two = sums(batch.x.clone()), sums(batch.x + other)
+    return [
+        v for v in trace.visits if not torch.equal(one[v.name, v.call], two.get((v.name, v.call), one[v.name, v.call]))
+    ]
 
 
 def _leads(made: Subject, layer: str, batch: Batch) -> bool:

@@ -13,8 +13,12 @@ from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, class_names, finish, load_weights, split_spec
 from torchloupe.sources.devices import device
 from torchloupe.sources.preparation import resize_crop
+from torchloupe.sources.wrappers import unwrapped
 
-HOMES = {name: f"torchloupe.sources.{name}:given" for name in ("timm", "torchvision", "transformers")}
+HOMES = {
+    name: f"torchloupe.sources.{name}:given"
+    for name in ("timm", "torchvision", "transformers", "ultralytics", "open_clip")
+}
 
 
 def factory(rest: str, options: Options) -> Subject:
@@ -69,6 +73,7 @@ def _obeying(made: Subject, options: Options) -> Subject:
 
 def given(module: nn.Module, options: Options) -> Subject:
     """A module as it is, prepared by resize, crop and normalise; those of timm, torchvision and transformers as there."""
+    module = unwrapped(module)
     home = HOMES.get(type(module).__module__.partition(".")[0])
     if home is not None:
         found = own(home)(module, options)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchloupe.errors import BadInput
-from torchloupe.probe import Subject
+from torchloupe.probe import Batch, Kind, Subject
 from torchloupe.sources.assemble import Options, finish, framework, split_spec, unknown
 from torchloupe.sources.preparation import Preparation
 
@@ -54,6 +54,11 @@ def given(module: nn.Module, options: Options) -> Subject | None:
 
 
 def _prepared(module: Any, options: Options) -> Subject:
+    count = _channels(module)
+    kind: Kind = "classifier" if getattr(module, "num_classes", 0) else "embedder"
+    if count not in (1, 3):
+        h, w = options.hw or _fixed_size(module) or module.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
+        return finish(module, options, None, kind=kind, example=Batch(torch.zeros(1, count, h, w)))
     data = framework("timm.data", "timm")
     config = data.resolve_data_config(_overrides(module, options), model=module)
     transform = data.create_transform(**config)
@@ -72,16 +77,14 @@ def _prepared(module: Any, options: Options) -> Subject:
         options,
         Preparation(steps, size, mean, std),
         classes=classes,
-        kind="classifier" if getattr(module, "num_classes", 0) else "embedder",
+        kind=kind,
         notes={"preparation": " ".join(str(transform).split())},
     )
 
 
 def _overrides(module: Any, options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    count = getattr(module, "in_chans", None) or module.pretrained_cfg.get("input_size", (3,))[0]
-    stem = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
-    count = stem.in_channels if stem is not None and stem.in_channels in (1, 3) else count
+    count = _channels(module)
     hw = options.hw or _fixed_size(module)
     if hw or count != 3:
         h, w = hw or module.pretrained_cfg.get("input_size", (3, 224, 224))[1:]
@@ -93,6 +96,13 @@ def _overrides(module: Any, options: Options) -> dict[str, Any]:
         if value:
             found[key] = tuple(value)
     return found
+
+
+def _channels(module: Any) -> int:
+    """Input channels: what the model says, else those of its first convolution."""
+    count = getattr(module, "in_chans", None) or module.pretrained_cfg.get("input_size", (3,))[0]
+    stem = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    return int(stem.in_channels if stem is not None and stem.in_channels < 32 else count)
 
 
 def _fixed_size(module: nn.Module) -> tuple[int, int] | None:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchloupe.axes import Layout
 from torchloupe.errors import BadInput
-from torchloupe.probe import Kind, Subject
+from torchloupe.probe import Batch, Kind, Subject
 from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec, unknown
 from torchloupe.sources.preparation import Preparation, resize_crop
 
@@ -44,11 +45,20 @@ def torchvision(rest: str, options: Options) -> Subject:
         return torchvision_detector(module, options, classes)
     if kind == "segmenter":
         preparation: Preparation | None = _segmentation(preset, options)
+    elif ".video" in family:
+        return finish(module, options, None, classes=classes, kind=kind, example=_clip(preset, family, options))
     else:
         preparation = _preset(preset, options) if _is_classification(preset) else _plain(module, options)
     return finish(
         module, options, preparation, classes=classes, kind=kind, notes={"preparation": " ".join(str(preset).split())}
     )
+
+
+def _clip(preset: Any, family: str, options: Options) -> Batch:
+    """A clip of as many frames as these networks are trained on, for the default layer; pictures are none."""
+    h, w = options.hw or (preset.crop_size[0], preset.crop_size[-1])
+    frames = 16 if family.rpartition(".")[2] in ("mvit", "swin_transformer", "s3d") else 8
+    return Batch(torch.zeros(1, 3, frames, h, w), Layout("n c t h w"))
 
 
 def given(module: nn.Module, options: Options) -> Subject | None:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeWarning, nearest
-from torchloupe.probe import Subject
+from torchloupe.probe import Batch, Subject
 from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec
 from torchloupe.sources.preparation import Preparation, resize_crop
@@ -102,7 +103,13 @@ def _class(library: Any, config: Any) -> Any:
     for name in getattr(config, "architectures", None) or ():
         if hasattr(library, name):
             return getattr(library, name)
-    tasks = ("ImageClassification", "ObjectDetection", "SemanticSegmentation")
+    tasks = (
+        "ImageClassification",
+        "ObjectDetection",
+        "SemanticSegmentation",
+        "VideoClassification",
+        "AudioClassification",
+    )
     for auto in (*(getattr(library, f"AutoModelFor{task}") for task in tasks), library.AutoModel):
         if type(config) in auto._model_mapping:
             found = auto._model_mapping[type(config)]
@@ -132,7 +139,8 @@ def _note(source: str, info: Mapping[str, Any]) -> dict[str, Any]:
 def _finish(module: nn.Module, source: str | None, options: Options, notes: dict[str, Any]) -> Subject:
     config = module.config
     names = getattr(config, "id2label", None) or {}
-    preparation, said = _preparation(module, source, options)
+    example = _example(config, options)
+    preparation, said = (None, "none: no picture is taken") if example else _preparation(module, source, options)
     classifies = "Classification" in type(module).__name__
     segments = "SemanticSegmentation" in type(module).__name__
     if "ObjectDetection" in type(module).__name__ and preparation is not None:
@@ -148,12 +156,58 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
         classes=[] if plain or not (classifies or segments) else [str(names[i]) for i in sorted(names)],
         kind="classifier" if classifies else "segmenter" if segments else "embedder",
         notes={**notes, "preparation": said},
+        example=example,
+        **_called(module),
     )
+
+
+def _called(module: nn.Module) -> dict[str, Any]:
+    """How a model is called that wants more than its picture: of two towers the picture's, unless the text is given; experts."""
+    taken = signature(module.forward).parameters
+    if hasattr(module, "get_image_features") and "input_ids" in taken:
+        return {"call": _two_towers}
+    if "dataset_index" in taken and _experts(module) > 1:
+        warnings.warn(
+            "this pose model has experts for several data sets; the first is asked, another by Batch(extra={'dataset_index': ...})",
+            LoupeWarning,
+            stacklevel=5,
+        )
+        return {"call": _first_expert}
+    return {}
+
+
+def _experts(module: nn.Module) -> int:
+    return int(getattr(getattr(module.config, "backbone_config", None), "num_experts", 1) or 1)
+
+
+def _two_towers(module: Any, batch: Batch) -> Any:
+    """CLIP and its kin: with input_ids the picture against each text (n, texts), without them the picture's embedding."""
+    more = {**batch.extra, **batch.shared}
+    if "input_ids" in more:
+        return module(pixel_values=batch.x, **more).logits_per_image
+    found = module.get_image_features(pixel_values=batch.x, **more)
+    return found if isinstance(found, Tensor) else found.pooler_output
+
+
+def _first_expert(module: Any, batch: Batch) -> Any:
+    index = torch.zeros(batch.n, dtype=torch.long, device=batch.x.device)
+    return module(batch.x, **{"dataset_index": index, **batch.extra, **batch.shared})
+
+
+def _example(config: Any, options: Options) -> Batch | None:
+    """What a model of videos or spectrograms takes; None for one of pictures."""
+    if hasattr(config, "num_mel_bins") and hasattr(config, "max_length") and hasattr(config, "patch_size"):
+        return Batch(torch.zeros(1, config.max_length, config.num_mel_bins), Layout("n h w"))
+    frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
+    if not isinstance(frames, int) or (not hasattr(config, "patch_size") and not hasattr(config, "tubelet_size")):
+        return None
+    h, w = options.hw or _picture_size(config) or (224, 224)
+    return Batch(torch.zeros(1, frames, getattr(config, "num_channels", None) or 3, h, w), Layout("n t c h w"))
 
 
 def _preparation(module: Any, source: str | None, options: Options) -> tuple[Preparation | None, str]:
     """The model's own image processor: the stored one, else the default of its type at the model's picture size."""
-    processor = _processor(source, module.config)
+    processor, stored = _processor(source, module.config)
     if processor is not None and "boxes" in signature(processor.preprocess).parameters:
         # pose models crop people out of the picture; what they are fed is a crop already
         processor = None
@@ -164,8 +218,7 @@ def _preparation(module: Any, source: str | None, options: Options) -> tuple[Pre
             return None, "none"
         made = resize_crop((count, *hw), options.mean, options.std)
         return made, f"resize, crop {made.size[1:]}, mean {made.mean}, std {made.std}"
-    stored = source is not None and options.size is None
-    if not stored:
+    if not stored or options.size is not None:
         _resize(processor, hw)
     if options.mean:
         processor.image_mean = list(options.mean)
@@ -189,27 +242,30 @@ def _grey(hw: tuple[int, int]) -> Any:
     return Image.new("RGB", (hw[1], hw[0]), "grey")
 
 
-def _processor(source: str | None, config: Any) -> Any:
+def _processor(source: str | None, config: Any) -> tuple[Any, bool]:
+    """The image processor stored beside the model, else the default one of its type, or None; and whether it was stored."""
     auto = framework("transformers.models.auto.image_processing_auto", "transformers")
     if source is not None:
         try:
-            return auto.AutoImageProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+            return auto.AutoImageProcessor.from_pretrained(source, local_files_only=True, trust_remote_code=False), True
         except (OSError, ValueError, KeyError, ImportError):
             pass  # none is stored beside the model: its type's default follows
     if type(config) not in auto.IMAGE_PROCESSOR_MAPPING:
-        return None
+        return None, False
     found = auto.IMAGE_PROCESSOR_MAPPING[type(config)]
     kinds = found.values() if isinstance(found, dict) else found
     for kind in kinds:
         try:
-            return kind()
+            return kind(), False
         except (TypeError, ImportError):
             continue
-    return None
+    return None, False
 
 
 def _picture_size(config: Any) -> tuple[int, int] | None:
-    size = getattr(config, "image_size", None)
+    size = next((getattr(config, name) for name in ("image_size", "crop_size") if getattr(config, name, None)), None)
+    if size is None and getattr(config, "vision_config", None) is not None:
+        return _picture_size(config.vision_config)
     if isinstance(size, int):
         return size, size
     return (size[0], size[1]) if isinstance(size, (list, tuple)) and len(size) == 2 else None
