@@ -144,7 +144,9 @@ def _cached(file: Path) -> Gallery | None:
         return None
     texts = {key: tuple(held[key].tolist()) for key in ("names", "identities", "conditions", "views")}
     digest, contents = str(held["digest"].reshape(-1)[0]), tuple(held["contents"].tolist())
-    return Gallery(torch.from_numpy(held["embeddings"]), digest=digest, digests=contents, **texts)
+    kept = torch.from_numpy(held["embeddings"])
+    names, identities = texts["names"], texts["identities"]
+    return Gallery(kept, names, identities, "euc", digest, contents, texts["conditions"], texts["views"])
 
 
 def _write(file: Path, gallery: Gallery) -> None:

@@ -96,8 +96,9 @@ class Evaluation:
             raise BadInput(f"{name or 'evaluation'}: no setting in it; expected a result of loupe gait eval")
         names = ("protocol", "metric", "exclude", "numbers", "hidden")
         told = {key: value for key, value in record.items() if key not in (*names, "kind", "settings", "key")}
-        return cls(**{key: record.get(key, {}) for key in ("numbers", "hidden")},
-                   **{key: str(record.get(key, "")) for key in names[:3]}, outcomes=outcomes, told=told)  # fmt: skip
+        protocol, metric, exclude = (str(record.get(key, "")) for key in names[:3])
+        numbers, hidden = record.get("numbers", {}), record.get("hidden", {})
+        return cls(protocol, metric, exclude, outcomes, numbers, hidden, told)
 
     def failures(self, settings: Sequence[str] = ()) -> list[Failure]:
         """Probes taken for somebody else, the farthest beyond the right item first, those without a right one last; each

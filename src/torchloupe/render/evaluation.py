@@ -12,6 +12,8 @@ from torchloupe import store
 from torchloupe.kinds.evaluation import Evaluation
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from torchloupe.render.kinds import Wish
 
 CELL, HEAD, LEFT = 0.38, 0.75, 0.85
@@ -90,7 +92,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]  # fmt: skip
 
 
-def _grids(found: Evaluation) -> object:
+def _grids(found: Evaluation) -> Figure:
     from torchloupe.render.ink import Plain
 
     shown: Mapping[str, tuple[np.ndarray, np.ndarray]] = {
@@ -121,7 +123,7 @@ def _grids(found: Evaluation) -> object:
     return figure
 
 
-def _bars(found: Evaluation) -> object:
+def _bars(found: Evaluation) -> Figure:
     from torchloupe.render.ink import Plain
 
     names = list(dict.fromkeys(name for some in found.numbers.values() for name in some))
