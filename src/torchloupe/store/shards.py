@@ -148,7 +148,7 @@ class Shards:
         """
         wanted, found = set(ids), dict[str, np.ndarray]()
         by_shard: dict[str, list[str]] = {}
-        with self._index() as index:
+        with closing(self.index()) as index:
             for id, shard in index.execute("SELECT id, shard FROM samples WHERE failed IS NULL"):
                 if id in wanted:
                     by_shard.setdefault(shard, []).append(id)
