@@ -416,3 +416,19 @@ def test_the_same_question_reads_the_disk(command: str, pictures: list[str], tmp
     asked.clear()
     assert run(*words, "--at", "two", "--batch-size", "1") == 0
     assert len(asked) == each
+
+
+def test_weak_differences_are_seen_on_a_scale_of_their_own() -> None:
+    """Two points, the second a thousand times weaker: black on the figure's scale, its full range on its own."""
+    rng = np.random.default_rng(0)
+    strong, weak = rng.random((4, 1, 6, 6), np.float32), rng.random((4, 1, 6, 6), np.float32) / 1000
+    pairs = [Pair("strong", strong, strong * 0), Pair("weak", weak, weak * 0)]
+    brightest = {}
+    for scale in ("figure", "layer"):
+        drawn, _ = draw_difference(
+            pairs, ("a", "b"), "absolute", None, Look("squeeze_mean"), Style(cmap="gray"), "x", None, scale
+        )
+        brightest[scale] = {name: int(tile.max()) for name, tile in drawn.tiles.items()}
+    assert brightest["figure"]["strong"] == brightest["layer"]["strong"] == 255
+    assert brightest["figure"]["weak"] < 2
+    assert brightest["layer"]["weak"] == 255

@@ -106,6 +106,7 @@ def diff(
     weights: Annotated[list[str] | None, Parameter(negative="")] = None,
     vis_config: Path | None = None,
     difference: str = "absolute",
+    scale: Literal["figure", "layer"] = "figure",
     cka: Flag = False,
     repo: str | None = None,
     save: Out = Path("out"),
@@ -128,6 +129,7 @@ def diff(
         weights: A checkpoint a network, in their order; none for a network without.
         vis_config: A recorder config of MMRazor with recorders1, mappings1, recorders2, mappings2 (or of one network).
         difference: absolute |a - b|; relative |a - b| / max(|a|, |b|); cosine distance of the channels at each position.
+        scale: One scale of colours for the differences at all points, figure, or one for each, layer, where weak ones would be black.
         cka: Linear CKA between all pairs of points, over all pictures.
         repo: The OpenMMLab repository of configs that are given without a scheme.
         save: Folder to write to; or a picture's name, where one picture is drawn.
@@ -143,6 +145,8 @@ def diff(
     check(difference)
     if loading.weights is not None:
         raise BadInput("--weights is given once a network here")
+    if cka and scale != "figure":
+        raise BadInput(f"--scale {scale} has no meaning with --cka, which goes from 0 to 1")
     pairs_of = two(model, weights or [])
     folder, single, style = destination(save, Style(**asdict(ink)))
     sides = [replace(loading, weights=file).words(spec(name, repo)) for name, file in pairs_of]
@@ -152,7 +156,7 @@ def diff(
     work = job.open()
     for notice in work.notices:
         say(notice)
-    results = running.results(folder, len(work.ids()), {"look": asdict(look)})
+    results = running.results(folder, len(work.ids()), {"look": asdict(look), "scale": scale})
     done = running.run(job, work, results, "pictures")
     status = drawn(results, work.ids(), done, draw, folder, look, style, tiles)
     for id in [id for id in work.ids() if id not in done.failed]:

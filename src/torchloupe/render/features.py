@@ -361,11 +361,12 @@ def draw_difference(
     style: Style,
     id: str,
     other: np.ndarray | None = None,
+    scale: str = "figure",
 ) -> tuple[Drawn, dict[str, Any]]:
     """Rows of points: the first network, the second, their difference; and figures about each difference.
 
     The two networks share one scale at each point; the differences share one, from 0, over all points, so that they can be
-    compared. Without a reduction the strongest channels of the difference are drawn, and no networks beside them.
+    compared, or with scale "layer" have one each, so that weak ones can be seen. Without a reduction the strongest channels of the difference are drawn, and no networks beside them.
     picture: what was seen, or by the first side where other is what the second saw.
     """
     from torchloupe.methods.difference import difference, matched
@@ -390,7 +391,11 @@ def draw_difference(
             a, b, shorten = a[:, best : best + 1], b[:, best : best + 1], squeeze_mean
         sides[pair.label] = (shorten(a)[0, 0].numpy(), shorten(b)[0, 0].numpy(), part)
         titles[pair.label] = f"{pair.label} ({'; '.join(notes)})" if notes else pair.label
-    shared = Scale.over(*(part.maps for _, _, part in sides.values()), zero=not look.use_norm)
+    whole = Scale.over(*(part.maps for _, _, part in sides.values()), zero=not look.use_norm)
+    scales = {
+        label: Scale.over(part.maps, zero=not look.use_norm) if scale == "layer" else whole
+        for label, (_, _, part) in sides.items()
+    }
     unders = [
         one[len(one) // 2] if look.overlaid and one is not None else None
         for one in (picture, picture if other is None else other)
@@ -404,13 +409,13 @@ def draw_difference(
     ratio = 0.0
     for label, (first, second, part) in sides.items():
         images = {
-            f"{label}-{name}": tile(each.mean(0), shared, look, style, under)
+            f"{label}-{name}": tile(each.mean(0), scales[label], look, style, under)
             for name, each in zip(part.labels, part.maps, strict=True)
         }
-        ranged = ""
+        ranged = f", difference {' to '.join(scales[label].ticks)}" if scale == "layer" else ""
         if few:
             both = Scale.over(first.mean(0), second.mean(0))
-            ranged = f", both sides {' to '.join(both.ticks)}"
+            ranged += f", both sides {' to '.join(both.ticks)}"
             nets = [
                 Cell(tile(side.mean(0), both, look, style, below))
                 for side, below in zip((first, second), unders, strict=True)
@@ -435,8 +440,12 @@ def draw_difference(
         lead = seen[0] if seen else None
         before = f"{id}: " if few else f"{id}, {how} difference: "
         groups[0] = replace(groups[0], heading=before + groups[0].heading, lead=lead)
-    bar = Bar(colour.palette(style.cmap), shared.ticks)
-    note = "colours: one scale for all differences"
+    bar = Bar(colour.palette(style.cmap), ("min", "max") if scale == "layer" else whole.ticks)
+    note = (
+        "colours: one scale for the difference at each point"
+        if scale == "layer"
+        else "colours: one scale for all differences"
+    )
     note += "; both sides of a row from their least to their greatest value" if few else ""
     return Drawn(grid(groups, heads, (bar,), note), tiles), figures
 
@@ -530,8 +539,9 @@ def pictures_of(
         labels = chosen(record["points"], points, stem)
         pairs = [Pair(label, arrays[f"a/{label}"], arrays[f"b/{label}"]) for label in labels]
         drawn, _ = draw_difference(
-            pairs, tuple(record["names"]), record["difference"], picture, look, style, id, arrays.get("other")
-        )
+            pairs, tuple(record["names"]), record["difference"], picture, look, style, id, arrays.get("other"),
+            record.get("scale", "figure"),
+        )  # fmt: skip
         paths = [write(drawn.figure, folder / f"{stem}.{style.format}", style)]
         return paths + (write_tiles(drawn.tiles, folder, stem) if tiles else [])
     labels = chosen(record["points"], points, stem)
