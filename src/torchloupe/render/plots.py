@@ -122,7 +122,14 @@ class _Page:
         axes.imshow(cell.image, aspect="auto", interpolation="antialiased")
         if cell.label:
             box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-            words = {"fontsize": SMALL - 1, "color": INK, "family": FONT, "bbox": box, "ha": "left", "va": "bottom"}
+            words = {
+                "fontsize": SMALL - 1,
+                "color": INK,
+                "fontfamily": list(_families()),
+                "bbox": box,
+                "ha": "left",
+                "va": "bottom",
+            }
             axes.text(0.05, 0.05, cell.label, transform=axes.transAxes, **words)
 
     def text(self, x: float, y: float, lines: Sequence[str], size: float, align: str, **more: Any) -> None:
@@ -132,7 +139,7 @@ class _Page:
             words: dict[str, Any] = {
                 "fontsize": size,
                 "color": INK,
-                "family": FONT,
+                "fontfamily": list(_families()),
                 "ha": align,
                 "va": "bottom",
                 **more,
@@ -146,7 +153,7 @@ class _Page:
             words: dict[str, Any] = {
                 "fontsize": SMALL,
                 "color": INK,
-                "family": FONT,
+                "fontfamily": list(_families()),
                 "ha": "right",
                 "va": "center",
                 "rotation": 90,
@@ -156,7 +163,7 @@ class _Page:
     def bar(self, x: float, y: float, length: float, bar: Bar) -> None:
         axes = self.axes(x, y, 0.1, length)
         axes.imshow(bar.table[::-1, None], aspect="auto", interpolation="bilinear")
-        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "family": FONT}
+        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "fontfamily": list(_families())}
         spots = np.linspace(1, 0, len(bar.ticks))
         for spot, tick in zip(spots, bar.ticks, strict=True):
             edge = "bottom" if spot == 1 else "top" if spot == 0 else "center"
@@ -192,6 +199,14 @@ def _shortened(text: str, width: float, size: float, weight: str) -> str:
         if measure(found, size, weight) <= width:
             return found
     return "…"
+
+
+@lru_cache
+def _families() -> tuple[str, ...]:
+    """The font of these pages, and behind it those that have what it lacks."""
+    from torchloupe.render.ink import TEXT as SET
+
+    return FONT, *SET["fontfamily"]
 
 
 @lru_cache(maxsize=4096)
