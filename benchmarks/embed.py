@@ -4,7 +4,7 @@ python benchmarks/embed.py 1000 10000 50000 200000      every method in turn at 
 python benchmarks/embed.py 1000000 --methods loupe-tsne loupe-umap
 python benchmarks/embed.py --forward                   how much of a model's own rate embedding reaches
 
-Data: 40 clusters, each a curved 5-dimensional sheet in 256 dimensions, float32. Numbers as in methods/arrangement.py.
+Data: 40 clusters, each a curved 5-dimensional sheet in 256 dimensions, float32; --data for others. Numbers as in methods/arrangement.py.
 """
 
 from __future__ import annotations
@@ -37,6 +37,58 @@ def curved(total: int, width: int = 256, clusters: int = 40, seed: int = 0) -> t
         noise = random.standard_normal((len(rows), width), np.float32)
         feats[rows] = random.normal(size=width) + np.sin(2 * sheet @ waves) + (sheet @ bends) ** 2 + 0.1 * noise
     return feats, labels
+
+
+def unequal(total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twelve Gaussian clusters in 50 dimensions, the largest a thousand times the smallest, of spreads from 0.2 to 3."""
+    random = np.random.default_rng(1)
+    share = np.geomspace(1, 1000, 12)
+    labels = np.sort(random.choice(12, total, p=share / share.sum()))
+    spread = np.linspace(3, 0.2, 12)[labels, None]
+    centres = 12 * random.normal(size=(12, 50))
+    return (centres[labels] + spread * random.normal(size=(total, 50))).astype(np.float32), labels
+
+
+def far(total: int) -> tuple[np.ndarray, np.ndarray]:
+    """A Gaussian cloud in 12 dimensions, half of it moved by 20,000 along one of them."""
+    random = np.random.default_rng(2)
+    feats, labels = random.normal(size=(total, 12)), random.integers(0, 2, total)
+    feats[:, 3] += 20_000 * labels
+    return feats.astype(np.float32), labels
+
+
+def noise(total: int) -> tuple[np.ndarray, np.ndarray]:
+    """One Gaussian cloud in 256 dimensions: no structure at all."""
+    random = np.random.default_rng(3)
+    return random.standard_normal((total, 256), np.float32), random.integers(0, 2, total)
+
+
+def repeated(total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twenty curved sheets; of every twentieth row there are 120 copies, more than t-SNE asks for neighbours."""
+    feats, labels = curved(total, 64, 20)
+    rows = np.arange(total)
+    copied = total // 2
+    rows[:copied] = np.repeat(np.arange(0, total, 20), 120)[:copied]
+    return feats[rows], labels[rows]
+
+
+def hierarchy(total: int) -> tuple[np.ndarray, np.ndarray]:
+    """128 dimensions: 5 kinds of 5 families of 8 members each, every level half as wide as the one above."""
+    random = np.random.default_rng(4)
+    levels = [random.normal(size=(5, 128)), random.normal(size=(25, 128)) / 2, random.normal(size=(200, 128)) / 4]
+    labels = random.integers(0, 200, total)
+    places = levels[0][labels // 40] + levels[1][labels // 8] + levels[2][labels]
+    return (places + random.normal(size=(total, 128)) / 10).astype(np.float32), labels
+
+
+DATA: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {
+    "sheets": curved,
+    "unequal": unequal,
+    "far": far,
+    "noise": noise,
+    "repeated": repeated,
+    "hierarchy": hierarchy,
+}
 
 
 def loupe(method: str) -> Callable[[np.ndarray, int], np.ndarray]:
@@ -109,11 +161,11 @@ def forward_rate(rounds: int = 12) -> dict[str, float]:
     return {name: round(found["plain"] / found[name], 3) for name in ("layer", "output")}
 
 
-def one(method: str, total: int, cores: int) -> dict[str, float | str]:
+def one(method: str, total: int, cores: int, data: str) -> dict[str, float | str]:
     from torchloupe.methods.arrangement import arrangement
 
     warnings.simplefilter("ignore")
-    feats, labels = curved(total)
+    feats, labels = DATA[data](total)
     wall, cpu = time.perf_counter(), time.process_time()
     coords = METHODS[method](feats, cores)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -121,6 +173,7 @@ def one(method: str, total: int, cores: int) -> dict[str, float | str]:
     begun = time.process_time()
     found = arrangement(feats, coords, labels)
     return {
+        "data": data,
         "method": method,
         "points": total,
         "wall_s": round(wall, 1),
@@ -138,6 +191,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["loupe", "opentsne", "umap", "sklearn-tsne"], choices=METHODS)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--data", choices=list(DATA), default="sheets")
     parser.add_argument("--forward", action="store_true", help="the rate of embedding over that of plain forwards")
     parser.add_argument("--one", action="store_true", help="run one method at one size in this process")
     asked = parser.parse_args()
@@ -145,7 +199,7 @@ def main() -> None:
         print(json.dumps({"embedding over plain forward": forward_rate()}))
         return
     if asked.one:
-        print(json.dumps(one(asked.methods[0], asked.sizes[0], asked.cores)))
+        print(json.dumps(one(asked.methods[0], asked.sizes[0], asked.cores, asked.data)))
         return
     for size in asked.sizes:
         for _ in range(asked.rounds):
@@ -161,6 +215,8 @@ def main() -> None:
                     method,
                     "--cores",
                     str(asked.cores),
+                    "--data",
+                    asked.data,
                 ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 print(

@@ -104,3 +104,42 @@ def test_the_package_imports_without_torch() -> None:
         check=True,
     )
     assert run.stdout.strip() == "False"
+
+
+def _lazy_too(path: Path) -> set[str]:
+    """What a file imports, inside functions too, but for types."""
+    tree = ast.parse(path.read_text())
+    typed = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node not in typed and isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_no_circle_among_the_drawings() -> None:
+    def name(path: Path) -> str:
+        return ".".join(("torchloupe", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+    graph = {name(path): _lazy_too(path) for path in FILES if path.is_relative_to(ROOT / "render")}
+    graph = {module: {other for other in used if other in graph and other != module} for module, used in graph.items()}
+    for start in graph:
+        seen, waiting = set(), list(graph[start])
+        while waiting:
+            here = waiting.pop()
+            assert here != start, f"{start} imports itself by way of others"
+            if here not in seen:
+                seen.add(here)
+                waiting += graph[here]
+
+
+@pytest.mark.parametrize("module", ["look", "mapped", "points", "page", "ink", "page.turn"])
+def test_drawing_points_needs_neither_torch_nor_the_command_line(module: str) -> None:
+    code = f"import sys, torchloupe.render.{module}; print(sorted({{'torch', 'cyclopts'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -7,12 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from torchloupe.cli.options import say
+from torchloupe.cli.options import Drawing, say
 from torchloupe.render.features import Change
-from torchloupe.render.look import Look
 from torchloupe.render.style import Style
 
-STYLE, LOOK, CHANGE = Style(), Look(), Change()
+STYLE, LOOK, CHANGE = Style(), Drawing(), Change()
 
 
 def draw(
@@ -23,7 +22,7 @@ def draw(
     layers: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     target: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     style: Annotated[Style, Parameter(name="*")] = STYLE,
-    look: Annotated[Look, Parameter(name="*")] = LOOK,
+    look: Annotated[Drawing, Parameter(name="*")] = LOOK,
     change: Annotated[Change, Parameter(name="*")] = CHANGE,
 ) -> None:
     """Draw results again with other settings, without running the model.

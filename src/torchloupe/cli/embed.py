@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from torchloupe.cli.options import Model, Running, Words, pairs, say
+from torchloupe.cli.options import Drawing, Model, Running, Words, pairs, say
 from torchloupe.errors import BadInput
 from torchloupe.render.look import Look
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchloupe.methods.project import Progress
     from torchloupe.points import Points
 
-DEFAULT_MODEL, DEFAULT_LOOK, WIDE_LOOK = Model(), Look(), Look(fig_size=(14.0, 7.5))
+DEFAULT_MODEL, DEFAULT_LOOK, WIDE_LOOK = Model(), Drawing(), Drawing(fig_size=(14.0, 7.5))
 DEFAULT_RUNNING = Running(batch_size=32)
 Flag = Annotated[bool, Parameter(negative="")]
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
@@ -169,7 +169,7 @@ def tsne(
     seed: int = 1597,
     device: str = "auto",
     unsafe_load: Flag = False,
-    look: Annotated[Look, Parameter(name="*")] = DEFAULT_LOOK,
+    look: Annotated[Drawing, Parameter(name="*")] = DEFAULT_LOOK,
 ) -> None:
     """A gait model's data set as one picture: embed, project, draw.
 
@@ -243,7 +243,7 @@ def compare_points(
     cmap: str | None = None,
     dpi: int = 150,
     seed: int = 1597,
-    look: Annotated[Look, Parameter(name="*")] = WIDE_LOOK,
+    look: Annotated[Drawing, Parameter(name="*")] = WIDE_LOOK,
 ) -> None:
     """Two models or checkpoints on the same samples: maps side by side, aligned, with the points that moved most.
 
@@ -292,7 +292,7 @@ def adjust_3d(
     dpi: int = 150,
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
     port: int = 0,
-    look: Annotated[Look, Parameter(name="*")] = DEFAULT_LOOK,
+    look: Annotated[Drawing, Parameter(name="*")] = DEFAULT_LOOK,
 ) -> None:
     """Turn a 3-D map in the browser, save the view, and redraw the picture from it.
 

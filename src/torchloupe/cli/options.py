@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from torchloupe.errors import BadInput
+from torchloupe.render.look import Look
 
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
@@ -159,6 +160,16 @@ class Running:
             what=what,
             work=work,
         )
+
+
+@dataclass(frozen=True)
+class Drawing(Look):
+    __doc__ = Look.__doc__  # every spelling of its options
+
+    fig_size: Annotated[tuple[float, float], Parameter(name=["--fig-size", "--fig_size", "-f"])] = (8.0, 8.0)
+    marker_size: Annotated[float | None, Parameter(name=["--marker-size", "--marker_size", "-m"])] = None
+    transparent: Annotated[bool, Parameter(negative="")] = False
+    save_ext: Annotated[str | None, Parameter(name=["--save-ext", "--save_ext"])] = None
 
 
 def pairs(words: Sequence[str], option: str) -> dict[str, Any]:

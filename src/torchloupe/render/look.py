@@ -6,9 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from torchloupe.errors import BadInput
 
@@ -75,18 +73,18 @@ class Look:
     """
 
     title: str | None = None
-    fig_size: Annotated[tuple[float, float], Parameter(name=["--fig-size", "--fig_size", "-f"])] = (8.0, 8.0)
-    marker_size: Annotated[float | None, Parameter(name=["--marker-size", "--marker_size", "-m"])] = None
+    fig_size: tuple[float, float] = (8.0, 8.0)
+    marker_size: float | None = None
     color_by: str | None = None
     color_as: Literal["auto", "categories", "numbers"] = "auto"
     shape_by: str | None = None
     legend: Literal["auto", "list", "medians", "wheel", "none"] = "auto"
     alpha: float | None = None
-    transparent: Annotated[bool, Parameter(negative="")] = False
+    transparent: bool = False
     view: str | None = None
     images: Path | None = None
     labels: Path | None = None
-    save_ext: Annotated[str | None, Parameter(name=["--save-ext", "--save_ext"])] = None
+    save_ext: str | None = None
     dense: int = DENSE
 
     def __post_init__(self) -> None:

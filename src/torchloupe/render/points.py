@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,158 +19,28 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from torchloupe.errors import BadInput, LoupeWarning, legible, nearest, need
-from torchloupe.points import LABELS, Points, missing
+from torchloupe.errors import BadInput, LoupeWarning, legible, need
+from torchloupe.points import Points
 from torchloupe.render.ink import TEXT, Plain
 from torchloupe.render.kinds import Wish
 from torchloupe.render.look import Look, View
+from torchloupe.render.mapped import (
+    Classes,
+    Scale,
+    categories,
+    class_colours,
+    colouring,
+    find_pictures,
+    read_map,
+    thumbnail,
+)
 from torchloupe.render.video import write_video
-from torchloupe.sources.points import read_points
 from torchloupe.store import aside
 
 FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "mp4", "html")
 MARKERS = "osD^vP*X<>ph"
 LISTED, AT_MEDIANS = 20, 100
-UNLABELLED, GREY = "(no label)", (0.75, 0.75, 0.75)
-FEATURES_WIDE = 10
 Shapes = tuple[tuple[str, ...], np.ndarray, str]
-
-
-# --- colours --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Classes:
-    """A column of categories: names in natural order, codes (N,) into them, colours (C, 3) in [0, 1].
-
-    gaps: the last of the names is no class, but stands for points without a label.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    codes: np.ndarray
-    colours: np.ndarray
-    gaps: bool = False
-
-    @property
-    def rgb(self) -> np.ndarray:
-        """(N, 3), the colour of every point."""
-        return self.colours[self.codes]
-
-    @property
-    def count(self) -> int:
-        """How many classes there are; points without a label are none."""
-        return len(self.names) - self.gaps
-
-    @property
-    def largest(self) -> np.ndarray:
-        """Class numbers, the one with most points first."""
-        return np.argsort(-np.bincount(self.codes, minlength=len(self.names))[: self.count], kind="stable")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A column of numbers: values (N,), drawn from low to high along a colour map; not-a-number is grey.
-
-    dates: the numbers are seconds since 1970.
-    """
-
-    title: str
-    values: np.ndarray
-    low: float
-    high: float
-    cmap: str
-    dates: bool = False
-
-    def colours_of(self, shares: Any) -> np.ndarray:
-        """(n, 3): the colours at shares from 0, the low end, to 1."""
-        return matplotlib.colormaps[self.cmap](np.asarray(shares, float))[..., :3]
-
-    def words(self, values: Sequence[float]) -> list[str]:
-        """Numbers, or dates as far as they need to be told apart."""
-        if not self.dates:
-            return [f"{value:g}" for value in values]
-        day = 86_400
-        unit = "D" if self.high - self.low >= 2 * day or not (self.high - self.low) % day else "s"
-        return [str(np.datetime64(round(value), "s").astype(f"datetime64[{unit}]")) for value in values]
-
-    @property
-    def rgb(self) -> np.ndarray:
-        """(N, 3), the colour of every point."""
-        share = (self.values - self.low) / ((self.high - self.low) or 1)
-        rgb = self.colours_of(np.nan_to_num(share, posinf=0, neginf=0))
-        rgb[~np.isfinite(self.values)] = GREY
-        return rgb
-
-
-def natural(name: str) -> tuple[int, float, list[tuple[int, int, str]]]:
-    """A key that sorts 2 before 10, walk 2 before walk 10, and numbers before words."""
-    parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
-    try:
-        return (0, float(name), parts)
-    except ValueError:
-        return (1, 0.0, parts)
-
-
-def is_numeric(values: np.ndarray, name: str) -> bool:
-    """Whether a column is a quantity: floats, and integers of more than 50 values unless they are the labels."""
-    if values.dtype.kind in "fM":
-        return True
-    return values.dtype.kind in "iu" and name != LABELS and len(np.unique(values)) > 50
-
-
-def _seconds(dates: np.ndarray) -> np.ndarray:
-    """Dates as seconds since 1970, NaT as NaN."""
-    found = dates.astype("datetime64[us]").astype(np.int64) / 1e6
-    found[np.isnat(dates)] = np.nan
-    return found
-
-
-def categories(values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names in natural order, and the number of each value's name."""
-    found, codes = np.unique(values.astype(str), return_inverse=True)
-    order = sorted(range(len(found)), key=lambda i: natural(str(found[i])))
-    place = np.empty(len(found), np.int64)
-    place[order] = np.arange(len(found))
-    return tuple(str(found[i]) for i in order), place[codes]
-
-
-def colouring(
-    points: Points, column: str | None, cmap: str | None, kind: Literal["auto", "categories", "numbers"] = "auto"
-) -> Classes | Scale:
-    """Colours of the points by a column (None: "labels" where there are any, else one colour for all)."""
-    if cmap is not None and cmap not in matplotlib.colormaps:
-        raise BadInput(f"colour map {cmap!r}: unknown to matplotlib.{nearest(cmap, matplotlib.colormaps)}")
-    name = column or (LABELS if points.labels is not None else None)
-    if name is None:
-        return Classes("", ("all",), np.zeros(len(points), int), np.array([matplotlib.colors.to_rgb("tab:blue")]))
-    values = points.column(name)
-    dates = values.dtype.kind == "M"
-    if kind == "numbers" and values.dtype.kind not in "iufM":
-        raise BadInput(f"column {name!r} holds words; it can be coloured as categories only")
-    if kind == "numbers" or (kind == "auto" and is_numeric(values, name)):
-        numbers = _seconds(values) if dates else values.astype(float)
-        finite = numbers[np.isfinite(numbers)]
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-        return Scale(name, numbers, low, high, cmap or "viridis", dates)
-    gap = missing(values)
-    names, known = categories(values[~gap])
-    colours, codes = class_colours(len(names), cmap), np.full(len(values), len(names))
-    codes[~gap] = known
-    if gap.any():
-        names, colours = (*names, UNLABELLED), np.vstack([colours, [GREY]])
-    return Classes(name, names, codes, colours, bool(gap.any()))
-
-
-def class_colours(count: int, cmap: str | None = None) -> np.ndarray:
-    """(count, 3): ten or twenty distinct colours where they suffice, else hues around the wheel, or along a cmap."""
-    if cmap is None and count <= 20:
-        return np.array(matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors)[:count]  # type: ignore[attr-defined]
-    if cmap is None:
-        hue = np.arange(count) / count
-        light = np.where(np.arange(count) % 2, 0.95, 0.72)
-        return matplotlib.colors.hsv_to_rgb(np.stack([hue, np.full(count, 0.85), light], 1))
-    return matplotlib.colormaps[cmap](np.linspace(0, 1, count))[:, :3]
 
 
 # --- the view -------------------------------------------------------------------------------------------------------
@@ -492,34 +361,6 @@ def _overlap(a: tuple, b: tuple) -> bool:
 # --- thumbnails -----------------------------------------------------------------------------------------------------
 
 
-def find_pictures(points: Points, folder: Path) -> list[Path | None]:
-    """The picture of every sample: folder / (column "file" or "path", else the id), with or without a suffix."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder of pictures")
-    column = next((points.columns[name] for name in ("file", "path") if name in points.columns), points.ids)
-    stems = {
-        path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*")) if path.suffix
-    }
-    found = []
-    for name in column.tolist():
-        path = folder / str(name)
-        found.append(path if path.is_file() else stems.get(str(name)))
-    if not any(found):
-        raise BadInput(
-            f"{folder}: holds no picture of the first sample {str(column[0])!r} nor of any other; names are the ids"
-        )
-    return found
-
-
-def thumbnail(path: Path, side: int) -> np.ndarray:
-    """(h, w, 3) uint8, the longer side `side` pixels."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-        scale = side / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return np.asarray(picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST))
-
-
 def _thumbnails(figure: Plain, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None]) -> None:
     """Pictures as markers: in a fixed random order, each where it overlaps none before it."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -642,21 +483,6 @@ def turntable(
         view = replace(look.seen, azim=look.seen.azim + 360 * i / frames)
         turned.append(_pixels(scatter(points, replace(look, view=str(view)), cmap=cmap, dpi=dpi)))
     return write_video(turned, path, frames / seconds)
-
-
-def read_map(path: str | Path, **options: Any) -> Points:
-    """Points to draw: a projection. Raises BadInput for features that were not projected yet."""
-    points = read_points(path, **options)
-    width = points.feats.shape[1]
-    wide = points.feats.ndim > 2 or width > FEATURES_WIDE
-    if points.record.get("kind") == "features" or (not points.record and wide):
-        raise BadInput(
-            f"{path}: features of {' x '.join(map(str, points.feats.shape[1:]))} numbers, not a map;"
-            f" first: loupe project {path} -o points.npz"
-        )
-    if width > 3:
-        warnings.warn(f"{path}: the first 3 of {width} dimensions are drawn", LoupeWarning, 2)
-    return points
 
 
 def draw_points(

@@ -109,8 +109,8 @@ class Run:
 
     def page(self) -> str:
         """The interactive page of a map of points."""
+        from torchloupe.render.mapped import read_map
         from torchloupe.render.page import page
-        from torchloupe.render.points import read_map
 
         return page(read_map(self.path))
 

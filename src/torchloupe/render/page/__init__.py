@@ -17,7 +17,7 @@ from PIL import Image
 
 from torchloupe.points import LABELS, Points
 from torchloupe.render.look import Look
-from torchloupe.render.points import Classes, Scale, colouring, find_pictures, thumbnail
+from torchloupe.render.mapped import Classes, Scale, colouring, find_pictures, thumbnail
 from torchloupe.render.template import filled, script_json
 from torchloupe.store import aside
 

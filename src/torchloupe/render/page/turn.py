@@ -12,8 +12,8 @@ from typing import Any
 
 from torchloupe.errors import BadInput
 from torchloupe.render.look import Look, View
+from torchloupe.render.mapped import read_map
 from torchloupe.render.page import page
-from torchloupe.render.points import read_map
 from torchloupe.store import whole
 
 
