@@ -264,6 +264,9 @@ def compare_points(
     from torchloupe.store import aside, never_over
 
     check_format(output.suffix)
+    for name in ("save_ext", "shape_by", "images", "labels"):
+        if getattr(look, name) is not None:
+            raise BadInput(f"--{name.replace('_', '-')} has no effect on two maps side by side; leave it out")
     never_over((*files_of(first), *files_of(second)), files_of(output))
     one, two, aligned, cka = compare_files(first, second, method=method, seed=seed)
     moved = aligned.most(max(0, most))

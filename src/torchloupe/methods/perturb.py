@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, Literal
@@ -64,6 +65,8 @@ def sscam(
     """
     if samples < 1:
         raise BadInput(f"samples is {samples}; expected 1 or more")
+    if not 0 <= sigma < math.inf:
+        raise BadInput(f"sigma is {sigma}; expected 0 or more")
     if smooth not in ("map", "input"):
         raise BadInput(f"smooth is {smooth!r}; expected 'map' or 'input'")
 

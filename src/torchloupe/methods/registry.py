@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, wraps
@@ -47,6 +48,9 @@ def method(fn: M) -> M:
 
     @wraps(fn)
     def asked(probe: Any, batch: Any, *args: Any, **options: Any) -> Maps:
+        for name, value in options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BadInput(f"{name} is {value}; expected a finite number")
         return fn(probe, as_batch(batch), *args, **options)
 
     mine = fn.__module__.startswith("torchloupe.methods.")

@@ -148,6 +148,10 @@ def prepare(
     """
     if hasattr(feats, "tocsr"):
         feats = Pieces.sparse(feats)
+    if parts != "flatten" and feats.ndim == 2:
+        raise BadInput(
+            f"--parts {parts}: these are vectors {tuple(feats.shape)}, not body parts (samples, channels, parts)"
+        )
     normalize = normalize or ("l2" if feats.ndim > 2 else "none")
     if normalize not in NORMALS:
         raise BadInput(f"normalize {normalize!r}: expected one of {', '.join(NORMALS)}")

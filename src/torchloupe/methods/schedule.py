@@ -20,7 +20,7 @@ def record(plan: Plan, parameter: str = "lr", progress: Callable[[int, int], Any
     The schedulers are stepped as a training loop does: those that go by iteration after every iteration, those that
     go by epoch after every epoch. Stretches in which no scheduler can act are jumped over. `optimizer.step()` is
     called once, without gradients, so nothing is trained. `progress(units done, length)` is called now and then.
-    Errors: BadInput where the optimizer has no such parameter.
+    Errors: BadInput where the optimizer has no such parameter, or a scheduler fails.
     """
     read = _reader(plan, parameter)
     per_epoch = 1 if plan.unit == "epoch" else plan.per_epoch
@@ -39,11 +39,15 @@ def record(plan: Plan, parameter: str = "lr", progress: Callable[[int, int], Any
             live = [ticker for ticker in inner if ticker.until is None or done < ticker.until]
             last = plan.length if per_epoch is None else min((done // per_epoch + 1) * per_epoch, plan.length)
             done = done + 1 if live else last
-            for ticker in live:
-                ticker.step(done)
+            steps = [(ticker, done) for ticker in live]
             if per_epoch is not None and done % per_epoch == 0:
-                for ticker in outer:
-                    ticker.step(done // per_epoch)
+                steps += [(ticker, done // per_epoch) for ticker in outer]
+            for ticker, count in steps:
+                try:
+                    ticker.step(count)
+                except Exception as error:  # schedulers divide, index and multiply by what they were given
+                    said = f"{type(error).__name__}: {error}"
+                    raise BadInput(f"{plan.name}: a scheduler fails at {plan.unit} {done} ({said})") from error
             new = read()
             if new != now and done < plan.length:
                 now = new

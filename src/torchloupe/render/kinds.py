@@ -6,8 +6,8 @@ value a function (paths, save, wish) -> the paths written, as all of these are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,7 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> tuple[list[Pa
     by_kind: dict[str, list[Path]] = {}
     for path in paths:
         by_kind.setdefault(_told(path), []).append(path)
+    _has_effect(wish, by_kind)
     written: list[Path] = []
     left: list[str] = []
     for kind, some in by_kind.items():
@@ -93,6 +94,18 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> tuple[list[Pa
     if left and len(left) == len(by_kind):
         raise BadInput(left[0])
     return written, left
+
+
+def _has_effect(wish: Wish, kinds: Collection[str]) -> None:
+    """Errors: BadInput for an option of points, or of feature maps, where no such result is drawn."""
+    for options, home, what in ((wish.look, "points", "points"), (wish.change, "features", "feature maps")):
+        ours = {kind for kind, path in HOMES.items() if path == f"torchloupe.render.{home}:redraw"}
+        if options is None or ours & set(kinds) or not set(kinds) <= set(HOMES):
+            continue
+        for one in fields(options):
+            if getattr(options, one.name) != one.default:
+                option = one.name.replace("_", "-")
+                raise BadInput(f"--{option} is for {what}; these are {', '.join(sorted(kinds))}: leave it out")
 
 
 def _told(path: Path) -> str:

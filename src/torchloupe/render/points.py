@@ -37,6 +37,7 @@ from torchloupe.render.mapped import (
 from torchloupe.render.video import write_video
 from torchloupe.store import aside
 
+LARGEST = 20_000
 FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "mp4", "html")
 MARKERS = "osD^vP*X<>ph"
 LISTED, AT_MEDIANS = 20, 100
@@ -114,6 +115,10 @@ def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None
 
 
 def _figure(look: Look, dpi: int) -> tuple[Plain, Any]:
+    if max(look.fig_size) * dpi > LARGEST:
+        raise BadInput(
+            f"{look.fig_size[0]:g} x {look.fig_size[1]:g} inches at {dpi} dpi: more than {LARGEST:,} pixels a side"
+        )
     figure = Plain(figsize=look.fig_size, dpi=dpi)
     FigureCanvasAgg(figure)
     top = 0.98

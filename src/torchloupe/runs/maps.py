@@ -155,6 +155,8 @@ class Explaining:
     def _truth(self, words: Sequence[str], labels: str | None) -> Mapping[str, int]:
         """The class index of every picture, from a list of "picture class" lines or from the folders' names."""
         if not any(word.lower() in TRUTH for word in words):
+            if labels is not None:
+                raise BadInput("--labels has a meaning with --target truth alone; ask for that, or leave it out")
             return {}
         if self.subject.kind == "pose":
             raise BadInput(

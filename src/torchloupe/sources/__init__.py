@@ -104,6 +104,10 @@ def _made(model: str | nn.Module, options: Options) -> Subject:
 
         return given(model, options)
     scheme, mark, rest = model.partition(":")
+    if options.cfg_options and scheme in ("timm", "transformers", "torchvision"):
+        raise BadInput(
+            f"--cfg-options: {model} has no config to change; give the model an argument (?key=value) instead"
+        )
     plugs = registered("sources")
     if not mark or not rest or not (scheme in SCHEMES or scheme in plugs):
         known = ", ".join(f"{name}:..." for name in (*SCHEMES, *plugs))

@@ -106,6 +106,7 @@ class Attribution:
         self._fits(f"--method {self.method}", self.method != "poseig", walked)
         self._fits("--method poseig", self.method == "poseig", ("layers",))
         self._fits("--path blur", self.path == "blur", ("baseline",))
+        self._fits("fixed --steps (no --tolerance)", self.tolerance is None and self.most != self.steps, ("most",))
         if self.steps < 1 or self.most < self.steps:
             raise BadInput(f"--steps is 1 or more and --most at least as many, found {self.steps} and {self.most}")
 
