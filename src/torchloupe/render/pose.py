@@ -148,12 +148,12 @@ def all_joints(
 
 def mistake(
     picture: Array,
-    true: Sequence[float],
-    seen: Sequence[float],
+    true: Array,
+    seen: Array,
     heatmap: Array | None,
     values: Array | None,
     title: str,
-    elsewhere: Sequence[float] | None = None,
+    elsewhere: Array | None = None,
 ) -> Figure:
     """One joint's error: the picture with its true place (green), where it was seen (red) and what it was taken for (blue),
     the heatmap over it, and the absolute attribution map, of whatever is known. Places in pixels of the picture."""

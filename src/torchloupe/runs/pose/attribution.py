@@ -315,8 +315,7 @@ def _kept(
     # the indices are read on what is stored, so that reading them again from the disk gives the same numbers
     stored = shown.numpy().astype("float16" if precision == "none" else precision)
     kept.update(read_indices(torch.from_numpy(stored), kept, study.crop))
-    parts = (torch.from_numpy(part) for part in (sample.x, sample.mask, sample.heatmaps))
-    kept["chance"] = by_chance(*parts, kept["weight"])
+    kept["chance"] = by_chance(sample)
     return kept if precision == "none" else {**kept, "maps": stored}
 
 
@@ -372,22 +371,17 @@ def stored_indices(root: Path, ids: Sequence[str] | None = None, again: bool = F
     return found
 
 
-def by_chance(x: Tensor, mask: Tensor, heatmaps: Tensor, weight: Array) -> Array:
+def by_chance(sample: Sample) -> Array:
     """(2, j): FI and LI of |x - blurred x|, by which every gradient on the blur path is multiplied; NaN for joints that are
-    not annotated. x (3, h, w), mask (h, w), heatmaps (j, any, any)."""
-    change = (x[None].double() - blurred(x[None].double(), 19.0)).abs().sum(1, keepdim=True)
-    maps = change.expand(-1, heatmaps.shape[0], -1, -1)
-    both = [indices.foreground(maps, mask[None].double()), indices.locality(maps, heatmaps[None].double())]
-    return np.where(weight > 0, torch.stack(both)[:, 0].numpy(), np.nan)
+    not annotated."""
+    x, mask, heatmaps = (torch.from_numpy(part)[None].double() for part in (sample.x, sample.mask, sample.heatmaps))
+    maps = (x - blurred(x, 19.0)).abs().sum(1, keepdim=True).expand(-1, heatmaps.shape[1], -1, -1)
+    both = torch.stack([indices.foreground(maps, mask), indices.locality(maps, heatmaps)])[:, 0].numpy()
+    return np.where(sample.weight > 0, both, np.nan)
 
 
 def chance(study: Study, ids: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Mean (FI, LI) of maps that know nothing of a network: a uniform one, which is 1 by definition, and the change of the
     picture (see `by_chance`). A map has to be well above the second before it says something of what was learned."""
-    found = []
-    for id in ids:
-        sample = read(study.person(id), study.crop)
-        parts = (torch.from_numpy(part) for part in (sample.x, sample.mask, sample.heatmaps))
-        found.append(by_chance(*parts, sample.weight))
-    stacked = np.stack(found, 1)
+    stacked = np.stack([by_chance(read(study.person(id), study.crop)) for id in ids], 1)
     return {"uniform map": (1.0, 1.0), "change of the picture alone": (means(stacked[0])[1], means(stacked[1])[1])}
