@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FIGURES = HERE.parent / "demo" / "pose"
-TOPICS: dict[str, list[str]] = {"cam": [], "features": [], "gait": [], "embed": [], "pose": [str(FIGURES)]}
+TOPICS: dict[str, list[str]] = {"cam": [], "features": [], "gait": [], "embed": [], "pose": [str(FIGURES)], "trust": []}
 
 if not FIGURES.exists():
     subprocess.run([Path(sys.executable).with_name("loupe"), "demo", "pose", "--save", FIGURES], check=True)

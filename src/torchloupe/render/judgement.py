@@ -98,7 +98,8 @@ def order(found: Mapping[str, Sequence[Rank]], seconds: Mapping[str, float]) -> 
     for name, some in found.items():
         lines.append(f"order by {name}, {some[0].n if some else 0} samples with a number of every method")
         lines.append(
-            f"  {'':<{width}}  {'rank':>4}  {'95 %':>8}  {'mean':>8}  {'behind the best':<26}  {'p (Holm)':>8}  {'ms a map':>8}"
+            f"  {'':<{width}}  {'rank':>4}  {'95 %':>8}  {'mean':>8}  {'behind the best':<26}  {'p (Holm)':>8}"
+            + (f"  {'ms a map':>8}" if seconds else "")
         )
         for one in some:
             ranks = "-" if math.isnan(one.low) else f"{one.low:.0f} .. {one.high:.0f}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from torchloupe import kinds
 from torchloupe.errors import LoupeError
+from torchloupe.kinds.judged import Judged
 from torchloupe.kinds.maps import Heatmaps
 from torchloupe.kinds.pose import PoseMaps
 from torchloupe.kinds.sequences import SequenceMaps
@@ -76,6 +77,11 @@ def _maps(made: Heatmaps) -> Shown:
     return Shown(made.picture, planes, made.questions, made.scores, made.boxes)
 
 
+def _judged(made: Judged) -> Shown:
+    told = made.record["judged"]
+    return replace(_maps(made), more={"numbers": told["numbers"], "controls": list(made.controls)})
+
+
 def _walk(made: SequenceMaps) -> Shown:
     base = made.imgs[..., None].repeat(3, -1) if len(made.imgs) else None
     planes = []
@@ -128,6 +134,7 @@ SHOWN: Mapping[str, Callable[[Any], Shown]] = {
     "feature maps": _features,
     "gait maps": _walk,
     "ig": _pose,
+    "judged": _judged,
     "maps": _maps,
     "pose maps": _pose,
 }
