@@ -12,6 +12,7 @@ _HOMES = {
     "errors": ("BadInput", "BadSample", "LoupeError", "LoupeWarning", "MissingPackage", "NoGradient", "UnsafeFile"),
     "gait": ("embed_gallery", "explain_walk"),
     "kinds.sequences": ("SequenceMaps",),
+    "methods.attention": ("chefer", "gradient_x_attention", "legrad", "rollout"),
     "methods.arrangement": ("arrangement", "linear_cka", "procrustes"),
     "methods.backprop": ("guided_backprop", "guided_gradcam"),
     "methods.blur": ("blur", "blur_curve", "scouted", "straight_curve"),

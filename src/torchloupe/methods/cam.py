@@ -314,7 +314,14 @@ def cams(probe: Probe, batch: Batch, names: Sequence[str | Method], **options: A
             _check_type(name, option, value, options_of(fn).get(option))
     own = {name: {o: value for o, value in options.items() if o in options_of(fn)} for name, fn in chosen.items()}
     rules = {name: (fn, own[name]) for name, fn in chosen.items() if hasattr(fn, "formula")}
-    found = _together(probe, batch, rules) if rules else {}
+    # what is computed forwards stays the same, so rules without gradient go along
+    asked = [own_options.pop("libra", False) for _, own_options in rules.values()]
+    if any(asked):
+        from torchloupe.methods.libra import librated
+
+        found = _together(librated(probe), batch, rules)
+    else:
+        found = _together(probe, batch, rules) if rules else {}
     return {name: found[name] if name in found else fn(probe, batch, **own[name]) for name, fn in chosen.items()}
 
 

@@ -16,7 +16,8 @@ from torchloupe.results import Maps
 from torchloupe.subjects import as_batch
 
 Method = Callable[..., Maps]
-OWN = ("cam", "path", "backprop", "perturb", "opengait")
+OWN = ("cam", "path", "backprop", "perturb", "opengait", "attention")
+BY_GRADIENT = ("gradient_x_input", "integrated_gradients", "smoothgrad")
 _KNOWN: dict[str, Method] = {}
 M = TypeVar("M", bound=Method)
 
@@ -47,11 +48,13 @@ def method(fn: M) -> M:
     """Registers a method under its own name; what it is given as a batch may then be a tensor or array. Unless it is not ours and one of ours has that name, which stays."""
 
     @wraps(fn)
-    def asked(probe: Any, batch: Any, *args: Any, **options: Any) -> Maps:
+    def asked(probe: Any, batch: Any, *args: Any, libra: bool = False, **options: Any) -> Maps:
         for name, value in options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise BadInput(f"{name} is {value}; expected a finite number")
-        return fn(probe, as_batch(batch), *args, **options)
+        if libra and not librates(asked):
+            raise BadInput(f"{fn.__name__}: libra changes gradients, which it does not take as they are")
+        return fn(_librated(probe) if libra else probe, as_batch(batch), *args, **options)
 
     mine = fn.__module__.startswith("torchloupe.methods.")
     if mine or fn.__name__ not in ours():
@@ -79,7 +82,19 @@ def named(name: str) -> Method:
 
 def options_of(fn: Method) -> dict[str, Parameter]:
     """The keyword options of a method, by name."""
-    return {name: part for name, part in signature(fn).parameters.items() if part.kind is Parameter.KEYWORD_ONLY}
+    own = {name: part for name, part in signature(fn).parameters.items() if part.kind is Parameter.KEYWORD_ONLY}
+    return own | ({"libra": Parameter("libra", Parameter.KEYWORD_ONLY, default=False)} if librates(fn) else {})
+
+
+def librates(fn: Method) -> bool:
+    """Whether a method takes libra=True: LibraGrad's rules for the backward pass whose gradients it uses."""
+    return bool(getattr(fn, "needs_grad", False)) or fn.__name__ in BY_GRADIENT
+
+
+def _librated(probe: Any) -> Any:
+    from torchloupe.methods.libra import librated
+
+    return librated(probe)
 
 
 def ours() -> dict[str, Method]:
