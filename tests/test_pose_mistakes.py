@@ -22,6 +22,8 @@ from torchloupe.probe import Batch
 from torchloupe.render import pose_mistakes, pose_report
 from torchloupe.runs.pose import mistakes as runs
 from torchloupe.runs.pose.study import Study
+from torchloupe.store import Artifact
+from torchloupe.store.stream import Stream
 
 SIGMAS = np.array(COCO_BODY.sigmas)
 PARTNER = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
@@ -315,3 +317,17 @@ def test_runs_without_ap_are_refused_with_the_reason(
         runs.diagnosed(replace(one, coordinates="camera"), root)
     with pytest.raises(BadInput, match="no predictions were stored yet"):
         runs.diagnosed(one, tmp_path)
+
+
+def test_runs_of_earlier_versions_which_kept_no_crop_are_told(
+    run: tuple[Path, Study, Entry, list[Entry]], tmp_path: Path
+) -> None:
+    root, one, _, _ = run
+    kept, stream = Stream(root, "epe"), Stream(tmp_path, "epe")
+    stream.begin(kept.settings())
+    for id in kept.ids():
+        held = {name: v for name, v in kept.arrays(id).items() if name not in ("centre", "extent")}
+        stream.write(id, Artifact(held, {}), {})
+    told = pose_mistakes.told(runs.diagnosed(one, tmp_path), one, tmp_path, examples=1)
+    assert told["joints"] == json.loads((root / "mistakes.json").read_text())["joints"]
+    assert len(list((tmp_path / "examples").iterdir())) == 4

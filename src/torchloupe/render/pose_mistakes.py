@@ -75,7 +75,8 @@ def _example(study: Study, root: Path, kind: int, sample: str, joint: int) -> st
     from torchloupe.runs.pose.mistakes import heatmap
 
     kept = Stream(root, "epe").arrays(sample)
-    into = affine(kept["centre"].tolist(), kept["extent"].tolist(), study.crop.size)
+    person = study.person(sample)  # runs of earlier versions kept no crop
+    into = affine(person.centre, person.extent, study.crop.size)
     place, seen = (moved(kept[name][joint], into) for name in ("annotated", "decoded"))
     elsewhere = None
     partner = next((b if a == joint else a for a, b in study.data.skeleton.pairs if joint in (a, b)), None)
