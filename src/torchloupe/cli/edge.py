@@ -86,6 +86,7 @@ READ = (
     "cfg",
     "config",
     "weights",
+    "example",
     "feats",
     "dataset_dir",
     "evaluation",
