@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -392,6 +393,35 @@ def test_guided_backprop_is_refused_without_meaning(act: nn.Module, net: Net, ba
     net.act = act
     with pytest.raises(BadInput, match="defined for ReLU networks"):
         loupe.guided_backprop(ask(net), batch)
+
+
+@pytest.mark.parametrize(
+    ("act", "bound"),
+    [
+        (nn.ReLU6(), 6.0),
+        (nn.ReLU6(inplace=True), 6.0),
+        (F.relu6, 6.0),
+        (nn.Hardtanh(0, 0.05), 0.05),
+        (lambda x: F.hardtanh(x, 0.0, 0.05, inplace=True), 0.05),
+        (lambda x: F.hardtanh_(x, 0, 0.05), 0.05),
+    ],
+)
+def test_guided_backprop_of_rectifiers_that_end_at_a_bound(act: Any, bound: float, net: Net, batch: Batch) -> None:
+    """Nothing comes back through what is 0 or at the bound; sigmoids and tanhs beside it are gates."""
+
+    class Other(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(act(self.b(torch.tanh(self.a(x)))).mean((2, 3)))
+
+    other = Other().to(D)
+    other.load_state_dict(net.state_dict())
+    pre = net.b(torch.tanh(net.a(batch.x))).detach()
+    back = net.fc.weight.detach()[CLASS].view(1, 5, 1, 1) / (pre.shape[2] * pre.shape[3]) * torch.ones_like(pre)
+    back = back.clamp_min(0) * ((pre > 0) & (pre < bound))
+    x = batch.x.clone().requires_grad_()
+    (want,) = torch.autograd.grad(net.b(torch.tanh(net.a(x))), x, back)
+    assert torch.allclose(loupe.guided_backprop(ask(other, ("a",)), batch)[INPUT][0, :, 0], want.sum(1))
+    assert bound > 1 or ((pre > 0) & (pre >= bound)).any()
 
 
 def test_guided_gradcam_is_the_product(net: Net, batch: Batch) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout, Size, grid
@@ -107,7 +108,7 @@ def tracing(module: nn.Module) -> Iterator[Trace]:
         known = first.setdefault(id(part), name)
         if known != name:
             trace.aliases[name] = known
-        elif name:
+        elif name and not isinstance(part, torch.jit.ScriptModule):  # which takes no hooks, and cannot be looked into
             handles.append(part.register_forward_hook(note(name)))
     try:
         yield trace

@@ -35,21 +35,27 @@ OTHERS = {
         "hardswish",
         "softplus",
     ),
-    *("prelu", "rrelu", "hardtanh", "relu6"),
+    *("prelu", "rrelu"),
 }
 
 
+CLIPPED = ("relu6", "relu6_", "hardtanh", "hardtanh_")
+
+
 class _GuidedReLU(torch.autograd.Function):
+    """A ReLU, or one that ends at a bound."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.clamp_min(0)
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
+        y = x.clamp(0, bound)
         ctx.save_for_backward(y)
+        ctx.bound = bound
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
-        return torch.where(y > 0, grads[0].clamp_min(0), 0)
+        return torch.where((y > 0) & (y < ctx.bound), grads[0].clamp_min(0), 0), None
 
 
 @dataclass
@@ -67,7 +73,20 @@ def guided(seen: Activations) -> Change:
         seen.relus += 1
         x = args[0] if args else kwargs["input"]
         in_place = func in RELUS_IN_PLACE or kwargs.get("inplace") or (func is F.relu and args[1:] == (True,))
-        return x.copy_(_GuidedReLU.apply(x.clone())) if in_place else _GuidedReLU.apply(x)
+        return guide(x, float("inf"), in_place)
+
+    def guide(x: Tensor, bound: float, in_place: Any) -> Tensor:
+        made: Tensor = _GuidedReLU.apply(x.clone() if in_place else x, bound)
+        return x.copy_(made) if in_place else made
+
+    def clipped(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names = ("input", "inplace") if "relu6" in func.__name__ else ("input", "min_val", "max_val", "inplace")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        low, high = (0, 6) if "relu6" in func.__name__ else (given.get("min_val", -1.0), given.get("max_val", 1.0))
+        if low != 0:
+            return func(*args, **kwargs)
+        seen.relus += 1
+        return guide(given["input"], float(high), given.get("inplace") or func.__name__.endswith("_"))
 
     def other(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         seen.others.add(func.__name__.rstrip("_"))
@@ -75,7 +94,8 @@ def guided(seen: Activations) -> Change:
 
     homes = (F, torch, Tensor, torch._C._nn)
     rules = {getattr(home, name): other for name in OTHERS for home in homes if hasattr(home, name)}
-    return functions({**rules, **dict.fromkeys((*RELUS, *RELUS_IN_PLACE), relu)})
+    clips = {getattr(home, name): clipped for name in CLIPPED for home in homes if hasattr(home, name)}
+    return functions({**rules, **clips, **dict.fromkeys((*RELUS, *RELUS_IN_PLACE), relu)})
 
 
 @method
@@ -83,7 +103,10 @@ def guided_backprop(probe: Probe, batch: Batch) -> Maps:
     """Guided backpropagation:  M = sum_c dY/dx_c,  every ReLU passing back relu(grad) * [activation > 0]
 
     -> INPUT -> (k, n, t, h, w), signed.
-    Errors: BadInput for a network without ReLU, or with other activation functions beside it, where the rule has no meaning.
+    One rule for activations: what is 0 below 0 and rises from there is a ReLU, also where it ends at a bound (ReLU6, Hardtanh
+    from 0); what rises without bound and is no ReLU (GELU, LeakyReLU, ...) is refused, as the rule has no meaning for it; what
+    is bounded on both sides (sigmoid, tanh, softmax) is a gate and passes its own gradient.
+    Errors: BadInput for a network without ReLU, or with activation functions that are refused.
     Source: Springenberg et al. 2015, Striving for simplicity, arXiv:1412.6806.
     """
     seen = Activations()
