@@ -512,3 +512,18 @@ def test_devices() -> None:
     assert device("CPU").type == "cpu"
     assert device("auto").type in ("cpu", "cuda", "mps")
     assert device(torch.device("cpu")).type == "cpu"
+
+
+def test_an_installed_config_of_mmpretrain_without_a_published_model() -> None:
+    """Its name is enough, as for those of which weights were published."""
+    found = subject("mmpretrain:resnet18_8xb16_cifar10", device="cpu")
+    assert found.kind == "classifier"
+    import mmpretrain
+
+    published = set(mmpretrain.list_models())
+    configs = (Path(mmpretrain.__file__).parent / ".mim" / "configs").rglob("*.py")
+    unpublished = next(one for one in sorted(configs) if one.stem == "lenet5_mnist")
+    assert unpublished.stem not in published
+    assert subject(f"mmpretrain:{unpublished.stem}", device="cpu").layers
+    with pytest.raises(BadInput, match="Did you mean lenet5_mnist"):
+        subject("mmpretrain:lenet5_mnis")

@@ -414,3 +414,48 @@ def test_open_clip() -> None:
         assert torch.equal(made.output(loupe.Batch(x)), net.encode_image(x))
         image, words, factor = net(x, ids)[:3]
         assert torch.allclose(made.output(loupe.Batch(x, shared={"text": ids})), factor * image @ words.T, atol=1e-5)
+
+
+def test_a_scripted_part_is_passed_by() -> None:
+    torch.manual_seed(0)
+    net = Net()
+    net.head = torch.jit.script(net.head)
+    made, lines = told(lambda: loupe.subject(net, size=32))
+    assert made.layers == ("body",)
+    assert not lines
+    plain = loupe.gradcam(loupe.Probe(Subject(Net()), ("body",), loupe.Classes((1,))), loupe.Batch(X))
+    assert torch.allclose(
+        loupe.gradcam(loupe.Probe(made, ("body",), loupe.Classes((1,))), loupe.Batch(X))["body"], plain["body"]
+    )
+
+
+def test_boxes_among_several_are_stored_and_turned() -> None:
+    """A detector that sees one box of each picture: what Several holds of places is what its parts hold, side by side."""
+    from torchloupe.kinds.maps import Heatmaps
+    from torchloupe.targets.boxes import Detections
+
+    class Box(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem = nn.Conv2d(3, 2, 3)
+
+        def forward(self, x: Tensor) -> list[Detections]:
+            scores = self.stem(x).mean((2, 3)).sigmoid()
+            boxes = torch.tensor([[1.0, 2.0, 11.0, 12.0], [15.0, 3.0, 30.0, 20.0]])
+            return [Detections(boxes, one, torch.tensor([0, 1])) for one in scores]
+
+    made = Subject(Box(), kind="detector", read=lambda output: output)
+    several = loupe.Several((loupe.Boxes(1), loupe.Boxes(2)))
+    probe = loupe.Probe(made, ("stem",), several)
+    _, batch = probe.ask(loupe.Batch(X))
+    alone = [loupe.Probe(made, ("stem",), loupe.Boxes(k)).ask(loupe.Batch(X))[1].asked["boxes"] for k in (1, 2)]
+    assert torch.equal(batch.asked["boxes"], torch.cat(alone, 1))
+    arrays = Heatmaps.of({"gradcam": loupe.gradcam(probe, batch)}, batch, 0, ()).arrays()
+    assert arrays["boxes"].shape == (3, 4)
+    assert arrays["detections"].shape == (2, 6)
+    assert several.mirrored is not None
+    turned = several.mirrored(batch.asked, batch)
+    assert torch.equal(turned["boxes"][..., 0], 32 - batch.asked["boxes"][..., 2])
+    assert torch.equal(turned["1:boxes"], turned["boxes"][:, 1:])
+    assert loupe.Several((loupe.Top(1),)).mirrored is None

@@ -107,7 +107,12 @@ def _config(library: Any, rest: str, options: Options) -> Any:
     try:
         return hub.get(rest).config
     except ValueError as error:
-        raise unknown(options.spec, rest, library.list_models(), "mmpretrain") from error
+        home = Path(library.__file__).parent / ".mim" / "configs"
+        configs = {file.stem: file for file in sorted(home.rglob("*.py")) if "_base_" not in file.parts}
+        if rest in configs:  # a config that is installed, of which no model was published
+            with told(options):
+                return framework("mmengine", "mmpretrain").Config.fromfile(configs[rest])
+        raise unknown(options.spec, rest, sorted({*library.list_models(), *configs}), "mmpretrain") from error
 
 
 @contextmanager
