@@ -121,7 +121,7 @@ def main() -> None:
           f"their names {named - before:.0f} MB")  # fmt: skip
     print("opened, one sample read: {1:.4f} s".format(*cost(lambda: Shards(base / "stub").read(stub.names[1234]))))
     print(
-        "resume of the finished run: {0:.2f} CPU s, {1:.2f} s".format(
+        "resume of the finished run: {:.2f} CPU s, {:.2f} s".format(
             *cost(lambda: run(stub, Shards(base / "stub"), batch=256))
         )
     )
