@@ -9,6 +9,7 @@ import threading
 import types
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from torchloupe.errors import LoupeWarning
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
+PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 # by these attributes networks say that they recompute parts of the forward in the backward, where no tap would see them
 CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing", "use_checkpoint", "with_cp", "memory_efficient")
 # what cannot be copied, or is not a network's own, stays what it is
@@ -42,10 +43,18 @@ class _Shadow:
     def cleansed(self) -> bool:
         """Undoes every change of its attributes, hooks and parts; False where something inside a list or the like grew."""
         for now, before in self.held:
-            if len(now) != len(before) or any(now.get(key, self) is not value for key, value in before.items()):
+            if not _same(now, before):
                 now.clear()
                 now.update(before)
         return all(len(value) == length for value, length in self.lengths)
+
+
+def _same(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
+    """Whether two dicts hold the same; what is the same object is not compared further, so that this is fast."""
+    try:
+        return now == before
+    except Exception:  # tensors and arrays that are not the same object have no one answer
+        return False
 
 
 @dataclass
@@ -155,20 +164,20 @@ def _signature(module: nn.Module) -> list[Any]:
     for part in module.modules():
         add(id(part))
         for key, value in part.__dict__.items():
-            if key == "training":
-                continue
-            if type(value) in PLAIN:
-                add(value)
+            kind = type(value)
+            if kind in PLAIN:
+                if key != "training":
+                    add(value)
                 continue
             add(id(value))
-            if isinstance(value, Tensor):
-                add(_address(value))
-            elif isinstance(value, dict):
+            if kind is dict or kind is OrderedDict:
                 for name, inner in value.items():
                     add(name)
                     add(inner if type(inner) in PLAIN else id(inner))
                     if isinstance(inner, Tensor):
                         add(_address(inner))
+            elif isinstance(value, Tensor):
+                add(_address(value))
             elif isinstance(value, (list, tuple, set)):
                 found.extend(one if type(one) in PLAIN else id(one) for one in value)
             elif id(value) not in known and hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
@@ -177,9 +186,9 @@ def _signature(module: nn.Module) -> list[Any]:
     return found
 
 
-def _address(tensor: Tensor) -> Any:
+def _address(tensor: Tensor) -> int | None:
     try:
-        return tensor.data_ptr(), tensor.device, tensor.dtype
+        return tensor.data_ptr()
     except RuntimeError:  # tensors without memory of their own
         return None
 
@@ -281,7 +290,7 @@ def _named(parts: Mapping[int, str], part: nn.Module) -> str:
 def _is_recorder(hook: Any, parts: Mapping[int, str]) -> bool:
     """Whether a hook is an object of the user's, or a method of one, and not of the network's."""
     owner = getattr(hook, "__self__", hook)
-    return not isinstance(owner, (types.FunctionType, functools.partial, *PLAIN)) and id(owner) not in parts
+    return not isinstance(owner, (types.FunctionType, functools.partial)) and id(owner) not in parts
 
 
 def _held(value: Any, parts: set[int], depth: int = 0) -> str | None:
