@@ -232,11 +232,15 @@ def _look(made: Subject, batch: Batch, options: Options, expected: int | None) -
     def believed(visit: Visit) -> bool:
         return next(trials, None) is not None and isinstance(settle(made, batch, visit, seen), Layout)
 
+    candidates: list[str] = []
+    found: str | None = None
     try:
-        tried = islice(default_layers(trace, batch.n, batch.size, believed), MOST_TRIALS)
-        # of a module that ran several times, and was left out but once, the call still has to be said
-        candidates = [one if "#" in one or calls[one] == 1 else f"{one}#{seen.of(one)[0].call}" for one in tried]
-        found = next((layer for layer in candidates if _leads(made, layer, batch)), None)
+        for one in islice(default_layers(trace, batch.n, batch.size, believed), MOST_TRIALS):
+            # of a module that ran several times, and was left out but once, the call still has to be said
+            candidates.append(one if "#" in one or calls[one] == 1 else f"{one}#{seen.of(one)[0].call}")
+            if _leads(made, candidates[-1], batch):
+                found = candidates[-1]
+                break
     except Exception as error:  # as above, for a backward
         return _nothing(made, batch, error, options.example is not None)
     count = output.shape[1] if isinstance(output, Tensor) and (output.ndim == 2 or kind == "segmenter") else None
