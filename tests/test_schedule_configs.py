@@ -454,7 +454,7 @@ def test_hrnet_yaml(tmp_path):
             "no optimizer SDG. Did you mean",
         ),
         ("a.yaml", "[1, 2]", "expected a YAML mapping"),
-        ("a.yaml", "a: [1", "cannot be read as YAML"),
+        ("a.yaml", "a: [1", "cannot be read as a config in YAML"),
         ("a.yaml", "a: 1", "neither an OpenGait config"),
         ("a.yaml", "TRAIN: {OPTIMIZER: lion}", "expected sgd or adam"),
         ("a.yaml", "optimizer_cfg: {solver: Adaam}", "Did you mean Adam"),

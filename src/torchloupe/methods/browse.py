@@ -114,16 +114,20 @@ class Census:
             marks = sample.original.known(0)
             if marks.boxes is not None:
                 self.boxes.add(marks.boxes, marks.names, (picture.shape[1], picture.shape[0]))
-            for one in pictures:
-                self.original.add(one)
+            counts = [histogram(one) for one in pictures]
+            for one in counts:
+                self.original.add_counts(one)
             names = sample.labels or ((sample.label,) if sample.label else ())
             self.labels.update(names)
             self.several += len(names) > 1
             self.notes.update(dict.fromkeys(sample.notes))
         if len(sample.steps) > 1:
             self.draws.add(sample)
-        for result in sample.transformed.pictures:
-            self.transformed.add(result)
+        last = sample.transformed.pictures
+        # Without a pipeline the last pictures are the first ones.
+        same = sample.repeat == 0 and last is pictures
+        for result, one in zip(last, counts if same else map(histogram, last), strict=True):
+            self.transformed.add_counts(one)
             self.outputs[(result.shape[1], result.shape[0])] += 1
 
     def duplicates(self) -> list[tuple[str, ...]]:
@@ -168,6 +172,15 @@ class Census:
         }
 
 
+VALUES = np.arange(256.0)
+
+
+def histogram(picture: np.ndarray) -> np.ndarray:
+    """How often each value occurs in each channel: picture (h, w, 3) uint8 -> (3, 256). Whole numbers: exact, in any order of samples."""
+    flat = picture.reshape(-1, 3)
+    return np.stack([np.bincount(flat[:, c], minlength=256) for c in range(3)])
+
+
 class Moments:
     """mean = sum(x) / n, std = sqrt(sum(x^2) / n - mean^2) of each channel over all pixels of all pictures."""
 
@@ -178,12 +191,13 @@ class Moments:
 
     def add(self, picture: np.ndarray) -> None:
         """picture (h, w, 3) uint8."""
-        # Whole numbers: exact, so that the order of the samples does not matter.
-        counts = np.stack([np.bincount(picture[..., c].ravel(), minlength=256) for c in range(3)])
-        values = np.arange(256.0)
-        self.count += picture.shape[0] * picture.shape[1]
-        self.sum += counts @ values
-        self.squares += counts @ values**2
+        self.add_counts(histogram(picture))
+
+    def add_counts(self, counts: np.ndarray) -> None:
+        """counts (3, 256) as histogram gives them."""
+        self.count += int(counts[0].sum())
+        self.sum += counts @ VALUES
+        self.squares += counts @ VALUES**2
 
     @property
     def mean(self) -> np.ndarray:
@@ -192,6 +206,9 @@ class Moments:
     @property
     def std(self) -> np.ndarray:
         return np.sqrt(np.maximum(self.squares / max(self.count, 1) - self.mean**2, 0))
+
+
+BASIS = np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None] + 1) / 64)
 
 
 def fingerprint(picture: np.ndarray) -> np.ndarray:
@@ -203,9 +220,7 @@ def fingerprint(picture: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     grey = np.asarray(Image.fromarray(picture).convert("L").resize((32, 32), Image.Resampling.BOX), dtype=float)
-    k, x = np.arange(8)[:, None], np.arange(32)[None]
-    basis = np.cos(np.pi * k * (2 * x + 1) / 64)
-    block = (basis @ grey @ basis.T).ravel()
+    block = (BASIS @ grey @ BASIS.T).ravel()
     # Rounding noise in a flat picture is no sign.
     signs = block > np.median(block[1:]) + 1e-6 * np.abs(block).max()
     small = grey.reshape(8, 4, 8, 4).mean((1, 3)).round().astype(np.uint8)

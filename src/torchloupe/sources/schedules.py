@@ -52,7 +52,7 @@ class Metric:
 
         Errors: BadInput for an epoch that the table does not have.
         """
-        key = wanted if wanted in self.columns else list(self.columns)[-1]
+        key = wanted if wanted is not None and wanted in self.columns else list(self.columns)[-1]
         values = self.columns[key]
 
         def value(epoch: int) -> float:
@@ -400,12 +400,14 @@ def _lightning(path: str, config: dict[str, Any], training: Training) -> Plan:
         raise BadInput(
             f"{path}: max_steps {steps}, and a scheduler that is stepped after every epoch; give --dataset-size"
         )
-    length = epochs * (per_epoch or 1) if by_epoch else int(steps)
+    length = int(epochs or 0) * (per_epoch or 1) if by_epoch else int(steps or 0)
     if by_epoch and per_epoch and isinstance(steps, int) and steps > 0:
         length = min(length, steps)
     unit: Unit = "iter" if per_epoch or not by_epoch else "epoch"
     scale = per_epoch or 1
-    tickers, marks, acting = (), [], []
+    tickers: tuple[Ticker, ...] = ()
+    marks: list[Mark] = []
+    acting: list[Acting] = []
     if scheduler is not None:
         monitor = str(written.get("init_args", {}).get("monitor", "")) if isinstance(written, dict) else ""
         tickers = (Ticker(_stepper(scheduler, f"{path} {monitor}".strip(), training.metric), "epoch"),)
