@@ -497,8 +497,8 @@ def test_masks_are_asked_once_whoever_asks(small: tuple[Probe, Batch, Maps]) -> 
     assert alone.forwards == 2 * (2 * 4 + 2)
     assert twice.forwards == alone.forwards + 2 * (2 * 4 + 4)
     told = budget(batch, both, ("deletion", "srg", "shape"), chance=False, steps=5)
-    assert told == {"deletion": 48, "srg": 108, "shape": 0}
-    assert budget(batch, maps, ("deletion",), chance=False, step=6) == {"deletion": 24}
+    assert told == {"deletion": 48, "srg": 108, "shape": 0, "distance": 4}
+    assert budget(batch, maps, ("deletion",), chance=False, step=6) == {"deletion": 24, "distance": 4}
 
 
 def test_forwards_stay_within_the_chunk(small: tuple[Probe, Batch, Maps]) -> None:
@@ -560,6 +560,24 @@ def test_black_is_found_from_the_pictures(small: tuple[Probe, Batch, Maps]) -> N
         fills.background(x[:, :, None].square(), Batch(x, pictures=seen), "black")
     with pytest.raises(BadInput, match="no colour pictures beside it"):
         fills.background(x[:, :, None], Batch(x), "black")
+
+
+def test_a_fill_that_leads_far_from_the_data_is_told() -> None:
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=D) * 0.1 + 1
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).to(D)
+    probe = Probe(Subject(module), ("0",), Classes((0,)))
+    maps = loupe.layercam(probe, Batch(x))
+    maps = replace(maps, maps={"0": torch.rand(1, 4, 1, 16, 16, dtype=D)})
+    far, near = (judge(probe, Batch(x), maps, ("deletion",), fill=fill, steps=2) for fill in (5.0, "mean"))
+    (line,) = [line for line in far.said if "from themselves" in line]
+    keep = Cells((1, 16, 16), grid=8).spread(torch.randperm(64, generator=torch.Generator().manual_seed(0)) >= 32)[0]
+    inside = lambda given: module[0](given).mean((2, 3))
+    gone = inside(torch.where(keep, x, 5.0)) - inside(x)
+    apart = [(inside(x)[i] - inside(x)[j]).norm() for i in range(4) for j in range(i)]
+    ratio = gone.norm(dim=1).median() / torch.stack(apart).median()
+    assert f"inputs are {ratio.item():.1f} times as far from themselves at 0" in line
+    assert not any("from themselves" in line for line in near.said)
 
 
 def test_inpainting_fills_holes_only(small: tuple[Probe, Batch, Maps]) -> None:

@@ -48,7 +48,7 @@ class Asking:
         whatever the score's range).
     chunk: masked inputs in one forward, which bounds the memory. seed: of everything random. progress: (done, all) forwards.
     clean (k, n): the scores of the clean input, in the scale of value (for share as the target gives them).
-    forwards: inputs that went through the model so far.
+    forwards: inputs that went through the model so far. fills: those that were asked for.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Asking:
         self.forwards = 0
         self._grounds: dict[Fill, Tensor] = {}
         self._known: dict[tuple[int, Fill, bytes], Tensor] = {}
+        self.fills: dict[Fill, None] = {}
 
     @property
     def k(self) -> int:
@@ -85,6 +86,7 @@ class Asking:
         x * keep + fill * (1 - keep). The same mask of the same sample under the same fill is asked once, whoever asks.
         """
         check_fill(fill)
+        self.fills[fill] = None
         keys: list[tuple[int, Fill, bytes]] = []
         waiting: dict[tuple[int, Fill, bytes], Tensor] = {}
         for sample, keep in masks:

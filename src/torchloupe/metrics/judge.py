@@ -11,6 +11,7 @@ import torch
 from torchloupe.errors import BadInput, nearest
 from torchloupe.metrics.asking import Asking, Value
 from torchloupe.metrics.chance import controls
+from torchloupe.metrics.distance import far
 from torchloupe.metrics.marks import Curve, Heat, Marks, Number
 from torchloupe.metrics.registry import Metric, checked, heats_of, named, options_of
 from torchloupe.metrics.statistics import Floats, Rank, Row, per_sample, ranking, rows
@@ -114,6 +115,7 @@ def judge(
         signed = [label for label, heat in heats.items() if heat.signed and (heat.values < 0).any()]
         if fn.unsigned and signed:  # type: ignore[attr-defined]
             said.append(f"{name} needs unsigned maps; of {', '.join(signed)} it takes {fn.unsigned}")  # type: ignore[attr-defined]
+    said += far(asking)
     labels = asking.given.labels
     return Judgement(marks, tuple(nothing), asking.batch.ids, labels, asking.forwards, tuple(said))
 
@@ -131,7 +133,10 @@ def budget(
     chance: bool = True,
     **options: Any,
 ) -> dict[str, int]:
-    """Metric -> forwards that `judge` takes at the most for these maps; the same mask is asked once, so it may take fewer."""
+    """Metric -> forwards that `judge` takes at the most for these maps; the same mask is asked once, so it may take fewer.
+
+    distance: how far the masked inputs are from the data, see metrics.distance.
+    """
     several = {"": maps} if isinstance(maps, Maps) else maps
     values = [one for found in several.values() for one in found.maps.values()]
     if not values:
@@ -139,11 +144,13 @@ def budget(
     k, n = values[0].shape[:2]
     count = len(values) + ((len({one.shape[-3:] for one in values}) + 2) if chance else 0)
     found = {}
+    fills = set()
     for name, (fn, own) in _chosen(metrics, options).items():
         cost: Any = fn.cost  # type: ignore[attr-defined]
         told = {option: part.default for option, part in options_of(fn).items()} | own | {"size": batch.size}
+        fills |= {told["fill"]} if cost is not None and "fill" in told else set()
         found[name] = 0 if cost is None else int(cost(count * k, n, told))
-    return found
+    return found | ({"distance": n * (1 + len(fills))} if fills and n > 1 else {})
 
 
 def _chosen(metrics: Sequence[str | Metric], options: Mapping[str, Any]) -> dict[str, tuple[Metric, dict[str, Any]]]:
