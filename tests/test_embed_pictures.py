@@ -323,3 +323,31 @@ def test_a_glyph_that_the_first_font_lacks_is_taken_from_the_next(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.canvas.draw()
+
+
+def test_no_two_of_sixty_colours_look_alike_and_none_is_the_grey_of_gaps():
+    from skimage.color import rgb2lab
+
+    from torchloupe.render.mapped import GREY, lab
+
+    colours = class_colours(60)
+    assert np.allclose(lab(colours), rgb2lab(colours[None])[0], atol=0.05)
+    for count, least in ((20, 25), (60, 12)):
+        places = rgb2lab(np.vstack([class_colours(count)[10:], class_colours(10), [GREY]])[None])[0]
+        apart = np.linalg.norm(places[:, None] - places[None], axis=2) + 1e9 * np.eye(len(places))
+        assert apart[: count - 10].min() > least
+    assert np.array_equal(class_colours(17), colours[:17])
+
+
+def test_classes_beside_the_wheel_are_the_largest_or_spread_evenly():
+    def chosen(sizes):
+        codes = np.repeat(np.arange(len(sizes)), sizes)
+        return Classes("c", tuple(map(str, range(len(sizes)))), codes, class_colours(len(sizes))).named(20)
+
+    numbers, how = chosen([5] * 120)
+    assert len(set(numbers)) == 20
+    assert (min(numbers), max(numbers)) == (0, 119)
+    assert how == "20, evenly chosen,"
+    numbers, how = chosen([*range(1, 121)])
+    assert numbers == list(range(100, 120))
+    assert how == "20 largest"

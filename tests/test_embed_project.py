@@ -15,10 +15,12 @@ from torchloupe.methods.kept import Kept
 from torchloupe.methods.neighbours import neighbours_by
 from torchloupe.methods.project import (
     Plan,
+    Task,
     algorithm,
     choose,
     exact_gradient,
     place,
+    place_by_neighbours,
     principal_axes,
     project,
     reduced,
@@ -250,7 +252,35 @@ def test_other_algorithms_and_classes_by_import_path(digits, capfd, method, para
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("method", ["pca", "tsne", "umap", "sklearn.decomposition.KernelPCA"])
+def test_new_points_of_umap_do_not_depend_on_their_company(digits):
+    feats = digits[0].astype(np.float32)
+    coords = feats[:, [20, 21]] * 2
+    random = np.random.default_rng(0)
+    new = feats[:30] + random.normal(size=(30, 64)).astype(np.float32)
+    new[3] = feats[77]
+    task = Task(feats, 2, parameters={"n_neighbors": 8})
+    together = place_by_neighbours(task, coords, new)
+    alone = np.concatenate([place_by_neighbours(task, coords, new[i : i + 1]) for i in range(30)])
+    assert np.array_equal(together, alone)
+    assert np.allclose(together[3], coords[77])
+    for row in (0, 9):
+        apart = np.sqrt(((feats.astype(float) - new[row]) ** 2).sum(1))
+        near = np.argsort(apart)[:8]
+        low, high = 1e-3, 1e3
+        for _ in range(200):
+            scale = (low + high) / 2
+            if np.exp(-apart[near] / scale).sum() > 3:  # log2(8)
+                high = scale
+            else:
+                low = scale
+        weight = np.exp(-apart[near] / scale)
+        assert np.allclose(together[row], (weight / weight.sum()) @ coords[near], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["pca", "tsne", "umap", pytest.param("localmap", marks=pytest.mark.slow), "sklearn.decomposition.KernelPCA"],
+)
 def test_new_points_lie_where_their_twins_are(digits, method):
     feats, _ = digits
     old, new = prepare(feats), prepare(feats[::25] + 0.01)

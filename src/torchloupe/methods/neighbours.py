@@ -183,6 +183,29 @@ def _exact(points: np.ndarray, count: int, truth: Truth, step: Step) -> Neighbou
     return Neighbours(indices, lengths, "exact", truth.recall(points, indices[truth.rows]))
 
 
+def nearest_of(points: np.ndarray, new: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (M, count) in float64 and indices (M, count) of the points (N, d) nearest to new ones (M, d)."""
+    middle = points.mean(0, dtype=np.float64)
+    lengths, indices = np.empty((len(new), count)), np.empty((len(new), count), np.int64)
+    for start, stop in spans(len(new), ASKED):
+        asked = new[start:stop] - middle
+        values: np.ndarray = np.empty((len(asked), 0))
+        held: np.ndarray = np.empty((len(asked), 0), np.int64)
+        for first, end in spans(len(points), COLUMNS):
+            part = points[first:end] - middle
+            near = nearness(asked, part, halved(part))
+            values = np.concatenate([values, near], 1)
+            held = np.concatenate([held, np.broadcast_to(np.arange(first, end), near.shape)], 1)
+            order = np.argsort(values, 1, kind="stable")[:, :count]
+            values, held = np.take_along_axis(values, order, 1), np.take_along_axis(held, order, 1)
+        apart = points[held].astype(np.float64) - new[start:stop, None]
+        found = np.sqrt((apart**2).sum(2))
+        order = np.argsort(found, 1, kind="stable")
+        lengths[start:stop] = np.take_along_axis(found, order, 1)
+        indices[start:stop] = np.take_along_axis(held, order, 1)
+    return lengths, indices
+
+
 def neighbours_by(points: np.ndarray, count: int, metric: str, step: Step = lambda *_: None) -> Neighbours:
     """The count nearest others by all distances of another metric of scikit-learn's, or of a matrix of distances."""
     apart, total = Apart(points, metric), len(points)

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from torchloupe.methods.neighbours import (
     Neighbours,
     nearby,
     nearest_neighbours,
+    nearest_of,
     neighbours_by,
     neighbours_in_lists,
 )
@@ -34,6 +36,7 @@ from torchloupe.named import imported
 SEED = 1597
 EXACT_NEIGHBOURS = 20_000
 EXACT_GRADIENT = 10_000
+INTERPOLATED = 8000
 KEEP_FROM = 20_000
 
 
@@ -310,7 +313,7 @@ def _gradient(total: int, dims: int) -> Any:
                 f" {total:,}; use 1 to 3 dimensions, or --method umap or pca"
             )
         return exact_gradient
-    return "fft" if dims < 3 and total >= 5000 else "bh"
+    return "fft" if dims < 3 and total >= INTERPOLATED else "bh"
 
 
 def exact_gradient(
@@ -429,7 +432,7 @@ def _place_tsne(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
     perplexity = perplexity_for(len(task.x), task.parameters)
     method = "exact" if len(task.x) <= EXACT_NEIGHBOURS else "approx"
     affinities = affinity.PerplexityBasedNN(task.x, perplexity=perplexity, method=method, **options)
-    gradient = {"negative_gradient_method": "bh"} if task.dims > 2 or len(task.x) < 5000 else {}
+    gradient = {"negative_gradient_method": "bh"} if task.dims > 2 or len(task.x) < INTERPOLATED else {}
     embedding = openTSNE.TSNEEmbedding(coords.astype(np.float64), affinities, **options, **gradient)
     near = min(25, len(task.x) - 1)
     placed = np.asarray(embedding.transform(new, perplexity=min(5, max(1, near / 3)), k=near))
@@ -448,7 +451,7 @@ def _umap() -> Algorithm:
             import umap
     except ImportError:
         raise need("umap-learn", "embed") from None
-    return Algorithm("umap", "umap-learn", _parameters(umap.UMAP), _run_umap, _place_umap, 4, True)
+    return Algorithm("umap", "umap-learn", _parameters(umap.UMAP), _run_umap, place_by_neighbours, 4, True)
 
 
 def _umap_options(task: Task) -> dict[str, Any]:
@@ -492,15 +495,29 @@ def _run_umap(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     return coords.astype(np.float32), {"n_neighbors": options.get("n_neighbors", 15), **how}
 
 
-def _place_umap(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
-    import umap
+def place_by_neighbours(task: Task, coords: np.ndarray, new: np.ndarray, count: int = 15) -> np.ndarray:
+    """Places of new points (M, d): the mean of their neighbours' places, weighted by UMAP's membership.
 
-    options = {**_umap_options(task), "random_state": task.seed, "init": coords, "n_epochs": 0}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"umap.*")
-        model = umap.UMAP(n_components=task.dims, **options).fit(task.x)
-        model.embedding_, model.n_epochs = coords, task.parameters.get("n_epochs")
-        return np.asarray(model.transform(new), np.float32)
+    w_j = exp(-d_j / s), s such that sum_j w_j = log2(count); where twins are among the map's points, the mean of those.
+    Source: McInnes, Healy and Melville 2018, UMAP, arXiv:1802.03426 (the membership).
+    Differs: no descent follows, so that a point lies where it lies whatever others are placed with it.
+    """
+    asked = task.parameters.get("n_neighbors") or count
+    found = nearest_of(task.x, new, int(min(asked, len(task.x))))
+    lengths, indices = found
+    wanted = max(1.0, np.log2(lengths.shape[1]))
+    scale = np.maximum(lengths.mean(1, keepdims=True), np.finfo(float).tiny)
+    apart = lengths / scale
+    low, high = np.full((len(new), 1), 1e-6), np.full((len(new), 1), 1e6)
+    for _ in range(80):
+        middle = np.sqrt(low * high)
+        over = np.exp(-apart / middle).sum(1, keepdims=True) > wanted
+        low, high = np.where(over, low, middle), np.where(over, middle, high)
+    weights = np.exp(-apart / high)
+    twins = lengths == 0
+    weights = np.where(twins.any(1, keepdims=True), twins, weights)
+    weights /= weights.sum(1, keepdims=True).clip(np.finfo(float).tiny)
+    return np.einsum("mk,mke->me", weights, coords[indices].astype(np.float64)).astype(np.float32)
 
 
 METRICS_OF_PACMAP = {"euclidean": "euclidean", "manhattan": "manhattan", "l1": "manhattan", "hamming": "hamming"}
@@ -522,7 +539,7 @@ def _pacmap(name: str, title: str) -> Algorithm:
         logging.getLogger("pacmap.pacmap").setLevel(logging.ERROR)
         return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
 
-    return Algorithm(name, "pacmap", _parameters(made), run, None, 12, True)
+    return Algorithm(name, "pacmap", _parameters(made), run, partial(place_by_neighbours, count=10), 12, True)
 
 
 def _imported(path: str) -> Algorithm:
@@ -534,7 +551,7 @@ def _imported(path: str) -> Algorithm:
     names = inspect.signature(made).parameters
 
     def fresh(task: Task) -> Any:
-        given = {"n_components": task.dims, "random_state": task.seed}
+        given: dict[str, Any] = {"n_components": task.dims, "random_state": task.seed}
         if task.metric != "euclidean":
             named = "dissimilarity" if "dissimilarity" in names and task.metric == "precomputed" else "metric"
             if named not in names:
@@ -828,7 +845,7 @@ def place(
     """
     chosen = algorithm(str(record["method"]))
     if chosen.place is None:
-        raise BadInput(f"{chosen.name} cannot place new points; pca, tsne and umap can")
+        raise BadInput(f"{chosen.name} cannot place new points; pca, tsne, umap, localmap and pacmap can")
     if record.get("buckets", 1) > 1:
         raise BadInput("the map was made in buckets: there is no one map to place new points in")
     if rows.width != new.width:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,17 @@ class Classes:
     def count(self) -> int:
         """How many classes there are; points without a label are none."""
         return len(self.names) - self.gaps
+
+    def named(self, most: int) -> tuple[list[int], str]:
+        """At most so many classes and a word on how they were chosen: the largest; of equals, evenly spread ones."""
+        sizes = np.bincount(self.codes, minlength=len(self.names))[: self.count]
+        if self.count <= most:
+            return list(range(self.count)), f"{self.count}"
+        bound = np.sort(sizes)[-most]
+        above, equal = np.flatnonzero(sizes > bound), np.flatnonzero(sizes == bound)
+        spread = equal[np.linspace(0, len(equal) - 1, most - len(above)).round().astype(int)]
+        chosen = sorted([*above.tolist(), *spread.tolist()])
+        return chosen, f"{most} largest" if len(equal) == most - len(above) else f"{most}, evenly chosen,"
 
     @property
     def largest(self) -> np.ndarray:
@@ -162,10 +174,38 @@ def colouring(
     return Classes(name, names, codes, colours, bool(gap.any()))
 
 
+@lru_cache
+def unlike(count: int) -> np.ndarray:
+    """(count, 3): matplotlib's ten colours, then of a grid of colours always the one farthest from all taken, in CIELAB."""
+    taken = [np.array(colour) for colour in matplotlib.colormaps["tab10"].colors]  # type: ignore[attr-defined]
+    steps = np.linspace(0, 1, 12)
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    places = lab(grid)
+    grid, places = grid[(places[:, 0] > 20) & (places[:, 0] < 85)], places[(places[:, 0] > 20) & (places[:, 0] < 85)]
+    apart = np.min(
+        [np.linalg.norm(places - lab(np.array([*taken, GREY]))[i], axis=1) for i in range(len(taken) + 1)], 0
+    )
+    while len(taken) < count:
+        best = int(apart.argmax())
+        taken.append(grid[best])
+        apart = np.minimum(apart, np.linalg.norm(places - places[best], axis=1))
+    return np.array(taken)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB (n, 3) of sRGB colours (n, 3) in [0, 1], white D65. Source: CIE 15:2004; IEC 61966-2-1."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ matrix.T / np.array([0.95047, 1.0, 1.08883])
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+
+
 def class_colours(count: int, cmap: str | None = None) -> np.ndarray:
-    """(count, 3): ten or twenty distinct colours where they suffice, else hues around the wheel, or along a cmap."""
-    if cmap is None and count <= 20:
-        return np.array(matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors)[:count]  # type: ignore[attr-defined]
+    """(count, 3): matplotlib's ten, behind them colours as unlike all before as can be (up to 60), else hues around the
+    wheel, or along a cmap."""
+    if cmap is None and count <= 60:
+        return unlike(60)[:count]
     if cmap is None:
         hue = np.arange(count) / count
         light = np.where(np.arange(count) % 2, 0.95, 0.72)

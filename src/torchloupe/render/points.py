@@ -260,12 +260,14 @@ def _panel(figure: Plain, axes: Any, colours: Classes | Scale, shapes: Shapes, s
         bar = figure.colorbar(mappable, cax=side)
         bar.set_label(colours.title)
         if colours.dates:
-            ticks = np.linspace(colours.low, colours.high, 5)
-            bar.set_ticks(ticks, labels=colours.words(ticks.tolist()), fontsize=7)
+            ticks = np.linspace(colours.low, colours.high, 5).tolist()
+            bar.set_ticks(ticks, labels=colours.words(ticks), fontsize=7)
     groups = []
     if style in ("list", "wheel") and isinstance(colours, Classes):
-        shown = range(len(colours.names)) if style == "list" else sorted(colours.largest[:LISTED])
-        title = colours.title if style == "list" else f"{colours.title}: {len(shown)} largest of {colours.count:,}"
+        shown, how = list(range(len(colours.names))), ""
+        if style == "wheel":
+            shown, how = colours.named(LISTED)
+        title = f"{colours.title}: {how} of {colours.count:,}" if how else colours.title
         rows = [(_short(colours.names[i]), {"color": tuple(colours.colours[i]), "marker": "o"}) for i in shown]
         groups.append((title, rows))
     if shapes[2]:

@@ -249,7 +249,7 @@ def from_parquet(path: Path, vector: str | None) -> tuple[Any, Columns]:
             parts.append(kept[group][max(0, start - begin) : stop - begin])
         return np.concatenate(parts)
 
-    return Pieces((rows, first.shape[1]), first.dtype, read, ends), columns
+    return Pieces((rows, first.shape[1]), first.dtype, read, ends.tolist()), columns
 
 
 def _kind(type_: Any) -> str:
