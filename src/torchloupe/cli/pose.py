@@ -180,7 +180,7 @@ def ig(
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
     how: Annotated[How, Parameter(name="*")] = HOW,
-) -> None:
+) -> int:
     """Attribution maps (PoseIG) and their indices DI, FI, LI, RI, joint by joint, sample by sample.
 
     The same command goes on where a killed run stopped. Maps are kept beside the indices.
@@ -218,7 +218,7 @@ def ig(
             "where a prediction is hundreds of units off; see loupe pose epe, or give your own --score"
         )
     _print_columns(output, ("DI", "FI", "LI", "residual"))
-    return None
+    return _ended(done)
 
 
 def index(
@@ -228,7 +228,7 @@ def index(
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
     how: Annotated[How, Parameter(name="*")] = HOW,
-) -> None:
+) -> int:
     """DI, FI, LI and RI of every joint and sample, into index.json: computed first, where a model is given.
 
     Args:
@@ -252,6 +252,7 @@ def index(
     from torchloupe.store.stream import Stream
 
     ids = list(dict.fromkeys(str(number) for number in choice.ids or ()))
+    done = None
     if load_ig:
         _agree(output, subjects, overrides, how)
     elif subjects.given:
@@ -270,6 +271,7 @@ def index(
     for name in ("DI", "FI", "LI"):
         by_joint[name], overall[name] = means(np.stack([one[name] for one in found.values()]))
     print(text_table(["joint", *by_joint], by_joint_rows(Run(output).names(), by_joint, overall)))
+    return _ended(done)
 
 
 def _agree(output: Path, subjects: Subjects, overrides: Sequence[str], how: How) -> None:
@@ -292,7 +294,7 @@ def epe(
     flip: bool | None = None,
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
-) -> None:
+) -> int:
     """End-point error, error of decoded joints, PCK and, on COCO, OKS-AP, by joint and over all.
 
     EPE is that of soft-argmax coordinates, which attribution maps ask about; decoded the error of the peaks, or of what
@@ -314,6 +316,7 @@ def epe(
     done = run(work, Stream(output, "epe"), batch=choice.size(8), strict=choice.strict, what="errors")
     _say(done, output)
     _tell_errors(study, output, len(done.failed))
+    return _ended(done)
 
 
 def _tell_errors(study: Study, output: Path, failed: int) -> None:
@@ -354,7 +357,7 @@ def errors(
     examples: int = 2,
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
-) -> None:
+) -> int:
     """Kinds of error of decoded joints (jitter, inversion, swap, miss), poses of nobody and missed people, by joint, by size
     and by crowding, and how much AP would rise were each mended; with pictures of examples.
 
@@ -386,6 +389,7 @@ def errors(
     for head, rows in tables(content):
         print(f"\n{text_table(head, rows)}")
     print(output / "mistakes.json")
+    return _ended(done)
 
 
 def inversions(
@@ -394,7 +398,7 @@ def inversions(
     reach: float = 10.0,
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
-) -> None:
+) -> int:
     """Which joints are taken for which: inversions and swaps of soft-argmax and of decoded joints, with the RI of
     inverted and of other pairs.
 
@@ -414,8 +418,7 @@ def inversions(
     from torchloupe.runs.pose.confusion import confusion
     from torchloupe.store import whole
 
-    if subjects.given:
-        epe(*overrides, output=output, subjects=subjects, choice=choice)
+    status = epe(*overrides, output=output, subjects=subjects, choice=choice) if subjects.given else 0
     names = Run(output).names()
     content: dict[str, Any] = {"reach": reach}
     for reading, title in TITLES.items():
@@ -439,6 +442,7 @@ def inversions(
         content |= part if reading == "EPE" else {reading: part}
     whole(output / "inversions.json", json.dumps(content).encode())
     print(output / "inversions.json")
+    return status
 
 
 def draw(
@@ -535,7 +539,7 @@ def depend(
     output: Output,
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
-) -> None:
+) -> int:
     """Dependency between joints: how far joint a moves where what joint b rests on is masked, into dependency.json.
 
     Args:
@@ -565,6 +569,7 @@ def depend(
     print(text_table(["joint", "rests on", "moves by, pixels"], rows))
     whole(output / "dependency.json", json.dumps({"samples": ids, "mean": _plain(found)}).encode())
     print(output / "dependency.json")
+    return _ended(done)
 
 
 def _counts(counts: Any) -> list[tuple[tuple[int, int], int]]:
@@ -595,6 +600,14 @@ def _say(done: Summary, output: Path) -> None:
         raise BadInput(
             f"{output}: none of the {len(done.failed)} samples could be looked at: {next(iter(done.failed.values()))}"
         )
+
+
+def _ended(done: Summary | None) -> int:
+    """The exit status of a run, and a last line that says where samples were left out."""
+    if done is None or not done.failed:
+        return 0
+    print(done.told()[-1])
+    return done.status
 
 
 def _print_columns(output: Path, wanted: Sequence[str]) -> None:
