@@ -140,7 +140,9 @@ def go(page: Any, **changes: Any) -> None:
 
 def tiles(page: Any) -> list[str]:
     """Ids of the tiles in order, once all are filled."""
-    page.wait_for_function("() => [...document.querySelectorAll('.tile')].every((t) => t.dataset.id)")
+    page.wait_for_function(
+        "() => { const all = [...document.querySelectorAll('.tile')]; return all.length && all.every((t) => t.dataset.id); }"
+    )
     return page.evaluate(
         "() => [...document.querySelectorAll('.tile')].sort((a, b) => a.dataset.at - b.dataset.at).map((t) => t.dataset.id)"
     )
