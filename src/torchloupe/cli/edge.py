@@ -73,6 +73,9 @@ RANGES: dict[str, Range] = {
     "noise": Range(0, 1000),
     "power": Range(1, 64),
     "port": Range(0, 65535),
+    "workers": Range(0, 4096),
+    "gpus_per_worker": Range(0, 64),
+    "timeout": Range(0, 10**7, above=True),
 }
 """Option -> the numbers that it takes, in every command that has it."""
 
