@@ -36,7 +36,13 @@ def test_integer_pictures_give_the_maps_of_floats(name: str) -> None:
     few = {"samples": 2} if name in ("smoothgrad", "smooth_gradcam_pp", "sscam", "iscam") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LoupeWarning)
-        found, want = (METHODS[name](probe(), Batch(x), **few) for x in (whole, whole.float()))
+        try:
+            want = METHODS[name](probe(), Batch(whole.float()), **few)
+        except BadInput:  # has no meaning for this network, in no type of numbers
+            with pytest.raises(BadInput):
+                METHODS[name](probe(), Batch(whole), **few)
+            return
+        found = METHODS[name](probe(), Batch(whole), **few)
     for layer, maps in want.maps.items():
         assert torch.equal(found[layer], maps), layer
         assert maps.any()
