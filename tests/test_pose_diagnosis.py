@@ -334,7 +334,7 @@ def test_a_missing_picture_is_recorded_skipped_and_tried_again(
     assert "2 samples made, 0 were there, 1 failed" in said
     assert "sample 1:" in said
     assert said.splitlines()[-1].startswith("INCOMPLETE: 2 of 3 samples done")
-    assert "no such picture" in Stream(tmp_path / "run", "ig").failed()["1"]
+    assert "no such file; expected a picture" in Stream(tmp_path / "run", "ig").failed()["1"]
     assert main([*command, "--strict"]) == 2
     picture.write_bytes(content)
     assert main(command) == 0
