@@ -72,7 +72,7 @@ class Replay:
         for self._copy in (False, True):
             try:
                 found = self(0, [widened(act, 2).clone() for act in self.acts(0)], 2).value
-            except RuntimeError:
+            except Exception:  # somebody else's tail may fail in any way where it does not stand alone
                 continue
             size = value.abs().max().clamp_min(torch.finfo(value.dtype).tiny)
             if found.shape == (len(value), 2) and ((found - value).abs().max() <= 1e-5 * size):
