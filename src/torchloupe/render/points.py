@@ -252,11 +252,12 @@ def _panel(figure: Plain, axes: Any, colours: Classes | Scale, shapes: Shapes, s
     """What stands to the right of the plot; the plot is narrowed by as much as it needs."""
     box = axes.get_position()
     if style == "bar" and isinstance(colours, Scale):
-        axes.set_position((box.x0, box.y0, 0.84 - box.x0, box.height))
+        right = 0.77 if colours.dates else 0.84  # dates are long words
+        axes.set_position((box.x0, box.y0, right - box.x0, box.height))
         mappable = matplotlib.cm.ScalarMappable(
             matplotlib.colors.Normalize(colours.low, colours.high), matplotlib.colormaps[colours.cmap]
         )
-        side = figure.add_axes((0.86, box.y0 + 0.2 * box.height, 0.025, 0.6 * box.height))
+        side = figure.add_axes((right + 0.02, box.y0 + 0.2 * box.height, 0.025, 0.6 * box.height))
         bar = figure.colorbar(mappable, cax=side)
         bar.set_label(colours.title)
         if colours.dates:
