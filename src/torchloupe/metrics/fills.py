@@ -15,6 +15,7 @@ from torchloupe.probe import Batch
 FILLS = ("zero", "black", "mean", "blur", "linear", "inpaint")
 BY_MASK = ("linear", "inpaint")
 NOISE = 0.01
+AT_ONCE = 200_000
 RADIUS = 5
 SIGMA = 5.0
 DIRECT, DIAGONAL = 1 / 6, 1 / 12
@@ -97,7 +98,9 @@ def imputed(x: Tensor, keep: Tensor, fill: str, seed: int) -> Tensor:
     if fill == "inpaint":
         found = inpainted(frames, kept)
     else:
-        found = linear(frames, kept)
+        # as many frames at once as stay in the processor's cache; the answers are the same
+        size = max(1, AT_ONCE // (c * h * w))
+        found = torch.cat([linear(*part) for part in zip(frames.split(size), kept.split(size), strict=True)])
     found = torch.where(kept.flatten(1).any(1)[:, None, None, None], found, mean)
     found = found.view(b, t, c, h, w).transpose(1, 2)
     if fill == "linear":
