@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from torchloupe.cli import main
 from torchloupe.errors import BadInput
+from torchloupe.methods.perturb import scorecam
+from torchloupe.probe import Probe
 from torchloupe.runs.pose.attribution import Attribution
+from torchloupe.sources import subject
+from torchloupe.targets.classes import Top
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +83,38 @@ def test_a_limit_of_steps_that_do_not_grow_is_refused() -> None:
         Attribution(most=64)
     assert Attribution(steps=300, most=300).most == 300
     assert Attribution(tolerance=0.1, most=64).most == 64
+
+
+ASKED: list[str] = []
+
+
+class Slow(torch.nn.Module):
+    """A network to which one way of asking is slower: that in half precision, or those in channels-last memory."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.slow = slow
+        self.stage, self.head = torch.nn.Conv2d(3, 12, 3), torch.nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        half = torch.is_autocast_enabled("cpu")
+        last = x.shape[1] > 1 and x.is_contiguous(memory_format=torch.channels_last)
+        way = "half" if half else "channels last" if last else "plain"
+        if way in self.slow:
+            time.sleep(0.02)
+        ASKED.append(way)
+        return self.head(self.stage(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("slow", ["half", "half, channels last", "plain, channels last"])
+def test_what_is_called_fast_takes_the_way_that_is(slow: str) -> None:
+    model = Slow(slow)
+    batch = torch.rand(1, 3, 16, 16)
+    probe = Probe(subject(model), ("stage",), Top(1))
+    exact = scorecam(probe, batch, chunk=4)["stage"]
+    ASKED.clear()
+    fast = scorecam(probe, batch, chunk=4, fast=True)["stage"]
+    assert ASKED[-1] not in slow
+    assert ASKED.count("half") == 2 + 3 * (ASKED[-1] == "half")
+    assert torch.corrcoef(torch.stack([exact.flatten(), fast.flatten()]))[0, 1] > 0.999
