@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 from pathlib import Path
 
 import torchloupe
-from torchloupe.render import pose_report
 
 MARKUP = (
     "<!--<script>",
@@ -38,9 +36,9 @@ FOREIGN = (
 
 def placeholders() -> tuple[str, ...]:
     """Every place of every template of the package, as it stands there."""
-    home = files(torchloupe)
-    texts = [path.read_text(encoding="utf-8") for path in sorted(Path(str(home)).rglob("*.html"))]
-    found = {name for text in [*texts, pose_report._PAGE] for name in re.findall(r"\{\{\w+\}\}", text)}
+    home = Path(torchloupe.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for path in sorted((*home.rglob("*.html"), *home.rglob("render/*.py")))]
+    found = {name for text in texts for name in re.findall(r"\{\{\w+\}\}", text)}
     assert {"{{title}}", "{{figures}}", "{{script}}", "{{body}}"} <= found
     return tuple(sorted(found))
 
