@@ -26,6 +26,7 @@ from torchloupe.sources.assemble import Loaded, Options, finish, framework, load
 from torchloupe.sources.configs import absent_operators, operators_built
 from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
+from torchloupe.subjects import read_first
 from torchloupe.targets.boxes import Detections
 from torchloupe.trace import Trace, default_layers, tracing
 
@@ -73,7 +74,7 @@ def repository(rest: str, options: Options) -> Subject:
         loaded=loaded,
         notes={"preparation": said, "cfg_options": dict(options.cfg_options)},
         call=call,
-        **({"read": _as_it_is} if detects else {}),
+        read=_as_it_is if detects else read_first,
     )
     layers = made.layers or _backbone_layer(module, lambda: call(module, Batch(_zeros(module))))
     return replace(made, layers=layers, prepare=partial(preparation.batch, module=module))

@@ -15,9 +15,28 @@ from torchloupe.trace import Trace
 
 Path = tuple[int | str, ...]
 # Keys by which frameworks call what is meant, the first found is taken.
-ANSWERS = ("logits", "logits_per_image", "out", "output", "outputs", "pred", "preds", "prediction", "predictions")
+ANSWERS: tuple[str, ...] = (
+    "logits",
+    "logits_per_image",
+    "out",
+    "output",
+    "outputs",
+    "pred",
+    "preds",
+    "prediction",
+    "predictions",
+)
 ANSWERS = (*ANSWERS, "cls_logits", "class_logits", "cls", "scores", "score", "probs", "probabilities", "y")
-EMBEDDINGS = ("image_embeds", "pooler_output", "image_features", "embedding", "embeddings", "embeds", "embed", "feats")
+EMBEDDINGS: tuple[str, ...] = (
+    "image_embeds",
+    "pooler_output",
+    "image_features",
+    "embedding",
+    "embeddings",
+    "embeds",
+    "embed",
+    "feats",
+)
 EMBEDDINGS = (*EMBEDDINGS, "features", "feature", "last_hidden_state")
 # Taken without a word: there everybody means this tensor.
 USUAL = ("logits", "out", "image_embeds", "pooler_output")
