@@ -188,6 +188,7 @@ def test_a_killed_run_goes_on_to_the_same_map(digits, tmp_path, monkeypatch):
     assert not np.array_equal(changed.coords, whole)
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("options", [{}, {"n_neighbors": 30, "init": "random", "n_epochs": 8}])
 def test_umap_by_epochs_is_umap_learns_own_map(digits, options):
     from umap import UMAP

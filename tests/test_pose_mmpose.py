@@ -6,6 +6,7 @@ import json
 import sys
 import types
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_joints_are_those_of_mmpose_s_own_inference(name: str, loaded: dict[str,
         from mmengine.dataset import Compose, pseudo_collate
         from mmengine.registry import DefaultScope
 
-        home = Path(sys.modules["mmpose"].__file__ or "").parent / ".mim" / "configs"
+        home = Path(str(find_spec("mmpose").origin)).parent / ".mim" / "configs"
         config = Config.fromfile(next(home.rglob(f"{name}.py")))
         corners = np.array([[box[0], box[1], box[0] + box[2], box[1] + box[3]]], np.float32)
         about = {"flip_indices": exchanged(data.skeleton.pairs, 17), "bbox_score": np.ones(1, np.float32)}
@@ -155,7 +156,7 @@ def test_heatmaps_of_another_height_are_scaled_to_one(loaded: dict[str, mmpose.E
 
 @needs_data
 def test_the_commands_take_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = Path(sys.modules["mmpose"].__file__ or "").parent / ".mim" / "configs"
+    home = Path(str(find_spec("mmpose").origin)).parent / ".mim" / "configs"
     config = next(home.rglob(f"{SHARES}.py"))
     changes = [word for key, value in SMALL[SHARES].items() for word in (key, str(value))]
     common = [

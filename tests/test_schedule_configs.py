@@ -203,6 +203,7 @@ LOOPS = {
 @pytest.mark.parametrize("name", LOOPS)
 def test_what_the_real_runner_trains_with(tmp_path, name, loop):
     """The rate at every iteration of mmengine's own Runner, 4 iterations an epoch, is the rate that is drawn."""
+    import cv2
     import torch
     from mmengine.hooks import Hook
     from mmengine.model import BaseModel
@@ -229,12 +230,13 @@ def test_what_the_real_runner_trains_with(tmp_path, name, loop):
     config.write_text(text)
     held = openmmlab_config(str(config), {})
     loader = torch.utils.data.DataLoader([{"x": torch.zeros(1)}] * 8, batch_size=2)
-    scopes = dict(DefaultScope._instance_dict)
+    scopes, threads = dict(DefaultScope._instance_dict), cv2.getNumThreads()
     runner = Runner(Tiny(), str(tmp_path / "work"), train_dataloader=loader, train_cfg=held.train_cfg, optim_wrapper=held.optim_wrapper,
                     param_scheduler=held.param_scheduler, custom_hooks=[Listening()], log_level="ERROR",
                     experiment_name=f"{name} {loop}", default_hooks={"logger": None, "checkpoint": None})  # fmt: skip
     runner.train()
-    # The Runner leaves its scope behind.
+    # The Runner leaves its scope behind, and OpenCV on one thread.
+    cv2.setNumThreads(threads)
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scopes)
     (plan,) = (
@@ -496,9 +498,9 @@ def test_folder_leaves_out_what_trains_nothing(tmp_path):
 def test_the_scope_of_a_config_is_not_left_behind():
     from mmengine.registry import DefaultScope
 
-    before = DefaultScope.get_current_instance()
-    curve(configs() / "resnet/resnet50_8xb32_in1k.py")
-    assert DefaultScope.get_current_instance() is before
+    with DefaultScope.overwrite_default_scope("mmdet"):  # a user's own: mmengine puts back a copy of it
+        curve(configs() / "resnet/resnet50_8xb32_in1k.py")
+        assert DefaultScope.get_current_instance().scope_name == "mmdet"
 
 
 def test_options():

@@ -82,7 +82,7 @@ def test_plain_knows_numbers_and_refuses_the_rest() -> None:
     held = {"a": torch.tensor([1.5, float("nan")]), "l": Layout("n (h w) c", skip=1), "s": {2, 1}, "i": float("inf")}
     assert store.plain(held) == {
         "a": [1.5, None],
-        "l": {"pattern": "n (h w) c", "skip": 1, "join": None, "bins": [], "sizes": {}},
+        "l": {"pattern": "n (h w) c", "skip": 1, "join": None, "bins": [], "sizes": {}, "rests": ""},
         "s": [1, 2],
         "i": None,
     }
@@ -160,7 +160,9 @@ def test_missing_results_offer_the_nearest(tmp_path: Path) -> None:
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
-    with pytest.raises(BadInput, match=r"f: cannot write here .* give another folder"):
+    with pytest.raises(
+        BadInput, match=r"f: cannot be made a folder for results, since a file stands there; give another folder"
+    ):
         store.save(tmp_path / "f", "r", ARRAYS, {})
 
 
@@ -235,6 +237,7 @@ def test_maps_of_one_sample(dtype: torch.dtype) -> None:
         "join": None,
         "bins": [],
         "sizes": {},
+        "rests": "",
     }
     assert record["methods"]["gradcam"]["options"] == {"pool": "hw"}
     assert json.loads(json.dumps(record, allow_nan=False)) == record

@@ -7,9 +7,11 @@ import inspect
 import json
 import logging
 import os
+import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -536,8 +538,13 @@ def _pacmap(name: str, title: str) -> Algorithm:
         if task.metric not in METRICS_OF_PACMAP:
             raise BadInput(f"{name}: metric {task.metric}: expected {', '.join(METRICS_OF_PACMAP)} or cosine")
         options["distance"] = METRICS_OF_PACMAP[task.metric]
-        logging.getLogger("pacmap.pacmap").setLevel(logging.ERROR)
-        return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
+        logger = logging.getLogger("pacmap.pacmap")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            return np.asarray(made(n_components=task.dims, **options).fit_transform(task.x), np.float32), {}
+        finally:
+            logger.setLevel(level)
 
     return Algorithm(name, "pacmap", _parameters(made), run, partial(place_by_neighbours, count=10), 12, True)
 
@@ -765,21 +772,35 @@ def _under(rows: Rows, chosen: Algorithm, given: dict[str, Any]) -> Rows:
 
 
 def _run(chosen: Algorithm, task: Task, spans: list[tuple[int, int]]) -> tuple[np.ndarray, dict[str, Any]]:
-    try:
-        if len(spans) == 1:
-            return _mapped(chosen, task)
+    if len(spans) > 1:
         warnings.warn(
             f"{len(spans)} buckets are projected independently: places in different buckets cannot be compared, and the"
             " same class may lie in several places; leave out the bucket size for one map of all points",
             LoupeWarning,
             3,
         )
-        parts = [_mapped(chosen, replace(task, x=task.x[a:b], kept=Kept(None)))[0] for a, b in spans]
-        return np.concatenate(parts), {}
+    try:
+        with _threads_of_torch():
+            if len(spans) == 1:
+                return _mapped(chosen, task)
+            parts = [_mapped(chosen, replace(task, x=task.x[a:b], kept=Kept(None)))[0] for a, b in spans]
+            return np.concatenate(parts), {}
     except (TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{chosen.name}: {error}") from error
+
+
+@contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """numba and faiss set the number of OpenMP's threads, which is torch's too: put back where torch is loaded."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if torch and torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def _mapped(chosen: Algorithm, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
