@@ -502,3 +502,23 @@ def test_a_report_of_points(browser: Any, tmp_path: Path) -> None:
     write_report([tmp_path / "points.npz"], tmp_path / "r.html")
     page = opened(browser, (tmp_path / "r.html").as_uri(), offline=True)
     assert counted(page) == "50 points"
+
+
+def test_an_interruption_ends_the_server_though_a_browser_holds_on(run: Path) -> None:
+    import http.client
+    import signal
+    import subprocess
+    import sys
+    from urllib.parse import urlsplit
+
+    code = "import sys; from torchloupe.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "view", str(run), "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        place = urlsplit(process.stdout.readline().strip())
+        held = http.client.HTTPConnection(str(place.hostname), place.port)
+        held.request("GET", f"{place.path}api/runs")
+        assert held.getresponse().status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (0, 130)
+        held.close()

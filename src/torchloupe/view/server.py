@@ -185,6 +185,8 @@ def serve(library: Library, ready: Callable[[str], None], port: int = 0) -> None
         port = listener.getsockname()[1]
         token = secrets.token_urlsafe(16)
         app = application(library, token, port)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        )
         ready(f"http://127.0.0.1:{port}/{token}/")
         server.run(sockets=[listener])
