@@ -47,6 +47,7 @@ _HOMES = {
     "targets.boxes": ("Boxes", "Detections", "Region"),
     "targets.classes": ("Classes", "Each", "Several", "Top", "Truth"),
     "targets.pose": ("Joints",),
+    "targets.texts": ("Texts", "texts"),
     "targets.retrieval": ("Gallery", "Margin", "Match", "Nearest", "Pair", "Rival"),
 }
 _FROM = {name: home for home, names in _HOMES.items() for name in names}

@@ -167,6 +167,20 @@ def find_from_trace(_layer: str) -> Layout | None:
 
 
 @dataclass(frozen=True)
+class TextTower:
+    """How a model puts texts beside pictures.
+
+    check: is given words, and raises BadInput for one of which the tokenizer leaves nothing. embed: (module, texts) -> (k, c),
+    not normalised. logit: module -> (s, b), where the model's score is s cos + b. digest: of the tokenizer's files, or None.
+    """
+
+    check: Callable[[Sequence[str]], None]
+    embed: Callable[[nn.Module, Sequence[str]], Tensor]
+    logit: Callable[[nn.Module], tuple[float, float]]
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """A model and how to talk to it.
 
@@ -178,6 +192,7 @@ class Subject:
     prepare: picture files or images -> Batch, or None. listing: the command that lists its layers, for messages.
     extra_tokens: how many tokens before those of the picture there are, where it was said; None: it is found.
     example: samples of the kind that the model takes, where that is no picture; or None.
+    tower: how texts are put beside its pictures, or None for a model that knows no words.
     """
 
     module: nn.Module
@@ -193,6 +208,7 @@ class Subject:
     listing: str = LISTING
     extra_tokens: int | None = None
     example: Batch | None = None
+    tower: TextTower | None = None
 
     @property
     def device(self) -> torch.device:

@@ -33,6 +33,7 @@ def cam(
     threshold: float = 0.0,
     save: Annotated[Path, Parameter(name=["--save", "--save-path"])] = Path("out"),
     like: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    templates: Words | None = None,
     aug_smooth: Annotated[bool, Parameter(negative="")] = False,
     eigen_smooth: Annotated[bool, Parameter(negative="")] = False,
     option: Words | None = None,
@@ -60,13 +61,15 @@ def cam(
             legrad; or package.module:function. Default: gradcam.
         target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted. Of a
             detector topK are its best detections, classes take only theirs; of a segmenter each class over its region;
-            of a pose model joints by index or name.
+            of a pose model joints by index or name; of CLIP, SigLIP and their kin any texts, such as "a red car" "a dog", and
+            contrasts of two, "a red car - a car".
         each: One target a picture, in order.
         labels: True labels for the target truth: lines of "picture class". Default: the name of the picture's folder.
         explain: Of a detection: its score, or iou, the score times the overlap with the box, which says more of its place.
         threshold: Detections that score less are neither asked about nor drawn.
         save: Folder to write to; or a picture's name, where exactly one is drawn.
         like: Of a model that gives embeddings: pictures to which the similarity is explained. Default: the embedding's length.
+        templates: Sentences around the texts of --target, with {} for them: "a photo of {}" "a drawing of {}"; their mean is asked.
         aug_smooth: Mean over six views: mirrored or not, times the input scaled by 0.9, 1.0 and 1.1.
         eigen_smooth: First principal component of activation x weight in place of the sum over channels.
         option: Options of the methods, key=value: steps=64 samples=20 window=32 fast=True quadrature=gauss-legendre ...
@@ -101,6 +104,7 @@ def cam(
         "explain": explain,
         "threshold": threshold,
         "like": like,
+        "templates": templates,
         "aug_smooth": aug_smooth,
         "eigen_smooth": eigen_smooth,
     }

@@ -26,8 +26,9 @@ from torchloupe.store import plain, sha256
 from torchloupe.store.reading import reads
 from torchloupe.targets.boxes import boxes, regions
 from torchloupe.targets.classes import Each, class_index
-from torchloupe.targets.embedding import Like, embedding_words, rows
+from torchloupe.targets.embedding import Like, Norm, embedding_words, rows
 from torchloupe.targets.pose import Peaks, surest
+from torchloupe.targets.texts import Texts, text_words, texts
 from torchloupe.targets.words import foreign, question
 from torchloupe.targets.words import target as words_to_target
 from torchloupe.trace import every_name
@@ -40,7 +41,7 @@ class Explaining:
     """Why a model answers as it does, for every picture of a list.
 
     job.model: the arguments of `sources.subject`. job.data: files (name -> path), labels (a file, or None).
-    job.ask: layers, methods, options, target (words, or None), each, explain, threshold, aug_smooth, eigen_smooth.
+    job.ask: layers, methods, options, target (words, or None), templates (or absent), each, explain, threshold, aug_smooth, eigen_smooth.
     notices: what the person who asks should be told before.
     Errors: BadInput for what is not known or does not fit.
     """
@@ -74,6 +75,7 @@ class Explaining:
             )
         self.probe = Probe(self.subject, self._layers(ask["layers"]), self._question(ask, words))
         self.truth = self._truth(words, job.data.get("labels"))
+        self.own = self._own_texts(ask)
         self._layouts: Mapping[str, Any] = {}
         self._sources: dict[str, str] = {}
         self._about = plain(
@@ -87,6 +89,8 @@ class Explaining:
                 "like": {name: sha256(name) for name in ask.get("like") or ()},
                 "aug_smooth": self.aug,
                 "target": words or ["predicted"],
+                **({"templates": list(ask["templates"])} if ask.get("templates") else {}),
+                **({"tokenizer": self.subject.tower.digest} if words and self.subject.tower is not None else {}),
                 "each": bool(ask["each"]),
                 "explain": ask["explain"],
                 "threshold": ask["threshold"],
@@ -133,16 +137,33 @@ class Explaining:
                 "--aug-smooth mirrors pictures, in which left joints are right ones; leave it out for a pose model"
             )
         asked = [] if ask["each"] else list(words)
+        templates = list(ask.get("templates") or ())
+        if templates and (self.subject.tower is None or ask.get("like")):
+            raise BadInput("--templates go around the texts of --target, of a model with a text tower, such as CLIP")
+        if ask["each"] and kind == "embedder" and self.subject.tower is None:
+            raise BadInput(
+                f"--each: {self.spec!r} gives an embedding, without classes, and has no text tower; use --like"
+            )
         if ask.get("like"):
             if kind != "embedder":
                 raise BadInput(f"--like is for models that give embeddings; {self.spec!r} is a {kind}")
             if asked:
                 raise BadInput("--like and --target at once: give either")
             return self._like([Path(name) for name in ask["like"]])
+        if self.subject.tower is not None:
+            if ask["each"]:
+                return Norm()
+            return question(asked, classes, partial(text_words, subject=self.subject, templates=templates))
         if kind == "detector":
             return question(asked, classes, partial(boxes, value=ask["explain"], threshold=ask["threshold"]))
         by_kind: Mapping[str, Any] = {"segmenter": regions, "pose": surest, "embedder": embedding_words}
         return question(asked, classes, by_kind[kind]) if kind in by_kind else words_to_target(asked, classes)
+
+    def _own_texts(self, ask: Mapping[str, Any]) -> Texts | None:
+        """What is asked of each picture alone in words, embedded once; None where that is not asked."""
+        if not self.each or self.subject.tower is None:
+            return None
+        return texts(self.subject, list(dict.fromkeys(self.each.values())), ask.get("templates") or (), each=True)
 
     def _like(self, files: Sequence[Path]) -> Like:
         """Similarity to other pictures, each embedded as it is prepared for this model."""
@@ -256,6 +277,8 @@ class Explaining:
         classes = self.subject.classes
         if self.subject.kind == "pose":
             return replace(self.probe, target=Peaks(tuple(words), each=True, names=classes))
+        if self.own is not None:
+            return replace(self.probe, target=self.own.of([self.own.words.index(word) for word in words]))
         return replace(self.probe, target=Each(tuple(words), classes))
 
 

@@ -153,7 +153,7 @@ def finish(
 ) -> Subject:
     """A Subject of a built model: weights, eval mode, device, what of its output is read, class names, default layers.
 
-    seams: call, read, layout, for Subject. loaded: where the source has loaded the weights itself. example: samples of the kind
+    seams: call, read, layout, tower, for Subject. loaded: where the source has loaded the weights itself. example: samples of the kind
     that the model takes, where that is no picture; one that the user gives comes before it.
     """
     if loaded is None:

@@ -11,6 +11,7 @@ from torchloupe.errors import BadInput
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.assemble import Options, finish, framework, split_spec, unknown
 from torchloupe.sources.preparation import Preparation
+from torchloupe.sources.texts import of_open_clip
 
 
 def open_clip(rest: str, options: Options) -> Subject:
@@ -34,7 +35,7 @@ def open_clip(rest: str, options: Options) -> Subject:
         module = library.create_model(name, pretrained=None, **{"pretrained_hf": False, **arguments})
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise BadInput(f"{options.spec}: {' '.join(str(error).split())[:200]}") from error
-    return _subject(library, module, options)
+    return _subject(library, module, options, name)
 
 
 def given(module: nn.Module, options: Options) -> Subject | None:
@@ -42,7 +43,7 @@ def given(module: nn.Module, options: Options) -> Subject | None:
     return _subject(framework("open_clip", "open_clip"), module, options) if hasattr(module, "encode_image") else None
 
 
-def _subject(library: Any, module: Any, options: Options) -> Subject:
+def _subject(library: Any, module: Any, options: Options, name: str | None = None) -> Subject:
     size = getattr(module.visual, "image_size", 224)
     h, w = options.hw or ((size, size) if isinstance(size, int) else tuple(size))
     mean = tuple(options.mean or getattr(module.visual, "image_mean", None) or library.OPENAI_DATASET_MEAN)
@@ -59,6 +60,7 @@ def _subject(library: Any, module: Any, options: Options) -> Subject:
         kind="embedder",
         notes={"preparation": " ".join(str(transform).split())},
         call=_call,
+        tower=of_open_clip(library, module, name),
     )
 
 

@@ -17,6 +17,7 @@ from torchloupe.probe import Batch, Subject
 from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec
 from torchloupe.sources.preparation import Preparation, resize_crop
+from torchloupe.sources.texts import of_transformers
 from torchloupe.store import sha256
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -157,6 +158,7 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
         kind="classifier" if classifies else "segmenter" if segments else "embedder",
         notes={**notes, "preparation": said},
         example=example,
+        tower=of_transformers(module, source),
         **_called(module),
     )
 

@@ -69,7 +69,8 @@ def embedding_words(words: Sequence[str], names: tuple[str, ...] = ()) -> Norm:
     wrong = [one for one in words if one.lower() not in ("norm", "predicted")]
     if wrong:
         raise BadInput(
-            f"target {wrong[0]!r}: this model gives an embedding, which has no classes; leave it out for the embedding's length, "
+            f"target {wrong[0]!r}: this model gives an embedding, which has no classes, and it has no text tower that would know "
+            "words; leave it out for the embedding's length, "
             "give --like PICTURE for its similarity to another, or package.module:function"
         )
     return Norm()
