@@ -341,7 +341,7 @@ def test_a_tokenizer_that_is_absent_or_another_s(folders: dict[str, Path], tmp_p
 
 def test_another_tokenizer_or_template_is_another_run(folders: dict[str, Path], tmp_path: Path) -> None:
     files = {"p0": pictures(tmp_path, 1)[0]}
-    ask = {
+    ask: dict[str, Any] = {
         "layers": None,
         "methods": ["gradcam"],
         "options": {},
