@@ -513,7 +513,8 @@ def test_an_interruption_ends_the_server_though_a_browser_holds_on(run: Path) ->
 
     code = "import sys; from torchloupe.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "view", str(run), "--no-open"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         assert process.stdout is not None
         place = urlsplit(process.stdout.readline().strip())
         held = http.client.HTTPConnection(str(place.hostname), place.port)
@@ -522,3 +523,6 @@ def test_an_interruption_ends_the_server_though_a_browser_holds_on(run: Path) ->
         process.send_signal(signal.SIGINT)
         assert process.wait(20) in (0, 130)
         held.close()
+    finally:
+        process.kill()
+        process.communicate()

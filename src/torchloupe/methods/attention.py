@@ -313,8 +313,8 @@ def legrad(probe: Probe, batch: Batch, *, blocks: int = 2) -> Maps:
                 (grad,) = torch.autograd.grad(row.sum(), probabilities, retain_graph=True, allow_unused=True)
                 if grad is not None:
                     total[k] = total[k] + grad.clamp_min(0).mean((1, 2))
-        value = Scores(scores.value.detach(), scores.labels)
-        looked = replace(looked, scores=value, probabilities=(), pool=None)
+        answer = Scores(scores.value.detach(), scores.labels)
+        looked = replace(looked, scores=answer, probabilities=(), pool=None)
     return _maps(looked.names[-1], [looked, *total])
 
 

@@ -62,8 +62,8 @@ def record(plan: Plan, parameter: str = "lr", progress: Callable[[int, int], Any
     groups = plan.groups or (("",) if len(now) == 1 else tuple(f"group {g}" for g in range(len(now))))
     places = np.frombuffer(at, dtype=np.int64)
     marks = (*_warm_up(parameter, places, values, plan.length), *plan.marks)
-    said = tuple(findings(plan, parameter, places, values))
-    return Curve(plan.name, parameter, plan.unit, plan.length, places, values, groups, plan.per_epoch, marks, said)
+    odd = tuple(findings(plan, parameter, places, values))
+    return Curve(plan.name, parameter, plan.unit, plan.length, places, values, groups, plan.per_epoch, marks, odd)
 
 
 WARMING = ("linear", "constant", "quadratic", "warmup")

@@ -248,7 +248,8 @@ def _voc(path: Path, _asked: Mapping[str, str], phase: str) -> list[Entry]:
         mask = path / "SegmentationClass" / f"{file.stem}.png"
 
         def known(size: Size) -> Truth:
-            boxes, names, outlines = [], [], []
+            boxes, names = [], []
+            outlines: list[tuple[Any, ...]] = []
             for one in root.iter("object"):
                 names.append(one.findtext("name") or "")
                 box, turned = one.find("bndbox"), one.find("robndbox")

@@ -145,9 +145,9 @@ def _names_in(path: Path) -> tuple[list[str], bool]:
                     if code.name == "MEMOIZE":
                         memo[len(memo)] = words[-1] if words else ""
                     elif code.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                        memo[given] = words[-1] if words else ""
+                        memo[int(given or 0)] = words[-1] if words else ""
                     elif code.name in ("GET", "BINGET", "LONG_BINGET"):
-                        words.append(memo.get(given, ""))
+                        words.append(memo.get(int(given or 0), ""))
                     elif code.name in ("GLOBAL", "INST"):
                         found.append(str(given).replace(" ", "."))
                     elif code.name == "STACK_GLOBAL":

@@ -315,8 +315,9 @@ def _words(asked: Mapping[str, Any]) -> str:
     return key(asked) if asked else ""
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+def _bytes(array: np.ndarray) -> Any:
+    """The array's memory, as zlib reads it."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 class _Nothing:

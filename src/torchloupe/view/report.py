@@ -22,7 +22,7 @@ def report(paths: Sequence[Path], most: int = 60) -> str:
     Errors: BadInput as `Library`.
     """
     library = Library(paths)
-    data = {"library": library.plain(), "runs": [_embedded(run, most) for run in library.runs]}
+    data: dict[str, Any] = {"library": library.plain(), "runs": [_embedded(run, most) for run in library.runs]}
     for about, run in zip(data["library"]["runs"], data["runs"], strict=True):
         if "rows" in run:
             rows = run["rows"]

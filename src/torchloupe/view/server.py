@@ -176,6 +176,7 @@ def serve(library: Library, ready: Callable[[str], None], port: int = 0) -> None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
+        listener.listen()  # a browser that is quicker than the server waits
     except OSError as error:
         listener.close()
         raise BadInput(

@@ -54,8 +54,9 @@ class Table:
             memory = sqlite3.connect(":memory:", check_same_thread=False)
             memory.execute("CREATE TABLE run (id TEXT PRIMARY KEY, failed TEXT, row TEXT)")
             fresh = Found(store)
+            rows: list[tuple[str, str | None, str]]
             rows = [(str(row.pop("id")), None, json.dumps(row)) for row in fresh.table]
-            rows += [(id, why, "{}") for id, why in fresh.failed.items()]
+            rows += [(id, str(why), "{}") for id, why in fresh.failed.items()]
             memory.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", rows)
             self._memory, self._stamp, self.found = memory, stamp, fresh
         return self._memory
