@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-all test-oldest test-newest lint bench clean
+.PHONY: setup demo test test-all test-oldest test-newest mutants lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -50,6 +50,10 @@ NEWEST := 'torch==2.14.1' 'torchvision==0.29.1'
 
 test-oldest test-newest: test-%: .venv-%/.ready
 	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -n 2 -m "not slow"
+
+# Faults planted in what the branch changes, and those that no test notices: make mutants WORDS='--count 40 --seed 2'
+mutants: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(WORDS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks

@@ -112,7 +112,7 @@ class Before:
             found += [
                 f"{home}.{name} was replaced"
                 for name, value in before.items()
-                if callable(value) and after.get(name) is not value and not isinstance(value, types.ModuleType)
+                if callable(value) and after.get(name) is not value and not _by_import(after.get(name))
             ]
         for name, module in list(sys.modules.items()):
             if self.modules.get(name) is not module and (module is None or _stand_in(name, module)):
@@ -124,6 +124,11 @@ class Before:
 UNTIL_LOADED = ("threads of faiss", "threads of OpenCV")
 # in whose place we put modules made by hand
 PLACED = ("torch", "torchvision", "tensorboard", "mmcv", "mmengine", "mmpretrain", "mmdet", "mmpose", "xtcocotools")
+
+
+def _by_import(value: Any) -> bool:
+    """Whether a package of others put it there when it was imported: ultralytics replaces torch.save and PIL.Image.open."""
+    return str(getattr(value, "__module__", "")).startswith("ultralytics.")
 
 
 def _stand_in(name: str, module: Any) -> bool:
