@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import torchloupe as loupe
 from torchloupe.cli import main
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.runs.run import Job
 from torchloupe.targets.texts import Texts, sides
 
@@ -321,6 +321,12 @@ def test_bad_words_are_one_line(folder: Path, tmp_path: Path, capsys: Any) -> No
     assert "--templates" in said("--target", "0", "--templates", "a {}", model=plain)
     assert "no text tower" in said("--target", "a dog", model="timm:test_vit?num_classes=0")
     assert "no text tower" in said("--each", "--target", "a dog", model="timm:test_vit?num_classes=0")
+
+
+def test_a_word_that_is_known_in_part_is_told(folder: Path) -> None:
+    made = opened(folder)
+    with pytest.warns(LoupeWarning, match="'a red zebra': the model's tokenizer does not know part of it"):
+        loupe.texts(made, ["a red zebra"])
 
 
 def test_a_tokenizer_that_is_absent_or_another_s(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.sources.assemble import framework
 from torchloupe.store import sha256
 from torchloupe.subjects import TextTower
@@ -152,6 +153,9 @@ def _something(word: str, ids: Sequence[int], unknown: int | None) -> None:
     if not ids or (unknown is not None and all(one == unknown for one in ids)):
         left = "nothing" if not ids else "nothing that the model knows"
         raise BadInput(f"target {word!r}: the model's tokenizer leaves {left} of it; try other words")
+    if unknown in ids:
+        text = f"target {word!r}: the model's tokenizer does not know part of it, and every such part is the same to the model"
+        warnings.warn(text, LoupeWarning, stacklevel=5)
 
 
 def _fits(prompt: str, count: int, room: int) -> None:
