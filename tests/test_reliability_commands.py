@@ -125,7 +125,8 @@ def test_every_number_has_a_range_and_keeps_to_it(
 @pytest.mark.parametrize("one", each(NUMBERS))
 @pytest.mark.usefixtures("here")
 def test_words_that_are_no_numbers(one: tuple[Command, str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    refuses_numbers(one, capsys, ["inf", "-inf", "1e999", "seven", "9" * 40, "-" + "9" * 40, "1,5", "\u0661.x"])
+    comma = [] if one[1] == "fig_size" else ["1,5"]  # two sides in the spelling of older tools
+    refuses_numbers(one, capsys, ["inf", "-inf", "1e999", "seven", "9" * 40, "-" + "9" * 40, *comma, "\u0661.x"])
 
 
 @pytest.mark.parametrize("one", each(WORDS))
