@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torchloupe.errors import BadInput, LoupeError, UnsafeFile
 from torchloupe.kinds.maps import Heatmaps, names_of
 from torchloupe.probe import Batch
 from torchloupe.results import Maps, Scores
+from torchloupe.store.reading import SAID, reading
 
 ARRAYS = {
     "map/gradcam/layer4[-1]": np.random.default_rng(0).random((2, 1, 3, 4)).astype(np.float32),
@@ -264,3 +266,34 @@ def test_pictures_that_were_seen_are_kept() -> None:
     arrays, parts = heatmaps.arrays(), heatmaps.record
     assert parts["picture"] == "none"
     assert (arrays["picture"] == 255).all()
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_folder_is_left_as_it_was_where_nothing_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    if not locks:  # as on Windows
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    there, new, used = tmp_path / "there", tmp_path / "new", tmp_path / "used"
+    there.mkdir()
+    for folder in (there, new, used):
+        with store.held(folder):
+            assert folder.is_dir()
+            assert (folder / ".loupe-lock").exists() == locks
+            if folder == used:
+                (folder / "a.txt").write_text("a")
+    assert there.is_dir()
+    assert new.exists() != locks
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["a.txt"]
+    with pytest.raises(ZeroDivisionError), store.held(new):
+        raise ZeroDivisionError
+    assert not list(tmp_path.rglob(".loupe-lock"))
+
+
+def test_why_a_file_cannot_be_read_is_told_up_to_a_length(tmp_path: Path) -> None:
+    for length, said in ((SAID, "x" * SAID), (SAID + 1, "x" * SAID + r"\.\.\.")):
+        with (
+            pytest.raises(BadInput, match=rf"cannot be read as a table \({said}\)"),
+            reading(tmp_path / "a", "a table"),
+        ):
+            raise ValueError("x" * length)
