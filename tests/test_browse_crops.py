@@ -136,7 +136,7 @@ def test_real_coco_people(tmp_path, capsys):
         ("MODEL: {}\nDATASET: {ROOTS: x}", [], "unknown key DATASET.ROOTS"),
         ("MODEL: {}\nDATASET: {DATASET: coco}", ["--data", "{here}"], "found neither"),
         ("a: 1", [], "neither an OpenGait config"),
-        ("a: [", [], "cannot be read as YAML"),
+        ("a: [", [], "cannot be read as a config"),
     ],
 )
 def test_bad_configs(tmp_path, text, words, message, capsys):

@@ -37,7 +37,17 @@ def test_layouts_are_found(case: Case) -> None:
     assert all(grad.shape[1:] == seen.act[layer].shape for layer, grad in seen.grad.items())
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+BY_ATTENTION = ("attention", "chefer", "gradient_x_attention", "legrad", "rollout")
+
+
+@pytest.mark.parametrize("name", BY_ATTENTION)
+@pytest.mark.parametrize("case", CASES)
+def test_without_attention_these_refuse(case: Case, name: str) -> None:
+    with pytest.raises(BadInput, match="no attention|use a CAM"):
+        METHODS[name](case.probe(), case.batch())
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_ATTENTION)))  # those: test_attention_methods.py
 @pytest.mark.parametrize("case", CASES)
 def test_method(name: str, case: Case) -> None:
     if not applies(name, case):

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torchloupe.axes import resize
 from torchloupe.errors import BadInput, NoGradient, need
 from torchloupe.methods.cam import cams
-from torchloupe.methods.registry import ours
+from torchloupe.methods.registry import Method
+from torchloupe.methods.registry import ours as every
 from torchloupe.metrics.judge import Judgement, judge
 from torchloupe.metrics.place import placed
 from torchloupe.probe import Batch, Probe, Subject
@@ -75,6 +76,11 @@ class Scenes:
         """(n, 10) bool: which digits each picture holds."""
         found: np.ndarray = self.boxes[:, :, 0] >= 0
         return found
+
+
+def ours() -> dict[str, Method]:
+    """The methods that have a meaning for a convolutional network."""
+    return {name: fn for name, fn in every().items() if fn.__module__ != "torchloupe.methods.attention"}
 
 
 def material(seed: int = 0) -> tuple[Material, Material]:
