@@ -30,7 +30,7 @@ demo: $(VENV)/.demo-ready
 	$(BIN)/loupe demo --save demo
 
 test: $(VENV)/.ready $(VENV)/.browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -p no:randomly -m "not slow"
 
 test-all: $(VENV)/.ready $(VENV)/.browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
