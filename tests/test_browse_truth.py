@@ -386,7 +386,7 @@ def test_alpha_is_said_to_be_left_out(tmp_path):
         (["--channels", "1,2"], "expected one or three numbers"),
         (["--channels", "7"], "the picture has 3, numbered from 0"),
         (["--boxes", "xyhw"], "Did you mean"),
-        (["--boxes", "yolo"], "--boxes is for torch: data"),
+        (["--boxes", "yolo"], "--boxes is for torch:, hf: and webdataset: data"),
     ],
 )
 def test_bad_words(tmp_path, words, message, capsys):
