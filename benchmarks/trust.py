@@ -20,8 +20,8 @@ from torch import Tensor, nn
 import torchloupe as loupe
 from torchloupe.methods.cam import cams
 from torchloupe.metrics.fills import blurred
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Maps
 from torchloupe.targets.classes import Top
 
 SIDE, COUNT, STEPS = 112, 4, 16

@@ -14,8 +14,8 @@ import torch
 from torchloupe.cli import main
 from torchloupe.errors import BadInput, MissingPackage
 from torchloupe.examples import digits
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Probe
-from torchloupe.results import Maps, Scores
 from torchloupe.targets.classes import Truth
 
 

@@ -13,7 +13,7 @@ import torchloupe
 
 ROOT = Path(torchloupe.__file__).parent
 FLOORS = [
-    {"axes", "results", "errors", "named", "data", "store"},
+    {"axes", "outputs", "errors", "named", "data", "store"},
     {
         "trace",
         "subjects",

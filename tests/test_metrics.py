@@ -21,8 +21,8 @@ from torchloupe.metrics.judge import budget, judge
 from torchloupe.metrics.marks import Marks, Number
 from torchloupe.metrics.place import placed
 from torchloupe.metrics.registry import METRICS, load_all, metric, named
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Maps, Scores
 from torchloupe.targets.classes import Classes, Top
 from torchloupe.testing import check_metric
 

@@ -14,8 +14,8 @@ from torchloupe.metrics import fills
 from torchloupe.metrics.asking import Asking
 from torchloupe.metrics.judge import judge
 from torchloupe.metrics.registry import named
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Maps
 from torchloupe.targets.classes import Classes, Top
 
 SIDE = 8

@@ -18,8 +18,8 @@ from torchloupe.methods.cam import cams
 from torchloupe.metrics.chance import edges
 from torchloupe.metrics.sanity import blocks, histogram_entropy, randomised, sane
 from torchloupe.metrics.similar import spearman, ssim
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Maps
 from torchloupe.targets.classes import Classes
 from torchloupe.testing import state
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 import torchloupe as loupe
-from torchloupe.results import Maps, Scores
+from torchloupe.outputs import Maps, Scores
 from torchloupe.targets.classes import Top
 from torchloupe.subjects import Subject
 

@@ -16,11 +16,11 @@ import torchloupe
 from torchloupe import store
 from torchloupe.cli import main
 from torchloupe.errors import BadInput
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch
 from torchloupe.render import colour, plots
 from torchloupe.render.pictures import Drawing, Sheet, draw, drawing, heading, overlay
 from torchloupe.render.style import Style, style
-from torchloupe.results import Maps, Scores
 
 QUESTIONS = ("Greater Swiss Mountain dog", "tabby, tabby cat")
 

@@ -20,8 +20,8 @@ from torchloupe import store
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeError, UnsafeFile
 from torchloupe.kinds.maps import Heatmaps, names_of
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch
-from torchloupe.results import Maps, Scores
 from torchloupe.store.reading import SAID, reading
 
 ARRAYS = {

@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from torchloupe.axes import Layout
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Scores
 from torchloupe.targets.classes import Classes
 
 D = torch.float64

@@ -23,8 +23,8 @@ from torchloupe.methods.registry import named
 from torchloupe.names import split_call
 from torchloupe.networks.gait.layers import windows
 from torchloupe.networks.gait.skeletons import skeleton
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Maps, Scores
 from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, part_rows, place_of
 from torchloupe.sources.sequences import Walk
 from torchloupe.targets.retrieval import Gallery, Pair, Retrieval, between

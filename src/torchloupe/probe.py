@@ -15,7 +15,7 @@ from torchloupe.backward import Change
 from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.evidence import settle
 from torchloupe.names import name_of, resolve, split_call
-from torchloupe.results import Scores
+from torchloupe.outputs import Scores
 from torchloupe.shadow import give_up, is_shadow
 from torchloupe.subjects import INPUT, Batch, Kind, Subject, as_batch
 from torchloupe.taps import Taps, tapped

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from torchloupe.axes import Layout
 from torchloupe.names import split_call
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch, Probe, full
-from torchloupe.results import Scores
 from torchloupe.taps import swapped
 from torchloupe.trace import tensors, tracing
 

@@ -19,8 +19,8 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.evidence import Watch, settle
 from torchloupe.names import Point, locate, parse
 from torchloupe.names import expand as expand_layer
+from torchloupe.outputs import Features
 from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped
-from torchloupe.results import Features
 from torchloupe.taps import Tap, in_place, leaves, watched
 from torchloupe.trace import Trace, Visit, every_name, find_layout, tensors, tracing
 

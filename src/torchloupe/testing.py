@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from torchloupe.metrics.asking import Asking
 from torchloupe.metrics.marks import Marks
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe, Subject, Target
-from torchloupe.results import Maps, Scores
 
 Method = Callable[[Probe, Batch], Maps]
 Metric = Callable[..., Marks]

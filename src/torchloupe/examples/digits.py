@@ -26,8 +26,8 @@ from torchloupe.methods.registry import Method
 from torchloupe.methods.registry import ours as every
 from torchloupe.metrics.judge import Judgement, judge
 from torchloupe.metrics.place import placed
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Maps
 from torchloupe.targets.classes import Truth
 
 SIDE = 64

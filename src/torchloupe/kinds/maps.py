@@ -14,8 +14,8 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.store import plain
 
 if TYPE_CHECKING:
+    from torchloupe.outputs import Maps
     from torchloupe.probe import Batch
-    from torchloupe.results import Maps
 
 Where = tuple[str, str]
 Some = TypeVar("Some", bound="Heatmaps")

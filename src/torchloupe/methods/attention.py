@@ -14,8 +14,8 @@ from torchloupe.attention import opened
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.methods.registry import method
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe, finite
-from torchloupe.results import Maps, Scores
 
 SMALL = 1e-12
 

@@ -15,8 +15,8 @@ from torchloupe.backward import Change, functions
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import gradcam
 from torchloupe.methods.registry import method
+from torchloupe.outputs import Maps
 from torchloupe.probe import INPUT, Batch, Probe
-from torchloupe.results import Maps
 
 RELUS: tuple[Callable[..., Any], ...] = (F.relu, torch.relu, Tensor.relu)
 RELUS_IN_PLACE: tuple[Callable[..., Any], ...] = (torch.relu_, Tensor.relu_, F.relu_)

@@ -15,8 +15,8 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.methods.principal import principal
 from torchloupe.methods.registry import Method, method, options_of
 from torchloupe.names import split_call
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Capture, Probe, joined
-from torchloupe.results import Maps
 
 SMALL = 1e-6
 TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchloupe.axes import Layout, dims
 from torchloupe.errors import BadInput, nearest
 from torchloupe.names import resolve
+from torchloupe.outputs import Scores
 from torchloupe.points import Points
 from torchloupe.probe import Batch, Probe, Subject
-from torchloupe.results import Scores
 from torchloupe.taps import tapped
 from torchloupe.trace import every_name
 

@@ -14,8 +14,8 @@ from torchloupe.axes import C
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.cam import noisy
 from torchloupe.methods.registry import method
+from torchloupe.outputs import Maps
 from torchloupe.probe import INPUT, Batch, Probe
-from torchloupe.results import Maps
 
 TOLERANCE, SMALL = 0.05, 1e-12
 Path = Callable[[Tensor, int], Iterator[tuple[Tensor, Tensor]]]

@@ -15,9 +15,9 @@ from torchloupe.axes import resize
 from torchloupe.errors import BadInput
 from torchloupe.methods.cam import combine
 from torchloupe.methods.registry import method
+from torchloupe.outputs import Maps
 from torchloupe.probe import INPUT, Batch, Probe
 from torchloupe.replay import Replay
-from torchloupe.results import Maps
 
 
 @method

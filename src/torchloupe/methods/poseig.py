@@ -11,8 +11,8 @@ from torch import Tensor
 from torchloupe.errors import BadInput, NoGradient
 from torchloupe.methods.blur import blur_curve, scouted
 from torchloupe.methods.path import Path
+from torchloupe.outputs import Maps
 from torchloupe.probe import INPUT, Batch, Probe
-from torchloupe.results import Maps
 
 
 def poseig(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from torchloupe.errors import BadInput, nearest
 from torchloupe.named import called, is_path, plugged, registered
-from torchloupe.results import Maps
+from torchloupe.outputs import Maps
 from torchloupe.subjects import as_batch
 
 Method = Callable[..., Maps]

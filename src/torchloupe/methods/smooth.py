@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from torchloupe.axes import W
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe
-from torchloupe.results import Maps
 
 SCALES = (0.9, 1.0, 1.1)
 

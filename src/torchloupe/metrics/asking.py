@@ -12,8 +12,8 @@ from torch import Tensor
 
 from torchloupe.errors import BadInput
 from torchloupe.metrics.fills import BY_MASK, Fill, background, check_fill, imputed
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch, Probe, Target
-from torchloupe.results import Scores
 
 VALUES = ("score", "softmax", "sigmoid", "share")
 LEAST = 1e-6

@@ -15,8 +15,8 @@ from torchloupe.metrics.distance import far
 from torchloupe.metrics.marks import Curve, Heat, Marks, Number
 from torchloupe.metrics.registry import Metric, checked, heats_of, named, options_of
 from torchloupe.metrics.statistics import Floats, Rank, Row, per_sample, ranking, rows
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe
-from torchloupe.results import Maps
 
 DEFAULT = ("deletion", "insertion", "road")
 TYPES: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}

@@ -15,8 +15,8 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.metrics.asking import Asking
 from torchloupe.metrics.marks import Heat, Marks
 from torchloupe.named import called, is_path, plugged, registered
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe
-from torchloupe.results import Maps
 
 Metric = Callable[..., Marks]
 Cost = Callable[[int, int, Mapping[str, Any]], int]

@@ -20,8 +20,8 @@ from torchloupe.metrics.marks import Curve, Heat, Marks, Number
 from torchloupe.metrics.registry import heats_of
 from torchloupe.metrics.similar import spearman, ssim
 from torchloupe.metrics.verdict import verdicts
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe
-from torchloupe.results import Maps
 from torchloupe.trace import tracing
 
 Ask = Callable[[Probe, Batch], Mapping[str, Maps]]

@@ -27,8 +27,8 @@ from torchloupe.store.results import Files, Results
 if TYPE_CHECKING:
     from PIL import Image
 
+    from torchloupe.outputs import Maps
     from torchloupe.probe import Batch
-    from torchloupe.results import Maps
 
 INPUT = "input"
 EMPTY = "empty map"

@@ -20,8 +20,8 @@ from torchloupe.metrics import registry
 from torchloupe.metrics.judge import budget, judge
 from torchloupe.metrics.sanity import sane
 from torchloupe.named import fingerprint as code_of
+from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe
-from torchloupe.results import Maps
 from torchloupe.runs.found import opened
 from torchloupe.runs.maps import Explaining
 from torchloupe.runs.run import Job

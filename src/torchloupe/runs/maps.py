@@ -17,8 +17,8 @@ from torchloupe.methods.cam import cams
 from torchloupe.methods.registry import named, options_of
 from torchloupe.methods.smooth import aug_smooth
 from torchloupe.names import expand
+from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe
-from torchloupe.results import Maps, Scores
 from torchloupe.runs.run import Job
 from torchloupe.sources.images import read
 from torchloupe.sources.safe import state_sha256

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, LoupeError, LoupeWarning, NoGradient, nearest, need
 from torchloupe.evidence import settle
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped
-from torchloupe.results import Scores
 from torchloupe.sources import patches
 from torchloupe.sources.devices import device
 from torchloupe.sources.outputs import choose, word

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchloupe.errors import BadInput
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch
-from torchloupe.results import Scores
 from torchloupe.targets.classes import class_index
 
 SAME = 0.5

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchloupe.errors import BadInput, nearest
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch, Target
-from torchloupe.results import Scores
 
 PLACES = ("boxes", "labels", "region")
 

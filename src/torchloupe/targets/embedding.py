@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torchloupe.errors import BadInput
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch
-from torchloupe.results import Scores
 
 SAME = 1e-3
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchloupe.errors import BadInput, LoupeError, nearest
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch
-from torchloupe.results import Scores
 
 
 def soft_argmax(heatmaps: Tensor, beta: float = 10.0) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from torchloupe.errors import BadInput, BadSample, nearest
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch
-from torchloupe.results import Scores
 
 METRICS = ("euc", "cos")
 EXCLUDE: Mapping[str, tuple[str, ...]] = {

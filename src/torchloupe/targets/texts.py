@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from torchloupe.errors import BadInput
+from torchloupe.outputs import Scores
 from torchloupe.probe import Batch, Subject, Target
-from torchloupe.results import Scores
 from torchloupe.targets.classes import Several
 from torchloupe.targets.embedding import Norm, rows
 

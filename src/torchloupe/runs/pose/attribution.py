@@ -33,8 +33,8 @@ from torchloupe.methods.joints import means
 from torchloupe.methods.poseig import poseig
 from torchloupe.methods.registry import named, options_of
 from torchloupe.named import called, fingerprint
+from torchloupe.outputs import Maps
 from torchloupe.probe import INPUT, Batch, Probe
-from torchloupe.results import Maps
 from torchloupe.runs.pose.study import Made, Study, blamed, crop_of, load, picked, studied
 from torchloupe.runs.run import Job, Summary, run
 from torchloupe.sources.poses import gaussians, read
