@@ -267,7 +267,7 @@ def test_cka_command(pictures: list[str], tmp_path: Path) -> None:
         (("features", "--model", SPEC, "--at", "head"), "vector of 3 channels without image axes"),
         (("features", "--model", SPEC, "--at", "one", "--topk", "-1"), "choose a --channel-reduction"),
         (("features", "--model", SPEC, "--at", "one", "--topk", "9", "--arrangement", "2", "2"), "has 4 places"),
-        (("features", "--model", SPEC, "--vis-config", "none.py"), "none.py: cannot be read"),
+        (("features", "--model", SPEC, "--vis-config", "none.py"), "none.py: no such file"),
         (("diff", "--model", SPEC, "--at", "one"), "expected two --model, or two --weights, or two pictures"),
         (("diff", "--model", SPEC, "--model", SPEC, "--at", "one="), "expected NAME, or NAME1=NAME2"),
         (("diff", "--model", SPEC, "--model", SPEC, "--at", "one", "--cka"), "at least 4 pictures"),
@@ -364,7 +364,7 @@ def test_two_pictures_are_shown_above_their_difference(pictures: list[str], tmp_
             "data_idx",
         ),
         ("recorders: {a: {type: ModuleOutputs, source: n}}\nmappings: 3", "no 'mappings' in it"),
-        ("a: [", "not YAML"),
+        ("a: [", "cannot be read as a recorder config"),
     ],
 )
 def test_bad_recorder_configs(tmp_path: Path, text: str, said: str) -> None:

@@ -155,7 +155,7 @@ def test_a_bad_override_is_named(overrides: list[str], message: str, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("MODEL: [", "is no readable YAML"),
+        ("MODEL: [", "cannot be read as an experiment file"),
         ("- 1\n- 2\n", "expected a mapping"),
         ("MODEL:\n  NAMES: x\n", "unknown key MODEL.NAMES. Did you mean NAME"),
         ("MODEL:\n  NAME: pose_unet\n", "MODEL.NAME is 'pose_unet'; known are"),
@@ -173,7 +173,7 @@ def test_a_bad_file_is_named(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such config file"):
+    with pytest.raises(BadInput, match="no such file; expected an experiment file"):
         experiment(tmp_path / "none.yaml")
 
 

@@ -51,7 +51,7 @@ RANGES: dict[str, Range] = {
         ("ids", "parts", "question", "depth", "dense", "worst", "examples", "reduce", "num_extra_tokens"), SOME
     ),
     **dict.fromkeys(("batch_size", "batch"), Range(1, 65536)),
-    **dict.fromkeys(("opacity", "heatmap_opacity", "threshold", "pred_score_thr", "mean"), SHARE),
+    **dict.fromkeys(("opacity", "heatmap_opacity", "threshold", "mean"), SHARE),
     **dict.fromkeys(("size", "input_size"), SIDE),
     **dict.fromkeys(("rescale_factor", "resize_ratio", "font_scale", "std"), Range(0, 10_000, above=True)),
     **dict.fromkeys(("seconds", "show_interval"), Range(0, 86_400)),
@@ -63,6 +63,7 @@ RANGES: dict[str, Range] = {
     "fps": Range(0, 60, above=True),
     "fig_size": Range(0, 100, above=True),
     "alpha": SHARE,
+    "pred_score_thr": Range(0, 2),  # above 1: no detection at all
     "arrangement": Range(1, 1000),
     "resize_shape": Range(1, 20_000),
     "topk": Range(-1, MANY),

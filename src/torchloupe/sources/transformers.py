@@ -144,6 +144,7 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
     preparation, said = (None, "none: no picture is taken") if example else _preparation(module, source, options)
     classifies = "Classification" in type(module).__name__
     segments = "SemanticSegmentation" in type(module).__name__
+    poses = "PoseEstimation" in type(module).__name__
     if "ObjectDetection" in type(module).__name__ and preparation is not None:
         from torchloupe.sources.detectors import transformers_detector
 
@@ -155,7 +156,7 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
         options,
         preparation,
         classes=[] if plain or not (classifies or segments) else [str(names[i]) for i in sorted(names)],
-        kind="classifier" if classifies else "segmenter" if segments else "embedder",
+        kind="classifier" if classifies else "segmenter" if segments else "pose" if poses else "embedder",
         notes={**notes, "preparation": said},
         example=example,
         tower=of_transformers(module, source),
