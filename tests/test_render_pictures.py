@@ -262,7 +262,7 @@ def test_unknown_endings(tmp_path: Path, name: str) -> None:
 
 def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
-    with pytest.raises(BadInput, match="f: cannot write here"):
+    with pytest.raises(BadInput, match="f: cannot be made a folder for results"):
         drawing([one()], Style()).save(tmp_path / "f" / "a.png")
 
 
@@ -329,10 +329,10 @@ def test_loupe_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["{p}", "--target", "dogs"], "no target 'dogs' in it"),
         (["{p}", "--opacity", "2"], "opacity 2.0: expected"),
         (["{p}", "--save", "x.bmp"], "no picture format '.bmp'"),
-        (["{p}", "--save", "{p}/x.png"], "cannot write here"),
+        (["{p}", "--save", "{p}/x.png"], "pets.json is a file; give a folder"),
         (["{d}/empty"], "no result (.npz) in this folder"),
         (["{d}/*.foo"], "no result fits this pattern"),
-        (["{d}/odd.json"], "no way to draw a result of kind 'odd'; known: maps"),
+        (["{d}/odd.json"], "no way to draw a result of kind 'odd'; known: "),
         (["{d}/bare.npz"], "no 'kind' in its record"),
         (["{d}/hollow"], "no heatmaps in it"),
         (["{p}", "--scale", "maps"], "scale"),
