@@ -15,7 +15,9 @@ from left import Before
 
 from torchloupe.sources import patches
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of jobs in the background: tests of Ctrl-C send it to children
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as of jobs in the background: tests of Ctrl-C send it to children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # two workers of pytest share two cores
 

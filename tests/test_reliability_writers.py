@@ -25,7 +25,7 @@ from torchloupe.examples import figures, walkers
 from torchloupe.gait import _write as write_gallery
 from torchloupe.methods.kept import Kept
 from torchloupe.points import Points
-from torchloupe.render import curves, features, pictures, pose_report, samples, sequences
+from torchloupe.render import curves, features, pictures, pose_page, samples, sequences
 from torchloupe.render import points as maps
 from torchloupe.render.page import write_page
 from torchloupe.render.style import Style
@@ -102,7 +102,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "heatmap": lambda folder: pictures.drawing([heat()], Style(resize="4")).save(folder),
     "heatmaps as pdf": lambda folder: pictures.drawing([heat()], Style(format="pdf", compare=True)).save(folder),
     "tiles": lambda folder: features.write_tiles({"a": NOISE}, folder, "t"),
-    "report": lambda folder: pose_report._saved(folder / "r.png", NOISE.tobytes()),
+    "report": lambda folder: pose_page.saved(folder / "r.png", NOISE.tobytes()),
     "figures": lambda folder: figures.write(folder / "data", 1, 0),
     "walkers": lambda folder: walkers._write(folder / "w.pkl", NOISE),
 }

@@ -251,7 +251,7 @@ def test_class_names_from_a_file_or_a_sequence(tmp_path: Path) -> None:
         subject(spec, device="cpu", classes=["cat", "dog"])
     (tmp_path / "blank.txt").touch()
     (tmp_path / "gap.json").write_text('{"0": "cat", "2": "dog"}')
-    for name, said in (("blank.txt", "no class names"), ("gap.json", "without gaps"), ("gone.txt", "cannot be read")):
+    for name, said in (("blank.txt", "no class names"), ("gap.json", "without gaps"), ("gone.txt", "no such file")):
         with pytest.raises(BadInput, match=said):
             subject(spec, device="cpu", classes=tmp_path / name)
 
