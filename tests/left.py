@@ -99,6 +99,8 @@ class Before:
         for what in {**self.state, **now}:
             if what in UNTIL_LOADED and self.state.get(what) is None:
                 continue
+            if what == "threads of OpenCV" and "ultralytics" in sys.modules and "ultralytics" not in self.modules:
+                continue  # ultralytics sets it when it is imported
             before, after = self.state.get(what), now.get(what)
             if before is not after and before != after:
                 found.append(f"{what}: {before!r} is {after!r}")
