@@ -229,6 +229,21 @@ def test_a_folder_of_results_is_opened_by_id_and_as_a_table(tmp_path: Path) -> N
         results(tmp_path / "nothing")
 
 
+def test_results_of_no_known_kind_stand_with_their_ids(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.begin({})
+    made = heatmaps("a", 0.5)
+    files.write("a", Artifact(made.arrays(), made.record), {})  # as older versions wrote it: without a row
+    files.write("odd", Artifact({"y": np.zeros(1)}, {"kind": "of nobody"}), {})
+    assert results(tmp_path).table == [{"id": "a", "question": "dog", "score": 0.5}, {"id": "odd"}]
+    from torchloupe.view.api import Library
+
+    run = Library([tmp_path]).runs[0]
+    assert run.plain()["count"] == 2
+    assert run.sample("odd")["planes"] == []
+    assert len(run.sample("a")["planes"]) == 1
+
+
 def test_an_input_is_never_written_over(tmp_path: Path) -> None:
     one, other, link = tmp_path / "a.npz", tmp_path / "b.npz", tmp_path / "link.npz"
     one.write_bytes(b"x")

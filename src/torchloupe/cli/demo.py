@@ -94,6 +94,7 @@ def demo(
         print(f"  {path}")
     print(
         f"\nthe same by hand:\n  {by_hand(save, f'picture-{several[0]}.png') if len(several) else 'loupe cam --help'}"
+        f"\nthese results in the browser:\n  loupe report {save} -o report.html"
     )
 
 

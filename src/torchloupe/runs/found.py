@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchloupe import kinds
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeError
 from torchloupe.store import load_record
 from torchloupe.store import results as stores
 from torchloupe.store.shards import Shards
@@ -103,9 +103,16 @@ class Found(Mapping[str, Any]):
     @cached_property
     def table(self) -> list[dict[str, Any]]:
         """One row a sample: its id, and the columns of its kind."""
-        return [
-            {"id": id, **(record["row"] if "row" in record else self[id].row())} for id, record in self.store.records()
-        ]
+        return [{"id": id, **self._row(id, record)} for id, record in self.store.records()]
+
+    def _row(self, id: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The line of a sample; a result of no known kind, or one that is damaged, stands with its id alone."""
+        if "row" in record:
+            return dict(record["row"])
+        try:
+            return dict(self[id].row())
+        except LoupeError:
+            return {}
 
     def told(self) -> list[str]:
         """What is here, in lines: samples by kind, what was left out, bytes, how it was made."""

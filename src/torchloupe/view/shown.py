@@ -57,10 +57,10 @@ class Shown:
 
 def shown(found: Artifact, name: str) -> Shown:
     """What there is to see of a stored result. A kind that has no picture of its own shows its record alone."""
-    told = kinds.kind_of(found.arrays, found.record, name)
-    if told not in SHOWN:
-        return Shown()
     try:
+        told = kinds.kind_of(found.arrays, found.record, name)
+        if told not in SHOWN:
+            return Shown()
         return SHOWN[told](kinds.read(found.arrays, found.record, name))
     except LoupeError as error:
         return Shown(more={"error": str(error)})
