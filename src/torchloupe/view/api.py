@@ -65,7 +65,7 @@ class Run:
             return {"name": self.path.name, "kind": "points"}
         if not self.path.is_dir():
             return {"name": self.path.name, "kind": "gone", "error": "this folder is not there any more"}
-        told = self.found.told()
+        told = [line.replace(str(self.path), self.path.name) for line in self.found.told()]  # a report may be mailed
         kinds = next((record.get("kind") for _, record in self.found.store.records()), "nothing")
         return {
             "name": self.path.name,
