@@ -132,4 +132,4 @@ class Embedding:
 
     def close(self) -> None:
         """No batch is read any more."""
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._reader.shutdown(wait=True, cancel_futures=True)
