@@ -92,9 +92,9 @@ def demo(
     print("wrote")
     for path in written:
         print(f"  {path}")
+    print(f"\nthese results in the browser:\n  loupe report {save} -o report.html")
     print(
         f"\nthe same by hand:\n  {by_hand(save, f'picture-{several[0]}.png') if len(several) else 'loupe cam --help'}"
-        f"\nthese results in the browser:\n  loupe report {save} -o report.html"
     )
 
 
