@@ -6,8 +6,10 @@ own, and writes into files of its own; one that dies is started again and skips 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,8 +158,6 @@ class Told:
             self._clear()
 
     def _clear(self) -> None:
-        import shutil
-
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def look(self) -> None:
@@ -238,11 +238,11 @@ class Hanging(Watch):
         self.folder = folder / "hung"
 
     def _times(self, id: str) -> int:
-        import hashlib
-
-        name = hashlib.sha256(id.encode(errors="surrogateescape")).hexdigest()[:32]
-        path = self.folder / name
+        path = self._mark(id)
         return path.stat().st_size if path.is_file() else 0
+
+    def _mark(self, id: str) -> Path:
+        return self.folder / hashlib.sha256(id.encode(errors="surrogateescape")).hexdigest()[:32]
 
     def hung(self, id: str) -> bool:
         """See `Watch.hung`: in a batch, and alone."""
@@ -260,12 +260,9 @@ class Hanging(Watch):
             return
 
         def end() -> None:
-            import hashlib
-
             self.folder.mkdir(exist_ok=True)
             for id in ids:
-                name = hashlib.sha256(id.encode(errors="surrogateescape")).hexdigest()[:32]
-                with (self.folder / name).open("a") as file:
+                with self._mark(id).open("a") as file:
                     file.write("." * (2 if len(ids) == 1 else 1))
             os._exit(HUNG)
 

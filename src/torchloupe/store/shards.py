@@ -9,7 +9,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,7 +226,7 @@ class Shards:
 
     def index(self) -> sqlite3.Connection:
         """The index, with the shards that it does not hold yet; in memory where the folder cannot be written."""
-        with os.scandir(self.root) if self.root.is_dir() else _Nothing() as entries:
+        with os.scandir(self.root) if self.root.is_dir() else nullcontext(()) as entries:
             found = {entry.name for entry in entries if entry.name.startswith("shard-")}
         for place in (self.root / INDEX, Path(":memory:")):
             try:
@@ -318,11 +318,3 @@ def _words(asked: Mapping[str, Any]) -> str:
 def _bytes(array: np.ndarray) -> Any:
     """The array's memory, as zlib reads it."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-class _Nothing:
-    def __enter__(self) -> Iterator[os.DirEntry[str]]:
-        return iter(())
-
-    def __exit__(self, *_: object) -> None:
-        return None
