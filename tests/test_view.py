@@ -526,3 +526,11 @@ def test_an_interruption_ends_the_server_though_a_browser_holds_on(run: Path) ->
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_page_of_rows_has_an_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchloupe.view.table.MOST", 7)
+    table = Table(results(run))
+    assert [row["id"] for row in table.rows(count=8)] == NAMES[:7]
+    assert [row["id"] for row in table.rows(count=6)] == NAMES[:6]
+    assert table.rows(count=-1) == []
