@@ -180,7 +180,8 @@ def test_the_page_of_adjust_3d_takes_finite_views_only_and_broken_connections_ar
             told.append(ask(address, f'{{"elev": {bad}, "azim": 2, "zoom": 1}}'))
             told.append(ask(address, f'{{"elev": 1, "azim": 2, "zoom": {bad}}}'))
         told.extend(ask(address, bad) for bad in ("", "[", "[" * 900, "7", b"\xff\xfe", '{"elev": 1}'))
-        told.extend((ask(address, "{}", -1), ask(address, "{}", "many"), ask(address, '{"elev":1,"azim":2,"zoom":0}')))
+        # no body after a length that says nothing: it would lie unread, and the reset may overtake the answer
+        told.extend((ask(address, "", -1), ask(address, "", "many"), ask(address, '{"elev":1,"azim":2,"zoom":0}')))
         assert ask(address, '{"elev": 1, "azim": 2, "zoom": 1.5}') == 200
 
     def ready(address: str) -> None:
