@@ -170,6 +170,53 @@ def test_nothing_is_left_and_k_questions_are_k_single_ones() -> None:
     assert torch.equal(loupe.gradcam(earlier, asked)["blocks.1"], loupe.gradcam(earlier, asked)["blocks.1"])
 
 
+def test_attention_is_a_point() -> None:
+    """attn_drop, which a fused kernel passes by, gives the matrices of timm's unfused path; attn:NAME the class token's row."""
+    net, asked = vit(), batch()
+    with unfused(net) as seen:
+        net(asked.x)
+    found = loupe.features(
+        Subject(net), asked, ("blocks.2.attn.attn_drop", "attn:blocks.1.attn", "attn:blocks.0.attn@5", "blocks.1")
+    )
+    assert found.loose == ("blocks.2.attn.attn_drop",)
+    np.testing.assert_allclose(found["blocks.2.attn.attn_drop"][:, :, 0], seen[2].detach(), atol=1e-6)
+    for label, block, row in (("attn:blocks.1.attn", 1, 0), ("attn:blocks.0.attn@5", 0, 5)):
+        want = seen[block].detach()[:, :, row, 1:].reshape(2, 2, 4, 4)
+        np.testing.assert_allclose(found[label][:, :, 0], want, atol=1e-6)
+    several = loupe.features(Subject(net), asked, ("attn:blocks.*.attn",))
+    assert list(several.values) == [f"attn:blocks.{i}.attn" for i in range(3)]
+    mean = vit(global_pool="avg", class_token=False)
+    with unfused(mean) as seen:
+        mean(asked.x)
+    pooled = loupe.features(Subject(mean), asked, ("attn:blocks.2.attn",))["attn:blocks.2.attn"]
+    np.testing.assert_allclose(pooled[:, :, 0], seen[2].detach().mean(2).reshape(2, 2, 4, 4), atol=1e-6)
+    assert not any(part._forward_hooks for part in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("point", "told"),
+    [
+        ("attn:blocks.2.mlp", "no attention ran in it"),
+        ("attn:blocks.2.attn#1", "attention ran 1 times in it"),
+        ("attn:blocks.2.attn@17", "number of a query token behind @, 0 to 16"),
+        ("attn:blocks.2.att", "Did you mean|did you mean|nearest|attn"),
+        ("blocks.2.mlp.act#3", "ran 1 times"),
+    ],
+)
+def test_points_of_attention_that_are_none(point: str, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        loupe.features(Subject(vit()), batch(1), (point,))
+
+
+def test_layers_list_where_attention_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    from torchloupe.cli import main
+
+    assert main(["layers", "timm:vit_tiny_patch16_224?img_size=32&depth=2", "--depth", "3"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "attn:" in line]
+    assert [line[0] for line in lines] == ["attn:blocks.0.attn", "attn:blocks.1.attn"]
+    assert lines[0][1:] == ["attention", "1", *["1", "3", "5", "5"], "class", "token", *["1", "3", "1", "2", "2"]]
+
+
 class Copying(nn.Module):
     """Attention that takes one place of the picture and nothing else; two heads, of which the second is dead."""
 

@@ -12,6 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from torchloupe.axes import Layout
+from torchloupe.errors import BadInput
+from torchloupe.evidence import settle
+from torchloupe.subjects import Batch, Subject
+from torchloupe.trace import Trace
+
 
 @dataclass
 class Seen:
@@ -23,10 +29,12 @@ class Seen:
 
 @dataclass
 class Opened:
-    """The calls of attention of the forwards inside, in order; change: what takes the place of the probabilities."""
+    """The calls of attention of the forwards inside, in order; change: what takes the place of the probabilities; wanted:
+    the modules whose calls are kept, or None for all."""
 
     calls: list[Seen] = field(default_factory=list)
     change: Callable[[str, Tensor], Tensor] | None = None
+    wanted: Callable[[str], bool] | None = None
 
     def of(self, name: str) -> list[Tensor]:
         """What the calls made by one module, or inside it, gave."""
@@ -34,16 +42,21 @@ class Opened:
 
 
 @contextmanager
-def opened(net: nn.Module, change: Callable[[str, Tensor], Tensor] | None = None) -> Iterator[Opened]:
+def opened(
+    net: nn.Module,
+    change: Callable[[str, Tensor], Tensor] | None = None,
+    wanted: Callable[[str], bool] | None = None,
+) -> Iterator[Opened]:
     """Inside, every attention of a shadow is computed step by step, and its probabilities are kept, part of the graph.
 
     net: a shadow (see `Probe.asked`), whose switches between fused and plain attention are set; nobody else is touched.
     change: (module, probabilities) -> what takes their place, such as a leaf that requires a gradient.
+    wanted: module -> whether its calls are kept; what is not kept is let go at once. None: all.
     Seen are F.scaled_dot_product_attention (timm, transformers, open_clip) and nn.MultiheadAttention (torchvision), with
     masks, causal masks, grouped queries. The outputs are those of the fused kernels, up to rounding.
     Memory: n * heads * queries * keys numbers a call.
     """
-    seen = Opened(change=change)
+    seen = Opened(change=change, wanted=wanted)
     active: list[str] = []
 
     def enter(name: str) -> Callable[..., None]:
@@ -73,7 +86,7 @@ class _Opening(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            return self._attend(*args, **(kwargs or {}))
+            return self._attend(*args, **(kwargs or {}))[0]
         if func is F.multi_head_attention_forward:
             return self._heads(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -88,7 +101,7 @@ class _Opening(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         if enable_gqa:
             key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
         scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -96,15 +109,15 @@ class _Opening(TorchFunctionMode):
             attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-        if dropout_p:
-            return F.dropout(self._keep(scores.softmax(-1)), dropout_p) @ value
-        return self._keep(scores.softmax(-1)) @ value
+        probabilities = self._keep(scores.softmax(-1))
+        return (F.dropout(probabilities, dropout_p) if dropout_p else probabilities) @ value, probabilities
 
     def _keep(self, probabilities: Tensor) -> Tensor:
         name = self._active[-1] if self._active else ""
         if self._seen.change is not None:
             probabilities = self._seen.change(name, probabilities)
-        self._seen.calls.append(Seen(name, probabilities))
+        if self._seen.wanted is None or self._seen.wanted(name):
+            self._seen.calls.append(Seen(name, probabilities))
         return probabilities
 
     def _heads(
@@ -146,10 +159,9 @@ class _Opening(TorchFunctionMode):
 
         q, k, v = (split(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         mask = _added(more.get("attn_mask"), more.get("key_padding_mask"), q, k)
-        before = len(self._seen.calls)
-        found = self._attend(q, k, v, mask).permute(2, 0, 1, 3).flatten(2)
-        found = F.linear(found, out_proj_weight, out_proj_bias)
-        probabilities = self._seen.calls[before].probabilities if more.get("need_weights", True) else None
+        found, seen = self._attend(q, k, v, mask)
+        found = F.linear(found.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
+        probabilities = seen if more.get("need_weights", True) else None
         if probabilities is not None and more.get("average_attn_weights", True):
             probabilities = probabilities.mean(1)
         if not batched:
@@ -170,3 +182,44 @@ def _added(mask: Tensor | None, padding: Tensor | None, q: Tensor, k: Tensor) ->
             added = added.unflatten(0, (len(q), -1))
         total = added if total is None else total + added
     return total
+
+
+def token_grid(subject: Subject, batch: Batch, trace: Trace, name: str, tokens: int) -> Layout | str:
+    """How the tokens lie between which a module attends, as the first module around it says that has so many; or why none is known.
+
+    trace: of the forward in which it ran.
+    """
+    reason = ""
+    while name:
+        visits = trace.of(name)
+        found: Layout | str | None = subject.layout(name)
+        if found is None and visits:
+            found = settle(subject, batch, visits[-1], trace)
+        if isinstance(found, str):
+            reason = reason or f"{name}: {found}"
+        elif found is not None and found.folded and visits and visits[-1].shapes:
+            try:
+                act = found.canonical([torch.empty(visits[-1].shapes[0], device="meta")], batch.n, batch.size)
+            except BadInput as error:
+                reason = reason or str(error)
+            else:
+                if found.skip + act.shape[2:].numel() == tokens:
+                    return found
+        name = name.rpartition(".")[0]
+    return f"its {tokens} tokens do not lie on a grid of the picture" + (f" ({reason})" if reason else "")
+
+
+def drawn_query(probabilities: Tensor, layout: Layout, query: int | None = None) -> Tensor:
+    """Probabilities (n, heads, queries, T) -> of one query, by head, over the places of the picture (n, heads, t, h, w) as
+    tokens (n, T, heads) that the layout reads.
+
+    query: a row; None: the class token, where tokens come before those of the picture, else the mean over all rows (the one
+    row of an attention-pooling head).
+    """
+    if query is not None:
+        rows = probabilities[:, :, query]
+    elif layout.skip and probabilities.shape[2] > 1:
+        rows = probabilities[:, :, 0]
+    else:
+        rows = probabilities.mean(2)
+    return rows.transpose(1, 2)

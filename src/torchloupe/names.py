@@ -17,12 +17,13 @@ from torchloupe.errors import BadInput, nearest
 from torchloupe.subjects import INPUT, LISTING, Subject
 from torchloupe.trace import every_name
 
-PointKind = Literal["module", "function", "parameter"]
+PointKind = Literal["module", "function", "parameter", "attention"]
 PREFIXES: Mapping[str, tuple[PointKind, bool]] = {
     "in": ("module", True),
     "fn": ("function", False),
     "in-fn": ("function", True),
     "param": ("parameter", False),
+    "attn": ("attention", False),
 }
 
 
@@ -30,7 +31,7 @@ PREFIXES: Mapping[str, tuple[PointKind, bool]] = {
 class Point:
     """A place in a network, whose value can be seen.
 
-    kind, name: a module or parameter by dotted name, a function or method by import path.
+    kind, name: a module or parameter by dotted name, a function or method by import path; attention: of the module that attends.
     inputs: what goes in, not what comes out. call: the n-th call in one forward; None = all of them.
     keys: the way to one tensor inside tuples, lists, dicts and objects.
     """
@@ -48,7 +49,7 @@ class Point:
 
 
 def parse(text: str) -> Point:
-    """name | in:name | fn:package.module.function | in-fn:... | param:name, then #call, then @key as often as needed.
+    """name | in:name | fn:package.module.function | in-fn:... | param:name | attn:name, then #call, then @key as often as needed.
 
     A method is written as a function: fn:package.module.Class.method. Globs (* and ?) stand for modules and parameters.
     Errors: BadInput that shows the forms.
@@ -62,7 +63,8 @@ def parse(text: str) -> Point:
     if bad_prefix or not name or not all(keys) or (mark and not call.isdigit()):
         hint = nearest(prefix, PREFIXES) if bad_prefix else ""
         raise BadInput(
-            f"point {text!r}: expected name, in:name, fn:package.function, in-fn:package.function or param:name, then "
+            f"point {text!r}: expected name, in:name, fn:package.function, in-fn:package.function, param:name or "
+            f"attn:name, then "
             f"#call and @key where wanted, such as relu#1 or neck@0.{hint}"
         )
     return Point(kind, name.replace(":", "."), inputs, int(call) if mark else None, tuple(keys))  # type: ignore[arg-type]

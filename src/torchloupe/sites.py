@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchloupe.attention import drawn_query, opened, token_grid
 from torchloupe.axes import Layout, Size
 from torchloupe.errors import BadInput, nearest
 from torchloupe.evidence import Watch, settle
@@ -60,7 +61,7 @@ def expand(module: nn.Module, known: Mapping[str, nn.Module], points: Sequence[P
             locate(point.name)
             found.append(point)
             continue
-        names = expand_layer(known, point.name) if point.kind == "module" else _parameters(module, point.name)
+        names = _parameters(module, point.name) if point.kind == "parameter" else expand_layer(known, point.name)
         found += [replace(point, name=name) for name in names]
     return list(dict.fromkeys(found))
 
@@ -129,14 +130,84 @@ def capture(subject: Subject, batch: Batch, points: Sequence[str] | Mapping[str,
             break
         copied |= spoiled
     named = {point.name: [_of_input(batch)] for point in flat if point.name == INPUT and point.kind == "module"}
+    inner = {point for point in flat if point.kind == "attention" or (not records[point] and _weighs(known, point))}
+    attended, after = _attended(subject, batch, inner) if inner else ({}, trace)
     found: dict[str, Seen] = {}
     for label, matches in wanted.items():
-        for point in matches:
+        some = [point for point in matches if point.kind != "attention" or point in attended]
+        if matches and not some:
+            raise BadInput(
+                f"point {label!r}: no attention ran in it; `{subject.listing}` shows where attention runs, as attn:NAME"
+            )
+        for point in some:
+            if point in attended:
+                called = label if len(some) == 1 and not _is_glob(label) else str(point)
+                calls = attended[point]
+                for i, probabilities in enumerate(calls):
+                    one = called if len(calls) == 1 or point.call is not None else f"{called}#{i}"
+                    seen = _attention(one, point, probabilities, subject, batch, after)
+                    found[seen.label] = seen
+                continue
             held = named.get(point.name, records[point])
             _check_ran(point, held, trace, subject.listing)
             called = label if len(matches) == 1 and not _is_glob(label) else str(point)
             found.update((one.label, one) for one in _seen(called, point, held, subject, batch, trace))
     return found
+
+
+def _weighs(known: Mapping[str, nn.Module], point: Point) -> bool:
+    """Whether a point is the module that attention's probabilities go through, which a fused kernel passes by."""
+    idle = (nn.Dropout, nn.Identity, nn.Softmax)
+    return point.kind == "module" and not point.inputs and isinstance(known.get(point.name), idle)
+
+
+def _attended(subject: Subject, batch: Batch, points: Collection[Point]) -> tuple[dict[Point, list[Tensor]], Trace]:
+    """Point -> the probabilities (n, heads, queries, keys) of its calls, in a forward of its own with attention opened.
+
+    Errors: BadInput for a call that there is not.
+    """
+    around = {point: point.name if point.kind == "attention" else point.name.rpartition(".")[0] for point in points}
+
+    def wanted(name: str) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in around.values())
+
+    with (
+        subject.asked() as own,
+        torch.no_grad(),
+        tracing(own.module) as trace,
+        opened(own.module, wanted=wanted) as seen,
+    ):
+        own.output(batch.at(batch.x.clone()))
+    found: dict[Point, list[Tensor]] = {}
+    for point, name in around.items():
+        mine = point.kind == "attention"
+        calls = seen.of(name) if mine else [one.probabilities for one in seen.calls if one.name == name]
+        if point.call is not None and calls:
+            if point.call >= len(calls):
+                raise BadInput(f"point {str(point)!r}: attention ran {len(calls)} times in it, #0 to #{len(calls) - 1}")
+            calls = [calls[point.call]]
+        if calls:
+            found[point] = calls
+    return found, trace
+
+
+def _attention(label: str, point: Point, probabilities: Tensor, subject: Subject, batch: Batch, trace: Trace) -> Seen:
+    """Of attn:NAME what one query attends to, head by head, over the picture; of a module inside it the whole matrices."""
+    if point.kind != "attention":
+        return Seen(label, probabilities, Layout(), batch.n, batch.size, aligned=False)
+    n, _, rows, tokens = probabilities.shape
+    if n != batch.n:
+        why = f"its attention is of shape {tuple(probabilities.shape)}, in windows, which are no picture of their own"
+        return Seen(label, probabilities, why, batch.n, batch.size)
+    query = None
+    if point.keys:
+        if len(point.keys) > 1 or not point.keys[0].isdigit() or int(point.keys[0]) >= rows:
+            raise BadInput(f"point {str(point)!r}: expected the number of a query token behind @, 0 to {rows - 1}")
+        query = int(point.keys[0])
+    layout = token_grid(subject, batch, trace, point.name, tokens)
+    if isinstance(layout, str):
+        return Seen(label, probabilities, layout, batch.n, batch.size)
+    return Seen(label, drawn_query(probabilities, layout, query), layout, batch.n, batch.size)
 
 
 @dataclass(frozen=True)
@@ -213,7 +284,7 @@ def recording(
             if point.kind == "parameter":
                 tensor = _tensors(module)[point.name]
                 records[point].append(Record(0, {(): Tap.of(tensor, True)}, 0))
-            elif point.name != INPUT:
+            elif point.name != INPUT and point.kind != "attention":
                 stack.enter_context(watched(module, point, partial(keep, point)))
         for part in in_place(module):
             stack.callback(part.register_forward_pre_hook(before).remove)

@@ -65,7 +65,7 @@ def features(
         images: Pictures, folders, globs, or a text file that lists pictures; for opengait: models, folders of walks.
         model: As for loupe cam; also mmdet:CONFIG.py and other OpenMMLab repositories.
         at: Points: NAME of a module (globs are understood), in:NAME for what goes into it, fn:package.module.function and
-            in-fn:..., param:NAME; #N behind it for the N-th call, @N or @KEY for an element of a tuple, list or dict.
+            in-fn:..., param:NAME, attn:NAME for what a module attends to, head by head (@N behind it: of token N); #N behind it for the N-th call, @N or @KEY for an element of a tuple, list or dict.
         vis_config: A recorder config of MMRazor (.py, read and not run), or the same thing in YAML.
         repo: The OpenMMLab repository of a config that is given without a scheme: mmdet, mmseg, mmpretrain ...
         pred_score_thr: With --overlaid, a detector's boxes of this score and more are drawn; above 1 none. Also among

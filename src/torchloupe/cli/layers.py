@@ -23,7 +23,8 @@ def layers(
     """List every layer of a model: name, type, calls, raw shape, layout found, canonical shape (n c t h w).
 
     The default layers are marked with *. A layer that cannot be drawn says why; one whose layout the shapes leave open, so
-    that it is looked into before it is drawn, has a ?.
+    that it is looked into before it is drawn, has a ?. At the end stand the points of attention, attn:NAME, for --at of
+    `loupe features`: heads are the channels.
 
     Parameters:
         model: timm:NAME, transformers:NAME-or-FOLDER, torchvision:NAME, torch:package.module:factory, mmpretrain:CONFIG.py.
@@ -33,6 +34,7 @@ def layers(
     """
     import torch
 
+    from torchloupe.attention import opened, token_grid
     from torchloupe.axes import Layout
     from torchloupe.errors import BadInput
     from torchloupe.evidence import settle, weigh
@@ -47,7 +49,15 @@ def layers(
         batch = subject.prepare([Image.new("RGB", (320, 320))], ("zeros",))
     else:
         raise BadInput(f"{model}: it is not known what this model takes; give a sample of it with --example FILE")
+    attended: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(name: str, probabilities: torch.Tensor) -> torch.Tensor:
+        attended.append((name, tuple(probabilities.shape)))
+        return probabilities
+
     with subject.asked() as own, torch.no_grad(), tracing(own.module) as trace:
+        own.output(batch)
+    with subject.asked() as own, torch.no_grad(), opened(own.module, note, lambda _: False):
         own.output(batch)
     calls = trace.calls
     open_ = False
@@ -90,6 +100,21 @@ def layers(
             if isinstance(by_shape, Guess) and by_shape.doubt and subject.extra_tokens is None:
                 text, open_ = text + " ?", True
             rows.append((mark, address, kind, str(calls[name]), show(shape), text, show(tuple(canonical))))
+    seen = [name for name, _ in attended]
+    for i, (name, raw) in enumerate(attended):
+        if not name or (depth is not None and name.count(".") >= depth):
+            continue
+        often = seen.count(name)
+        address = f"attn:{name}" + (f"#{seen[:i].count(name)}" if often > 1 else "")
+        lies: Layout | str = "in windows"
+        if len(raw) == 4 and raw[0] == batch.n:
+            lies = token_grid(subject, batch, trace, name, raw[-1])
+        if isinstance(lies, Layout):
+            of = "class token" if lies.skip and raw[2] > 1 else "mean over queries" if raw[2] > 1 else "pooling query"
+            size = lies.canonical([torch.empty(batch.n, raw[-1], raw[1])], batch.n, batch.size).shape
+            rows.append(("", address, "attention", str(often), show(raw), of, show(tuple(size))))
+        elif not drawable:
+            rows.append(("", address, "attention", str(often), show(raw), f"- {lies}", ""))
     wide = [max(len(row[i]) for row in rows if i < len(row)) for i in range(6 + check)]
     for row in rows:
         print(

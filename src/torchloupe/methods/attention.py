@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchloupe.attention import opened
+from torchloupe.attention import opened, token_grid
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.methods.registry import method
 from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe, finite
+from torchloupe.trace import tracing
 
 SMALL = 1e-12
 
@@ -126,31 +127,29 @@ class Grid(NamedTuple):
 
 def _grid(probe: Probe, batch: Batch) -> Grid:
     """What `Probe` says of the tokens around the last attention. Errors: BadInput where they lie on no grid."""
-    with probe.asked() as own, torch.no_grad(), opened(own.module) as seen:
+    plain = replace(probe, changes=())
+    shapes: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(name: str, probabilities: Tensor) -> Tensor:
+        shapes.append((name, tuple(probabilities.shape)))
+        return probabilities
+
+    with (
+        plain.asked() as own,
+        torch.no_grad(),
+        tracing(own.module) as trace,
+        opened(own.module, note, lambda _: False),
+    ):
         own.output(batch.at(batch.x.detach().clone()))
-    wide = [one for one in seen.calls if one.probabilities.ndim == 4 and one.probabilities.shape[2] > 1]
+    wide = [(name, shape) for name, shape in shapes if len(shape) == 4 and shape[2] > 1]
     if not wide:
         raise BadInput(f"{_model(probe)}: no attention ran in it; use a CAM, or another method")
-    name, tokens = wide[-1].name, wide[-1].probabilities.shape[-1]
-    names = tuple(one.name for one in wide if one.probabilities.shape[2] == one.probabilities.shape[3] == tokens)
-    reason: BadInput | None = None
-    while name:
-        try:
-            captured = replace(probe, target=_nothing, changes=()).at(name)(batch, grad=False)
-        except (BadInput, NoGradient) as error:
-            reason = reason or BadInput(str(error))
-        else:
-            layout = captured.layouts[name]
-            act = captured.act[name]
-            if layout.folded and layout.skip + act.shape[2] * act.shape[3] * act.shape[4] == tokens:
-                return Grid(layout, tokens, names)
-        name = name.rpartition(".")[0]
-    more = f" ({reason})" if reason is not None else ""
-    raise BadInput(f"{_model(probe)}: its {tokens} tokens do not lie on a grid of the picture{more}; use a CAM")
-
-
-def _nothing(_output: Any, asked: Batch) -> Scores:
-    return Scores(torch.zeros(1, asked.n), (asked.ids,))
+    name, tokens = wide[-1][0], wide[-1][1][-1]
+    names = tuple(name for name, shape in wide if shape[2] == shape[3] == tokens)
+    layout = token_grid(probe.subject, batch, trace, name, tokens)
+    if isinstance(layout, str):
+        raise BadInput(f"{_model(probe)}: {layout}; use a CAM")
+    return Grid(layout, tokens, names)
 
 
 def _start(looked: Looked, grads: Sequence[Tensor], pool: Tensor | None) -> Tensor:
