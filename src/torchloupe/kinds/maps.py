@@ -21,9 +21,9 @@ Where = tuple[str, str]
 Some = TypeVar("Some", bound="Heatmaps")
 
 
-def names_of(arrays: Sequence[str]) -> list[Where]:
+def names_of(arrays: Sequence[str], kind: str = "map") -> list[Where]:
     """(method, layer) of every map among the names of a result's arrays, in their order."""
-    return [(name.split("/", 2)[1], name.split("/", 2)[2]) for name in arrays if name.startswith("map/")]
+    return [(name.split("/", 2)[1], name.split("/", 2)[2]) for name in arrays if name.startswith(f"{kind}/")]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Heatmaps:
     picture (t, h, w, 3) uint8; maps: (method, layer) -> (k, t, h, w) raw; signed: the methods whose sign matters;
     questions and scores: k each. Where the questions have places in the picture: boxes (k, 4), with no extent where there
     is none, and detections (m, 6), each a box, its score and the number of its class in classes; or regions (k, h', w').
-    On disk: `picture`, `score` (k,), `map/METHOD/LAYER`, and `boxes`, `detections` or `region` where there are places.
+    Where each question is a likeness to another picture, others (k, t, h, w, 3) are those pictures, and other_maps what in
+    them made the two alike. On disk: `picture`, `score` (k,), `map/METHOD/LAYER`; `boxes`, `detections` or `region` where there
+    are places; `others` and `other/METHOD/LAYER`.
     """
 
     id: str
@@ -47,6 +49,8 @@ class Heatmaps:
     regions: np.ndarray | None = None
     classes: Mapping[str, str] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+    others: np.ndarray | None = None
+    other_maps: Mapping[Where, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls: type[Some], found: Mapping[str, Maps], batch: Batch, sample: int, classes: Sequence[str] = ()) -> Some:
@@ -99,13 +103,25 @@ class Heatmaps:
         }
         return replace(self, record={**self.record, **plain(told), "layers": layers, "methods": methods})
 
+    def beside(self: Some, found: Mapping[str, Maps], batch: Batch, question: int) -> Some:
+        """The same with the other side of each likeness.
+
+        batch: the k other pictures; found: method -> Maps of them, whose question of this number is the likeness to this one.
+        """
+        pictures = np.stack([_picture(batch, i)[0] for i in range(batch.n)])
+        maps = {
+            (m, layer): _numbers(values[question]) for m, one in found.items() for layer, values in one.maps.items()
+        }
+        return replace(self, others=pictures, other_maps=maps)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by their names on disk."""
         scores = np.array([np.nan if score is None else score for score in self.record.get("scores", self.scores)])
         kind = next(iter(self.maps.values())).dtype
         held = {"picture": self.picture, "score": scores.astype(kind if kind.kind == "f" else np.float32)}
         held |= {f"map/{method}/{layer}": values for (method, layer), values in self.maps.items()}
-        places = {"boxes": self.boxes, "detections": self.detections, "region": self.regions}
+        held |= {f"other/{method}/{layer}": values for (method, layer), values in self.other_maps.items()}
+        places = {"boxes": self.boxes, "detections": self.detections, "region": self.regions, "others": self.others}
         return held | {name: value for name, value in places.items() if value is not None}
 
     def row(self) -> dict[str, Any]:
@@ -145,7 +161,15 @@ class Heatmaps:
         for place, shape in zip(places, shapes, strict=True):
             if place is not None and not _fits(place.shape, shape):
                 raise BadInput(f"{who}: boxes or regions {place.shape} do not fit {len(questions)} questions")
-        return cls(who, picture, maps, signed, questions, scores, *places, record.get("classes", {}), record)
+        others = arrays.get("others")
+        beside = {(m, layer): arrays[f"other/{m}/{layer}"] for m, layer in names_of(tuple(arrays), "other")}
+        wrong = next((v.shape for v in (others, *beside.values()) if v is not None and len(v) != len(questions)), None)
+        if wrong is not None or (others is not None) != bool(beside):
+            raise BadInput(
+                f"{who}: the other pictures, or their maps {wrong or ''}, do not fit {len(questions)} questions"
+            )
+        names = record.get("classes", {})
+        return cls(who, picture, maps, signed, questions, scores, *places, names, record, others, beside)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -175,6 +199,8 @@ class Heatmaps:
             scores=tuple(self.scores[k] for k in rows),
             boxes=None if self.boxes is None else self.boxes[rows],
             regions=None if self.regions is None else self.regions[rows],
+            others=None if self.others is None else self.others[rows],
+            other_maps={key: self.other_maps[key][rows] for key in kept if key in self.other_maps},
         )
 
 

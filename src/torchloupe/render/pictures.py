@@ -88,9 +88,12 @@ class Sheet(Heatmaps):
     def fused(self, how: str) -> Sheet:
         """One map a method in place of one a layer: the mean, or the value of largest magnitude, of the layers' maps,
         each over its own maximum and resized to the finest of them. A method with one layer stays as it is."""
+        return replace(self, maps=self._fused(how, self.maps), other_maps=self._fused(how, self.other_maps))
+
+    def _fused(self, how: str, held: Mapping[Where, np.ndarray]) -> dict[Where, np.ndarray]:
         found: dict[Where, np.ndarray] = {}
-        for method in self.methods:
-            parts = {layer: maps for (m, layer), maps in self.maps.items() if m == method}
+        for method in dict.fromkeys(method for method, _ in held):
+            parts = {layer: maps for (m, layer), maps in held.items() if m == method}
             if len(parts) == 1:
                 found |= {(method, layer): maps for layer, maps in parts.items()}
                 continue
@@ -101,7 +104,7 @@ class Sheet(Heatmaps):
             )
             strongest = np.take_along_axis(stack, np.abs(stack).argmax(0)[None], 0)[0]
             found[method, f"{how}({', '.join(parts)})"] = stack.mean(0) if how == "mean" else strongest
-        return replace(self, maps=found)
+        return found
 
 
 def _extent(box: np.ndarray) -> bool:
@@ -110,7 +113,7 @@ def _extent(box: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Tile:
-    """One overlay: question k of the sheet of this number, method at layer, frame t."""
+    """One overlay: question k of the sheet of this number, method at layer, frame t; other: the map of the other picture."""
 
     number: int
     sheet: Sheet
@@ -121,6 +124,7 @@ class Tile:
     frames: int
     values: np.ndarray
     empty: bool
+    other: np.ndarray | None = None
 
     @property
     def signed(self) -> bool:
@@ -139,7 +143,8 @@ class Tile:
         picture = self.sheet.picture[min(self.frame, len(self.sheet.picture) - 1)]
         inside = self.sheet.inside(self.k) if style.confine else None
         image = overlay(picture, None if self.empty else self.values, style, signed=self.signed, inside=inside)
-        return with_places(image, self.sheet, self.k, style, labels)
+        image = with_places(image, self.sheet, self.k, style, labels)
+        return both(image, self.sheet, self.k, self.other, style, self.signed)
 
 
 def _slug(question: str) -> str:
@@ -151,6 +156,19 @@ def with_places(image: np.ndarray, sheet: Sheet, k: int, style: Style, labels: b
     if sheet.regions is not None and style.boxes != "none":
         return outlined(image, sheet.regions[k])
     return framed_boxes(image, sheet.marks(k, style.boxes, labels), sheet.picture.shape[1:3])
+
+
+def both(
+    image: np.ndarray, sheet: Sheet, k: int, values: np.ndarray | None, style: Style, signed: bool = False
+) -> np.ndarray:
+    """An overlay, and beside it the picture that question k likens it to, with its own map (h', w'), or without one."""
+    if sheet.others is None:
+        return image
+    other = overlay(sheet.others[k, 0], values, style, signed=signed)
+    if other.shape[0] != image.shape[0]:
+        other = sized(other, (image.shape[0], round(other.shape[1] * image.shape[0] / other.shape[0])))
+    gap = np.full((len(image), max(2, image.shape[1] // 64), 3), 255, np.uint8)
+    return np.concatenate([image, gap, other], 1)
 
 
 def overlay(
@@ -225,6 +243,8 @@ class Drawing:
                 for k in range(len(maps)):
                     one = sheet.confined(k, maps[k]) if self.style.confine else maps[k]
                     run[key] = max(run.get(key, 0.0), colour.peak(one, key[0] in sheet.signed).item())
+            for key, maps in sheet.other_maps.items():
+                run[key] = max(run[key], colour.peak(maps, key[0] in sheet.signed).item())
         for number, sheet in enumerate(sheets):
             for k in range(len(sheet.questions)):
                 for (method, layer), maps in sheet.maps.items():
@@ -236,8 +256,13 @@ class Drawing:
                     top = np.full_like(own, run[method, layer]) if self.style.scale == "run" else own
                     unit = colour.unit(values, top, signed)
                     dark = np.broadcast_to(own == 0, (frames, 1, 1))[:, 0, 0]
+                    beside = sheet.other_maps.get((method, layer))
+                    other = None
+                    if beside is not None and beside[k, 0].any():
+                        most = run[method, layer] if self.style.scale == "run" else colour.peak(beside[k, 0], signed)
+                        other = colour.unit(beside[k, 0], most, signed)
                     for t in range(frames):
-                        yield Tile(number, sheet, k, method, layer, t, frames, unit[t], bool(dark[t]))
+                        yield Tile(number, sheet, k, method, layer, t, frames, unit[t], bool(dark[t]), other)
 
     def figure(self, sheet: int = 0) -> Any:
         """The labelled grid of one sample, as a matplotlib figure."""
@@ -269,7 +294,8 @@ class Drawing:
                     )
                     for layer in layers
                 ]
-            groups.append(Group(heading(own, k), rows, Cell(with_places(plain, own, k, look, True))))
+            lead = both(with_places(plain, own, k, look, True), own, k, None, look)
+            groups.append(Group(heading(own, k), rows, Cell(lead)))
         return grid(groups, titles, bars, self._note(bars))
 
     def _strip(self, sheet: Sheet, tiles: Sequence[Tile], look: Style, bars: Sequence[Bar]) -> Any:

@@ -67,6 +67,7 @@ class Explaining:
                 raise BadInput(f"--each: {len(words)} targets for {len(self.files)} pictures; give one a picture")
             self.each = dict(zip(self.files, words, strict=True))
         self.aug = bool(ask["aug_smooth"])
+        self.liked: Batch | None = None
         self.subject = sources.subject(**job.model)
         self.spec = str(job.model["model"])
         if self.subject.prepare is None:
@@ -168,10 +169,13 @@ class Explaining:
     def _like(self, files: Sequence[Path]) -> Like:
         """Similarity to other pictures, each embedded as it is prepared for this model."""
         assert self.subject.prepare is not None
-        batch = self.subject.prepare([read(file) for file in files], tuple(map(str, files)))
+        self.liked = self.subject.prepare([read(file) for file in files], tuple(map(str, files)))
+        return Like(self._embedded(self.liked), tuple(file.stem for file in files))
+
+    def _embedded(self, batch: Batch) -> torch.Tensor:
+        """The embeddings of a batch (n, c)."""
         with self.subject.asked() as own, torch.no_grad():
-            found = rows(own.output(batch), batch)
-        return Like(found.float().cpu(), tuple(file.stem for file in files))
+            return rows(own.output(batch), batch).float().cpu()
 
     def _truth(self, words: Sequence[str], labels: str | None) -> Mapping[str, int]:
         """The class index of every picture, from a list of "picture class" lines or from the folders' names."""
@@ -231,10 +235,20 @@ class Explaining:
         def ask(asked: Probe, samples: Batch) -> Mapping[str, Maps]:
             return cams(asked, samples, tuple(self.methods.values()), **options)
 
-        found = aug_smooth(ask, probe, batch) if self.aug else ask(probe, batch)
+        def all_of(asked: Probe, samples: Batch) -> Mapping[str, Maps]:
+            return aug_smooth(ask, asked, samples) if self.aug else ask(asked, samples)
+
+        found = all_of(probe, batch)
         self.seen(found, probe, batch)
+        others: Mapping[str, Maps] = {}
+        if self.liked is not None:
+            # the other side: what in each of those pictures makes it like this one
+            others = all_of(replace(probe, target=Like(self._embedded(batch), tuple(images))), self.liked)
         for i, name in enumerate(images):
-            yield name, self.recorded(Heatmaps.of(found, batch, i, self.subject.classes), probe, name)
+            made = Heatmaps.of(found, batch, i, self.subject.classes)
+            if self.liked is not None:
+                made = made.beside(others, self.liked, i)
+            yield name, self.recorded(made, probe, name)
 
     def prepared(self, images: Mapping[str, Any]) -> tuple[Probe, Batch]:
         """The question, and pictures by their names as the model takes them."""
