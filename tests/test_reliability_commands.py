@@ -23,6 +23,7 @@ from torchloupe import cli
 from torchloupe.cli import main
 from torchloupe.cli.edge import RANGES, READ, WRITTEN
 from torchloupe.errors import LoupeWarning, one_line
+from torchloupe.named import own
 
 ALL = commands()
 APP = cache(cli.build)
@@ -98,6 +99,18 @@ def test_there_are_all_commands() -> None:
     named = {*cli.COMMANDS, *(f"{group} {name}".strip() for group, (_, some) in cli.GROUPS.items() for name in some)}
     assert {str(command) for command in ALL} == named
     assert len(ALL) >= 28
+
+
+def test_the_lines_of_help_are_those_of_the_commands() -> None:
+    homes = [*cli.COMMANDS.values(), (cli.GROUPS["demo"][1][""], cli.GROUPS["demo"][0])]
+    for path, line in homes:
+        assert " ".join((own(path).__doc__ or "").split("\n\n")[0].split()) == line
+
+
+def test_help_imports_no_command() -> None:
+    asked = "import sys; from torchloupe.cli import main; main(['--help']); sys.exit('numpy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert all(name in run.stdout for name in (*cli.COMMANDS, *cli.GROUPS))
 
 
 def refuses_numbers(one: tuple[Command, str, Any], capsys: pytest.CaptureFixture[str], bad: list[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -126,9 +127,16 @@ def registered(group: str) -> Mapping[str, EntryPoint]:
     Two packages with one name: the first by the package's name.
     """
     found = sorted(
-        entry_points(group=f"torchloupe.{group}"), key=lambda one: (one.dist.name if one.dist else "", one.name)
+        _points(tuple(sys.path)).select(group=f"torchloupe.{group}"),
+        key=lambda one: (one.dist.name if one.dist else "", one.name),
     )
     return {one.name: one for one in reversed(found)}
+
+
+@lru_cache(maxsize=1)
+def _points(_path: tuple[str, ...]) -> Any:
+    """All entry points of all packages, as long as packages are looked for in the same folders: reading them is slow."""
+    return entry_points()
 
 
 def plugged(point: EntryPoint) -> Any:

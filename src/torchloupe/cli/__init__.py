@@ -18,31 +18,73 @@ from typing import Any
 from torchloupe.errors import LoupeError, LoupeWarning, one_line
 from torchloupe.named import own, plugged, registered
 
-# name -> where its function is; the files of commands import nothing heavy before they run.
-COMMANDS: dict[str, str] = {
-    "browse": "torchloupe.cli.browse:browse",
-    "cam": "torchloupe.cli.cam:cam",
-    "diff": "torchloupe.cli.features:diff",
-    "draw": "torchloupe.cli.draw:draw",
-    "features": "torchloupe.cli.features:features",
-    "judge": "torchloupe.cli.judge:judge",
-    "layers": "torchloupe.cli.layers:layers",
-    "plugins": "torchloupe.cli.plugins:plugins",
-    "embed": "torchloupe.cli.embed:embed",
-    "project": "torchloupe.cli.embed:project",
-    "tsne": "torchloupe.cli.embed:tsne",
-    "compare-points": "torchloupe.cli.embed:compare_points",
-    "adjust-3d": "torchloupe.cli.embed:adjust_3d",
-    "sane": "torchloupe.cli.judge:sane",
-    "schedule": "torchloupe.cli.browse:schedule",
-    "runs": "torchloupe.cli.runs:runs",
-    "view": "torchloupe.cli.view:view",
-    "report": "torchloupe.cli.view:report",
+# name -> (where its function is, its line of help): what is not asked for is not imported.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "browse": (
+        "torchloupe.cli.browse:browse",
+        "Look at a data set as the model is fed: through its pipeline, step by step.",
+    ),
+    "cam": (
+        "torchloupe.cli.cam:cam",
+        "Draw where a model looks: heatmaps of pictures, by any method, at any layers, for any classes, boxes or regions.",
+    ),
+    "diff": (
+        "torchloupe.cli.features:diff",
+        "Draw the difference between two networks, two checkpoints of one network, or two pictures in one network.",
+    ),
+    "draw": ("torchloupe.cli.draw:draw", "Draw results again with other settings, without running the model."),
+    "features": ("torchloupe.cli.features:features", "Draw the feature maps at any point of a network."),
+    "judge": (
+        "torchloupe.cli.judge:judge",
+        "Numbers beside heatmaps: how faithful, where, of what shape, and what a map that knows nothing gets.",
+    ),
+    "layers": (
+        "torchloupe.cli.layers:layers",
+        "List every layer of a model: name, type, calls, raw shape, layout found, canonical shape (n c t h w).",
+    ),
+    "plugins": (
+        "torchloupe.cli.plugins:plugins",
+        "List what installed packages add: sources of models, methods, targets, kinds of results, drawings, commands; and whether each loads.",
+    ),
+    "embed": (
+        "torchloupe.cli.embed:embed",
+        "Embed a data set: a feature vector of every sample, with its id and labels.",
+    ),
+    "project": (
+        "torchloupe.cli.embed:project",
+        "Project features to a map: t-SNE, UMAP, PCA, LocalMAP, or any scikit-learn style class.",
+    ),
+    "tsne": ("torchloupe.cli.embed:tsne", "A gait model's data set as one picture: embed, project, draw."),
+    "compare-points": (
+        "torchloupe.cli.embed:compare_points",
+        "Two models or checkpoints on the same samples: maps side by side, aligned, with the points that moved most.",
+    ),
+    "adjust-3d": (
+        "torchloupe.cli.embed:adjust_3d",
+        "Turn a 3-D map in the browser, save the view, and redraw the picture from it.",
+    ),
+    "sane": (
+        "torchloupe.cli.judge:sane",
+        "Do the maps depend on the weights at all? Randomised networks, other questions, other methods, moved inputs.",
+    ),
+    "schedule": (
+        "torchloupe.cli.browse:schedule",
+        "Draw how the learning rate, momentum or weight decay goes over a training.",
+    ),
+    "runs": (
+        "torchloupe.cli.runs:runs",
+        "What lies in folders of results: how many samples, of which kind, how large, what was left out and why.",
+    ),
+    "view": ("torchloupe.cli.view:view", "Look at results in the browser: galleries, samples, tables, maps of points."),
+    "report": (
+        "torchloupe.cli.view:report",
+        "Results as one page in one file: opens from disk, needs no network, can be mailed.",
+    ),
 }
 # name -> (one line of help, commands); the command "" is what the group's name alone runs.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "demo": (
-        "See the tool at work, from data to pictures, without a download.",
+        "Train a small network on digits in photographs, mark every method against the known places, draw what it sees.",
         {
             "": "torchloupe.cli.demo:demo",
             "embed": "torchloupe.cli.embed:demo",
@@ -74,8 +116,9 @@ LONGEST = 1200
 OWN_HELP = {"torchloupe.cli.gait:draw": ["--help"]}
 
 
-def build() -> Any:
-    """The command-line application."""
+def build(asked: str | None = None) -> Any:
+    """The command-line application. asked: the one command, or group, that is imported; the others are names and lines of
+    help. All are by default."""
     from cyclopts import App, Parameter
 
     from torchloupe import __version__
@@ -91,10 +134,16 @@ def build() -> Any:
         default_parameter=plain,
         help_format="plaintext",
     )
-    for name, path in COMMANDS.items():
-        app.command(own(path), name=name)
-    for name, (text, commands) in GROUPS.items():
-        group = App(name=name, help=None if "" in commands else text)
+    for name, (path, line) in COMMANDS.items():
+        if asked in (None, name):
+            app.command(own(path), name=name)
+        else:
+            app.command(App(name=name, help=line))
+    for name, (line, commands) in GROUPS.items():
+        if asked not in (None, name):
+            app.command(App(name=name, help=line))
+            continue
+        group = App(name=name, help=None if "" in commands else line)
         for command, path in commands.items():
             if command:
                 group.command(own(path), name=command, help_flags=OWN_HELP.get(path, ["--help", "-h"]))
@@ -137,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from torchloupe.cli.edge import check
 
-    app = build()
+    app = build(next((word for word in arguments if not word.startswith("-")), ""))
     command, bound, _ = app.parse_args(keys_first(arguments), exit_on_error=False, print_error=False)
     check(bound)
     return int(command(*bound.args, **bound.kwargs) or 0)
