@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 import types
 from pathlib import Path
@@ -46,8 +47,53 @@ def test_what_lies_in_a_folder(run: Path, capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"{run}: 3 maps, 1 left out, 0.")
     assert "model torch:tiny:colours; layers stage; methods gradcam; target" in said[1]
-    assert said[2].startswith("  left out: d: d.png: not a picture")
-    assert said[3] == "  verified: whole"
+    assert re.fullmatch(r"  the last run made 3 in \d+\.\d s, [\d.e+]+ a second", said[2])
+    assert said[3].startswith("  left out: d: d.png: not a picture")
+    assert said[4] == "  verified: whole"
+
+
+def test_what_was_left_out_is_asked_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {id: results(run).store.read(id).arrays["map/gradcam/stage"] for id in ("a", "b", "c")}
+    assert main(["runs", str(run), "--retry-failed"]) == 3
+    Image.new("RGB", (64, 64), (220, 220, 30)).save("d.png")
+    capsys.readouterr()
+    assert main(["runs", str(run), "--retry-failed"]) == 0
+    assert capsys.readouterr().out.startswith(f"{run}: 1 made, 0 still left out\n{run}: 4 maps, 0 left out")
+    found = results(run)
+    assert list(found) == ["a", "b", "c", "d"]
+    assert all(np.array_equal(before[id], found.store.read(id).arrays["map/gradcam/stage"]) for id in before)
+    assert main(["cam", "d.png", *MODEL, "--save", "alone", "--store", "files"]) == 0
+    alone = results("alone").store.read("d").arrays["map/gradcam/stage"]
+    np.testing.assert_allclose(found.store.read("d").arrays["map/gradcam/stage"], alone, rtol=1e-5)
+
+
+def test_asking_again_needs_to_know_what_and_where(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(TESTS)
+    assert main(["runs", str(run), "--retry-failed"]) == 2
+    assert f"was asked in {run.parent}, where its relative paths begin" in capsys.readouterr().err
+    (run / ".job.json").unlink()
+    assert main(["runs", str(run), "--retry-failed"]) == 2
+    assert "does not say how it was asked" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float16", 2**-11), ("uint8", 1 / 510)])
+def test_maps_of_fewer_bits(folder: Path, precision: str, most: float, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    for name, picture in zip("ab", noise, strict=True):
+        Image.fromarray(picture).save(f"{name}.png")
+    asked = ["cam", "a.png", "b.png", *MODEL, "--store", "shards"]
+    assert main([*asked, "--save", "exact"]) == 0
+    assert main([*asked, "--save", "out", "--precision", precision]) == 0
+    for id in ("a", "b"):
+        want, got = (results(name).store.read(id).arrays["map/gradcam/stage"] for name in ("exact", "out"))
+        assert got.dtype == np.float32
+        assert 0 < np.abs(got - want).max() <= most * want.max() * 1.001
+    assert main([*asked, "--save", "out"]) == 2
+    assert "made with precision" in capsys.readouterr().err
+    assert main(["cam", "a.png", *MODEL, "--save", "files", "--store", "files", "--precision", precision]) == 2
+    assert "files keep all digits; shards round (--store shards)" in capsys.readouterr().err
 
 
 def test_what_has_changed_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

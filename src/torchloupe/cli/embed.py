@@ -54,6 +54,10 @@ def embed(
 
     if running.store != "auto":
         raise BadInput(f"--store {running.store}: features are one file, {output}; leave it out")
+    if running.precision != "float32":
+        raise BadInput(
+            f"--precision {running.precision}: it is of maps in shards, and features keep all digits; leave it out"
+        )
     check_writable(output, labels, loading.weights)
     job = Job("features of samples", loading.words(model), {"samples": data}, {"layer": layer, "pool": pool})
     work = job.open()

@@ -112,6 +112,7 @@ class Running:
         gpus_per_worker: Share of a GPU that each Ray actor is given.
         store: files (NAME.npz and NAME.json a sample), shards (few large files, for 10^5 samples and more), or auto: by
             the number of samples, or what the folder holds.
+        precision: Of maps in shards: float16 and uint8 take a half and a quarter of the bytes; each map keeps its scale.
         timeout: Seconds after which a batch counts as hung; its samples are then tried one by one.
     """
 
@@ -123,13 +124,14 @@ class Running:
     address: str | None = None
     gpus_per_worker: float = 0.0
     store: Literal["auto", "files", "shards"] = "auto"
+    precision: Literal["float32", "float16", "uint8"] = "float32"
     timeout: float | None = None
 
     def results(self, folder: Path, count: int, also: Mapping[str, Any]) -> Results:
         """The store for so many samples. Errors: BadInput where the folder holds results in another."""
         from torchloupe.runs.found import store_of
 
-        return store_of(folder, self.store, count, also)
+        return store_of(folder, self.store, count, also, self.precision)
 
     def run(self, job: Job, work: Work, results: Results, what: str = "samples") -> Summary:
         """Do it. Errors: BadInput for options that do not fit each other, or as `runs.run.run`."""

@@ -16,12 +16,13 @@ def runs(
     *folders: Path,
     verify: Annotated[bool, Parameter(negative="")] = False,
     failed: Annotated[bool, Parameter(negative="")] = False,
+    retry_failed: Annotated[bool, Parameter(negative="")] = False,
     table: Path | None = None,
     export: Path | None = None,
 ) -> int:
     """What lies in folders of results: how many samples, of which kind, how large, what was left out and why.
 
-    The command that made a run finishes it, and tries again what was left out. The exit status is 3 where something was left
+    The command that made a run finishes it, and tries again what was left out; so does --retry-failed. The exit status is 3 where something was left
     out or, with --verify, is damaged.
 
     Parameters:
@@ -29,12 +30,14 @@ def runs(
         verify: Read everything again and check it: shards by their checksums, files by reading them, and source files by
             their hash.
         failed: List every sample that was left out, instead of the first ten.
+        retry_failed: Ask again what was left out, and what a killed run had not come to, with the options of the last run.
         table: Write the table of the run, a row a sample: .csv or .parquet.
         export: Write the arrays of all samples: a folder of .npz, or a NAME.zarr.
     """
     from torchloupe.errors import PARTLY, BadInput
     from torchloupe.runs.export import arrays_to, table_to
     from torchloupe.runs.found import results
+    from torchloupe.runs.run import retried
     from torchloupe.runs.verify import damaged
 
     if not folders:
@@ -44,6 +47,10 @@ def runs(
     status = 0
     for folder in folders:
         found = results(folder)
+        if retry_failed:
+            done = retried(found.store)
+            print(f"{folder}: {done.made} made, {len(done.failed)} still left out")
+            found = results(folder)
         for line in found.told():
             print(line)
         reasons = list(found.failed.items())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torchloupe import kinds
 from torchloupe.errors import BadInput, LoupeError
+from torchloupe.runs.asked import noted
 from torchloupe.store import load_record
 from torchloupe.store import results as stores
+from torchloupe.store.packing import Precision
 from torchloupe.store.shards import Shards
 from torchloupe.store.stream import Stream
 
@@ -56,10 +59,13 @@ def holds_shards(folder: Path) -> bool:
     return path.is_file() and load_record(path).get("store") == "shards"
 
 
-def store_of(folder: Path, named: str, count: int, also: Mapping[str, Any]) -> stores.Results:
+def store_of(
+    folder: Path, named: str, count: int, also: Mapping[str, Any], precision: Precision = "float32"
+) -> stores.Results:
     """The store for a run of so many samples: files, shards, or auto: what the folder holds, else by their number.
 
-    also: see `Files`. Errors: BadInput where the folder holds results in another store.
+    also: see `Files`; precision: see `Shards`. Errors: BadInput where the folder holds results in another store, or files
+    are asked to round.
     """
     shards = holds_shards(folder)
     if named == "files" and shards:
@@ -67,7 +73,9 @@ def store_of(folder: Path, named: str, count: int, also: Mapping[str, Any]) -> s
     if named == "shards" and not shards and folder.is_dir() and stores.Files(folder).ids():
         raise BadInput(f"{folder}: holds results in files; leave out --store, or give another folder")
     if named == "shards" or (named == "auto" and (shards or (count >= MANY and not stores.Files(folder).ids()))):
-        return Shards(folder)
+        return Shards(folder, precision=precision)
+    if precision != "float32":
+        raise BadInput(f"precision {precision}: files keep all digits; shards round (--store shards)")
     return stores.Files(folder, also)
 
 
@@ -132,7 +140,13 @@ class Found(Mapping[str, Any]):
         asked = first.get("asked", first)
         words = ("model", "layers", "methods", "target", "version")
         told = [f"{name} {_words(asked[name])}" for name in words if asked.get(name)]
-        return lines + ([f"  {'; '.join(told)}"] if told else [])
+        lines += [f"  {'; '.join(told)}"] if told else []
+        with suppress(BadInput):
+            went = noted(self.store)
+            if went.get("seconds"):
+                rate = went["made"] / went["seconds"]
+                lines.append(f"  the last run made {went['made']} in {went['seconds']:.1f} s, {rate:.3g} a second")
+        return lines
 
     def __repr__(self) -> str:
         return f"{self.store.root}: {len(self)} results, {len(self.failed)} left out"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError, LoupeWarning
 from torchloupe.kinds import Kind
 from torchloupe.named import called, is_path, own
+from torchloupe.runs.asked import described, note, noted, reopened
 from torchloupe.runs.progress import Progress, progress
 from torchloupe.store import Artifact, held, key, plain
 from torchloupe.store.results import Results
@@ -196,13 +199,41 @@ def run(
     """
     plan = Plan(batch, strict, again, timeout)
     mine = work or (job.open() if isinstance(job, Job) else job)
+    asked = job if isinstance(job, Job) else None
     with held(results.root):
         results.begin(mine.about())
+        since = time.monotonic()
         with progress(what, len(mine.ids())) as bar:
             try:
-                return (engine or here)(job if isinstance(job, Job) else None, mine, results, plan, bar)
+                done = (engine or here)(asked, mine, results, plan, bar)
             finally:
                 results.flush()  # also on Ctrl-C
+                if asked is not None:
+                    note(
+                        results,
+                        {
+                            "job": asked.plain(),
+                            "plan": asdict(plan),
+                            "store": described(results),
+                            "folder": os.getcwd(),
+                        },
+                    )
+        if asked is not None and done.made:
+            note(results, {"made": done.made, "seconds": time.monotonic() - since})
+    return done
+
+
+def retried(results: Results, what: str = "samples") -> Summary:
+    """The samples that were left out asked once more, and those that a killed run had not come to.
+
+    Errors: BadInput where it is not known what was asked, or from another folder than relative paths begin in.
+    """
+    told = noted(results)
+    if told["folder"] != os.getcwd():
+        raise BadInput(f"{results.root}: was asked in {told['folder']}, where its relative paths begin; run this there")
+    return run(
+        Job(**told["job"]), reopened(told["store"]), **{**told["plan"], "again": False, "strict": False}, what=what
+    )
 
 
 def here(job: Job | None, work: Work, results: Results, plan: Plan, bar: Progress) -> Summary:

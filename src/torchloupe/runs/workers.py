@@ -22,12 +22,11 @@ from threading import Timer
 from typing import Any
 
 from torchloupe.errors import BadInput, LoupeError, need
+from torchloupe.runs.asked import described, reopened
 from torchloupe.runs.progress import Progress
 from torchloupe.runs.run import Engine, Job, Plan, Summary, Watch, Work, loop
 from torchloupe.store.files import whole
 from torchloupe.store.results import Files, Results
-from torchloupe.store.shards import Shards
-from torchloupe.store.stream import Stream
 
 HUNG = 99
 PATIENCE = 2.0
@@ -150,7 +149,7 @@ class Told:
             )
         self._clear()
         self.folder.mkdir(parents=True)
-        about = {"job": job.plain(), "plan": asdict(plan), "results": _described(results)}
+        about = {"job": job.plain(), "plan": asdict(plan), "results": described(results)}
         whole(self.folder / "job.json", json.dumps(about))
         try:
             yield
@@ -190,20 +189,6 @@ class Told:
                 results.fail(id, reason)
         made = min(self.made, self.total - len(self.failed))
         return Summary(made, self.total - made - len(self.failed), self.failed)
-
-
-def _described(results: Results) -> dict[str, Any]:
-    kind = type(results).__name__
-    more: dict[str, Any] = {"also": results.also} if isinstance(results, Files) else {}
-    more |= {"kind": results.kind} if isinstance(results, Stream) else {}
-    return {"store": kind, "root": str(results.root), **more}
-
-
-def _opened(told: Mapping[str, Any], writer: str) -> Results:
-    root = Path(told["root"])
-    if told["store"] == "Files":
-        return Files(root, told["also"])
-    return Stream(root, told["kind"]) if told["store"] == "Stream" else Shards(root, writer)
 
 
 class Telling(Progress):
@@ -283,7 +268,7 @@ class Doing:
         told = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
         self.plan = Plan(**told["plan"])
         self.bar = Telling(self.folder, rank)
-        self.results = _opened(told["results"], f"{rank}-{os.getpid()}")
+        self.results = reopened(told["results"], f"{rank}-{os.getpid()}")
         job = Job(**told["job"])
         if job.model.get("device") == "auto":
             job = replace(job, model={**job.model, "device": _device(rank)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sqlite3
@@ -20,12 +19,12 @@ from safetensors.numpy import save_file
 
 from torchloupe.errors import BadInput, nearest
 from torchloupe.store.files import aside, whole
+from torchloupe.store.packing import Precision, packed, unpacked
 from torchloupe.store.records import Artifact, key, load_record, plain
 from torchloupe.store.results import RUN, difference, short
 
 BETWEEN = "\x1f"
 INDEX = "index.sqlite"
-PICTURE = "picture.jpg"
 MOST, SECONDS = 256, 5.0
 Entry = dict[str, Any]
 
@@ -37,13 +36,14 @@ class Shards:
     Arrays are named ID<1f>NAME. A shard's header holds the records and the reasons of samples that were left out, so that
     the shards alone say what is done; a later shard outdoes an earlier one. A shard is written every `most` samples or
     `seconds`, whichever is first, aside and renamed: what a killed process had not written yet is asked again. What all
-    samples share stands once, in run.json. Every array has a CRC-32 in the header.
+    samples share stands once, in run.json. Every array has a CRC-32 in the header. precision: of maps, see `packing`.
     """
 
     root: Path
     writer: str = "0"
     most: int = MOST
     seconds: float = SECONDS
+    precision: Precision = "float32"
     _about: Mapping[str, Any] = field(default_factory=dict)
     _arrays: dict[str, np.ndarray] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
@@ -52,7 +52,8 @@ class Shards:
 
     def begin(self, about: Mapping[str, Any]) -> None:
         """See `Results.begin`; a folder of shards holds one question."""
-        self._about = plain(about)
+        # what was there before this was asked about is float32
+        self._about = plain({**about, **({} if self.precision == "float32" else {"precision": self.precision})})
         path = self.root / RUN
         if path.exists():
             begun = load_record(path)
@@ -82,7 +83,7 @@ class Shards:
 
     def write(self, id: str, result: Artifact, asked: Mapping[str, Any]) -> None:
         """See `Results.write`."""
-        for name, array in packed(result.arrays).items():
+        for name, array in packed(result.arrays, self.precision).items():
             self._arrays[f"{id}{BETWEEN}{name}"] = np.ascontiguousarray(array)
         own = {
             name: value
@@ -283,31 +284,6 @@ class Shards:
         query = f"SELECT id, record FROM samples WHERE {chosen} ORDER BY {order} LIMIT ? OFFSET ?"
         with closing(self.index()) as index:
             return [(id, json.loads(record)) for id, record in index.execute(query, (*values, count, start))]
-
-
-def packed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays with the picture, which is there to be looked at, as a JPEG: a tenth of the bytes."""
-    held = dict(arrays)
-    picture = held.get("picture")
-    if picture is not None and picture.dtype == np.uint8 and picture.ndim == 4 and picture.shape[::3] == (1, 3):
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(picture[0]).save(file, "JPEG", quality=95, subsampling=0)
-        held[PICTURE] = np.frombuffer(file.getvalue(), np.uint8)
-        del held["picture"]
-    return held
-
-
-def unpacked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays as they were written, but for the picture, which is as JPEG keeps it."""
-    held = dict(arrays)
-    if PICTURE in held:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(held.pop(PICTURE).tobytes())) as picture:
-            held["picture"] = np.asarray(picture.convert("RGB"))[None]
-    return held
 
 
 def _words(asked: Mapping[str, Any]) -> str:

@@ -1,0 +1,55 @@
+"""What a folder of results was asked, so that it can be asked again: the job as plain data, in a hidden file beside the results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchloupe.errors import BadInput
+from torchloupe.store.files import whole
+from torchloupe.store.records import load_record
+from torchloupe.store.results import Files, Results
+from torchloupe.store.shards import Shards
+from torchloupe.store.stream import Stream
+
+
+def described(results: Results) -> dict[str, Any]:
+    """A store as plain data."""
+    kind = type(results).__name__
+    more: dict[str, Any] = {"also": results.also} if isinstance(results, Files) else {}
+    more |= {"kind": results.kind} if isinstance(results, Stream) else {}
+    more |= {"precision": results.precision} if isinstance(results, Shards) else {}
+    return {"store": kind, "root": str(results.root), **more}
+
+
+def reopened(told: Mapping[str, Any], writer: str = "0") -> Results:
+    """The store again. writer: the name of who writes shards."""
+    root = Path(told["root"])
+    if told["store"] == "Files":
+        return Files(root, told["also"])
+    if told["store"] == "Stream":
+        return Stream(root, told["kind"])
+    return Shards(root, writer, precision=told["precision"])
+
+
+def note(results: Results, told: Mapping[str, Any]) -> None:
+    """Keep what is asked, or how it went; earlier words of the same name are replaced. Nothing beside no results."""
+    path = _place(results)
+    if not any(not entry.name.startswith(".") for entry in results.root.glob("*")):
+        return
+    before = load_record(path) if path.is_file() else {}
+    whole(path, json.dumps({**before, **told}, ensure_ascii=False) + "\n")
+
+
+def noted(results: Results) -> Mapping[str, Any]:
+    """What was kept: job, plan, folder (in which relative paths begin), made, seconds. Errors: BadInput where nothing was."""
+    path = _place(results)
+    if not path.is_file():
+        raise BadInput(f"{results.root}: does not say how it was asked; run the command that made it again")
+    return load_record(path)
+
+
+def _place(results: Results) -> Path:
+    return results.root / (f".{results.kind}.job.json" if isinstance(results, Stream) else ".job.json")
