@@ -104,6 +104,27 @@ def test_draws_are_counted():
     }
 
 
+def test_a_box_that_a_crop_keeps_without_area_has_left_the_picture():
+    picture, smaller = np.zeros((40, 40, 3), np.uint8), np.zeros((20, 20, 3), np.uint8)
+    draws = Draws()
+    # Cut to the left upper quarter as torchvision does: what is outside stays as an edge; then as they are, beyond the edge.
+    for kept in ([[2.0, 2, 9, 9], [20, 5, 20, 9]], [[2.0, 2, 9, 9], [25, 5, 30, 9]], [[2.0, 2, 9, 9], [15, 5, 30, 9]]):
+        marks = Marks(np.array([[2.0, 2, 9, 9], [15, 5, 30, 9]]), ("a", "b"))
+        draws.add(
+            Sample(
+                0,
+                "x",
+                "",
+                (Step("load", (picture,), "", marks), Step("Crop", (smaller,), "", Marks(np.array(kept), ("a", "b")))),
+            )
+        )
+    assert draws.summary()["boxes"] == {
+        "samples with a box dropped": pytest.approx(2 / 3),
+        "classes before": {"a": 3, "b": 3},
+        "classes after": {"a": 3, "b": 1},
+    }
+
+
 def test_the_share_of_flips_is_told(tmp_path, capsys):
     for k, one in enumerate(photographs()[:6]):
         one.resize((32, 24)).save(tmp_path / f"{k}.png")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from torchloupe.cli import main
+from torchloupe.data.samples import Marks
 from torchloupe.errors import BadInput
 from torchloupe.methods.browse import faults
+from torchloupe.render.samples import marked
 from torchloupe.sources.datasets import feeds
 
 W, H = 80, 60
@@ -192,12 +196,122 @@ def test_joints_and_turned_boxes_of_yolo(root):
     marks = feeds(f"yolo:{root}/pose.yaml")[0].sample(0, 0).steps[0].marks
     np.testing.assert_allclose(marks.keypoints[0], joints)
     np.testing.assert_allclose(marks.boxes, BOXES[:1])
+    body = np.random.default_rng(0).uniform(1, 50, (17, 3))
+    row = [0, *((np.array([19, 22, 22, 20]) / [W, H, W, H]).tolist()), *(body / [W, H, 1]).ravel().tolist()]
+    (root / "labels/a.txt").write_text(" ".join(map(str, row)))
+    (root / "body.yaml").write_text("train: images\nnames: [cat]\nkpt_shape: [17, 3]\n")
+    marks = feeds(f"yolo:{root}/body.yaml")[0].sample(0, 0).steps[0].marks
+    assert marks.joints[:3] == ("nose", "left_eye", "right_eye")
+    assert (15, 13) in marks.bones or (13, 15) in marks.bones
     diamond = np.array([[30.0, 10], [50, 30], [30, 50], [10, 30]])
     (root / "labels/a.txt").write_text("0 " + " ".join(map(str, (diamond / [W, H]).ravel())))
     (root / "obb.yaml").write_text("train: images\nnames: [cat]\n")
     marks = feeds(f"yolo:{root}/obb.yaml")[0].sample(0, 0).steps[0].marks
     np.testing.assert_allclose(marks.outlines[0][0], diamond)
     np.testing.assert_allclose(marks.boxes, [[10, 10, 50, 50]])
+
+
+def first_marks(source: str) -> Marks:
+    return feeds(source)[0].sample(0, 0).steps[0].marks
+
+
+def test_objects_of_voc_files_without_a_box_leave_the_names_of_the_others(root, capsys):
+    source = voc(root)
+    file = root / "Annotations/a.xml"
+    file.write_text(file.read_text().replace("<object><name>cat", "<object><name>eel</name></object><object><name>cat"))
+    marks = first_marks(source)
+    assert marks.names == NAMES
+    np.testing.assert_allclose(marks.boxes, BOXES)
+    assert main(["browse", source, "--output-dir", str(root / "out")]) == 0
+    assert "without a box are not drawn: eel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_masks_in_colours(root, named, capsys):
+    source = voc(root)
+    (root / "SegmentationClass").mkdir()
+    colours = np.zeros((H, W, 3), np.uint8)
+    for (x0, y0, x1, y1), colour in zip(BOXES.astype(int), ((64, 0, 128), (0, 128, 7)), strict=True):
+        colours[y0:y1, x0:x1] = colour
+    Image.fromarray(colours).save(root / "SegmentationClass/a.png")
+    if named:
+        (root / "labelmap.txt").write_text(
+            "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:64,0,128::\ndog:0,128,7::\n"
+        )
+    marks = first_marks(source)
+    for k, (name, code) in enumerate(zip(NAMES, ("#400080", "#008007"), strict=True)):
+        number = next(key for key, value in marks.legend.items() if value == (name if named else code))
+        assert ((marks.masks == number) == (painted()[..., k] > 0)).all()
+    assert main(["browse", source, "--output-dir", str(root / "out")]) == 0
+    assert f"areas             {'dog' if named else '#008007'} 1, " in capsys.readouterr().out
+
+
+def test_masks_and_open_lines_of_labelme(root):
+    mask = np.tri(20, 22, dtype=bool)
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    shapes = [{"label": "cat", "shape_type": "mask", "points": [[8, 12], [29, 31]], "mask": base64.b64encode(buffer.getvalue()).decode()},
+              {"label": "rope", "shape_type": "linestrip", "points": [[1, 1], [5, 9], [9, 1]]}]  # fmt: skip
+    (root / "images/a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": shapes}))
+    marks = first_marks(f"labelme:{root}/images")
+    whole = np.zeros((H, W), bool)
+    whole[12:32, 8:30] = mask
+    assert (marks.masks == whole[None]).all()
+    np.testing.assert_allclose(marks.boxes, [BOXES[0], [1, 1, 9, 9]])
+    drawn = np.asarray(marked(np.zeros((H, W, 3), np.uint8), replace(marks, boxes=None, masks=None)))
+    assert drawn[5, 3].any()
+    assert not drawn[1, 3:8].any(), "an open line is not closed"
+
+
+def test_ellipses_masks_and_skeletons_of_cvat(root, capsys):
+    # The triangle of a 4 x 3 mask, in runs of 0 and 1 by hand: 1000, 1100, 1110.
+    shapes = (
+        '<ellipse label="eye" cx="40" cy="30" rx="20" ry="5" rotation="90"/><mask label="ear" left="3" top="4" width="4" height="3" rle="0,1,3,2,2,3,1"/>'
+        '<skeleton label="body"><points label="nose" outside="0" points="9,8"/><points label="tail" outside="1" points="0,0"/></skeleton>'
+        '<skeleton label="body"><points label="tail" outside="0" points="5,6"/></skeleton><cuboid label="box"/>'
+    )
+    (root / "a.xml").write_text(
+        f'<annotations><image id="0" name="a.png" width="{W}" height="{H}">{shapes}</image></annotations>'
+    )
+    marks = first_marks(f"cvat:{root}/a.xml")
+    assert marks.names == ("eye", "ear")
+    np.testing.assert_allclose(marks.boxes, [[35, 10, 45, 50], [3, 4, 7, 7]], atol=1e-9)
+    assert {tuple(at) for at in np.argwhere(marks.masks[0]).tolist()} == {
+        (4, 3),
+        (5, 3),
+        (5, 4),
+        (6, 3),
+        (6, 4),
+        (6, 5),
+    }
+    assert marks.joints == ("nose", "tail")
+    np.testing.assert_allclose(marks.keypoints[:, :, 2], [[1, 0], [0, 1]])
+    np.testing.assert_allclose([marks.keypoints[0, 0, :2], marks.keypoints[1, 1, :2]], [[9, 8], [5, 6]])
+    assert main(["browse", f"cvat:{root}/a.xml", "--output-dir", str(root / "out")]) == 0
+    assert "not drawn: cuboid" in capsys.readouterr().out
+
+
+def test_names_of_joints_stand_beside_them_where_there_is_room():
+    person = np.array([[[20.0, 20, 2], [22, 22, 2], [60, 260, 2], [0, 0, 0]]])
+    page = np.zeros((300, 160, 3), np.uint8)
+    bare, named = (
+        np.asarray(marked(page, Marks(keypoints=person, joints=joints)))
+        for joints in ((), ("nose", "eye", "heel", "ear"))
+    )
+    apart = np.argwhere((bare != named).any(-1))
+    assert {(y // 60 * 60) for y in apart[:, 0].tolist()} == {0, 240}
+    assert apart[:, 1].max() < 130
+    small = [
+        np.asarray(marked(page, Marks(keypoints=person / 2, joints=joints)))
+        for joints in ((), ("nose", "eye", "heel", "ear"))
+    ]
+    assert (small[0] == small[1]).all(), "a small body is not covered with words"
+
+
+def test_tags_stay_inside_the_picture():
+    page = np.zeros((60, 160, 3), np.uint8)
+    drawn = np.asarray(marked(page, Marks(np.array([[150.0, 30, 158, 58]]), ("a long name",))))
+    assert np.argwhere(drawn.any(-1))[:, 1].min() < 100
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,7 @@ def test_randaugment_names_its_operations(tmp_path, family):
         ([2, 0], tuple("abc"), ("c", "a")),
         (["cat", "dog"], None, ("cat", "dog")),
         ([0.75, 0.25, 0.0], tuple("abc"), ("a 0.75 + b 0.25",)),
+        (np.array([0.0, 1.0, 0.0]), tuple("abc"), ("b",)),
         ([0, 0, 0], tuple("abc"), ()),
         ("cat", None, ("cat",)),
         (torch.tensor([2]), tuple("abc"), ("c",)),
@@ -195,6 +196,15 @@ def test_randaugment_names_its_operations(tmp_path, family):
 )
 def test_one_label_or_several(label, classes, names):
     assert label_names(label, classes) == names
+
+
+def test_objects_of_voc_without_a_box_leave_the_names_of_the_others():
+    box = {"xmin": "4", "ymin": "4", "xmax": "8", "ymax": "8"}
+    found = truth(
+        {"annotation": {"object": [{"name": "eel"}, {"name": "cat", "bndbox": box}, {"name": "dog", "bndbox": box}]}}
+    )
+    assert found.marks.names == ("cat", "dog")
+    assert "eel" in found.said
 
 
 class Several(torch.utils.data.Dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torchloupe.cli import main
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.methods.registry import ours
 from torchloupe.named import imported, is_path
+from torchloupe.sources import patches
 
 MINE = """
 from __future__ import annotations
@@ -186,3 +188,14 @@ def test_methods_are_whole_from_the_start() -> None:
     code = "import torchloupe as l; print(len(l.METHODS), 'gradcam' in l.METHODS, l.METHODS['occlusion'].__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(len(ours())), "True", "occlusion"]
+
+
+def test_a_file_of_code_gets_what_a_torchvision_for_another_torch_lacks(tmp_path, monkeypatch):
+    supplied: list[bool] = []
+    monkeypatch.setattr(patches, "torchvision", lambda: supplied.append(True))
+    monkeypatch.setattr(builtins, "supplied_for_a_test", supplied, raising=False)
+    (tmp_path / "wants.py").write_text(
+        "if not supplied_for_a_test:\n    raise RuntimeError('operator torchvision::nms does not exist')\nit = 7\n"
+    )
+    assert patches.named(f"{tmp_path}/wants.py:it", "--transform") == 7
+    assert supplied == [True]

@@ -28,7 +28,7 @@ def is_path(text: str) -> bool:
     return bool(mark and re.fullmatch(dotted, name) and (home.endswith(".py") or re.fullmatch(dotted, home)))
 
 
-def imported(text: str, what: str = "", importer: Callable[[str], Any] = import_module) -> Any:
+def imported(text: str, what: str = "") -> Any:
     """The object that "package.module:name" or "path/to/file.py:name" names; name may have dots. The module runs as code.
 
     The current directory is importable; beside a file, its folder is. what: the option that named it, for errors.
@@ -38,7 +38,7 @@ def imported(text: str, what: str = "", importer: Callable[[str], Any] = import_
     home, _, name = text.rpartition(":")
     if not is_path(text):
         raise BadInput(f"{said}: expected package.module:name or path/to/file.py:name")
-    found = _file(Path(home), said) if home.endswith(".py") else _module(home, said, importer)
+    found = _file(Path(home), said) if home.endswith(".py") else _module(home, said)
     for part in name.split("."):
         if not hasattr(found, part):
             known = [other for other in dir(found) if not other.startswith("_")]
@@ -66,19 +66,19 @@ def fingerprint(found: Any) -> str:
         return ""
 
 
-def called(text: str, what: str, expected: str, importer: Callable[[str], Any] = import_module) -> Callable[..., Any]:
+def called(text: str, what: str, expected: str) -> Callable[..., Any]:
     """The function or class of that name. expected: what it should be, for errors. Errors: as imported; BadInput for anything else."""
-    found = imported(text, what, importer)
+    found = imported(text, what)
     if not callable(found):
         raise BadInput(f"{what} {text!r}: is a {type(found).__name__}; expected {expected}".strip())
     made: Callable[..., Any] = found
     return made
 
 
-def _module(home: str, said: str, importer: Callable[[str], Any]) -> Any:
+def _module(home: str, said: str) -> Any:
     _importable(os.getcwd())
     try:
-        return importer(home)
+        return import_module(home)
     except ModuleNotFoundError as error:
         if error.name is not None and (home == error.name or home.startswith(error.name + ".")):
             raise BadInput(

@@ -21,6 +21,7 @@ class Marks:
     boxes (m, 4) x1 y1 x2 y2; names, one a box; keypoints (m, j, 3) x, y, visible (> 0); masks (m, h, w) bool or a
     label map (h, w) int; heat (h', w') >= 0 of any size, laid over the whole picture. outlines: of each of m objects its
     polygons, (k, 2) each, also the corners of turned boxes. legend: number in a label map -> name. bones: pairs of joints.
+    joints: their names.
     """
 
     boxes: np.ndarray | None = None
@@ -31,6 +32,7 @@ class Marks:
     outlines: tuple[tuple[np.ndarray, ...], ...] = ()
     legend: Mapping[int, str] = field(default_factory=dict)
     bones: tuple[tuple[int, int], ...] = ()
+    joints: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:

@@ -73,6 +73,13 @@ def _box_faults(marks: Marks, h: int, w: int) -> Iterator[tuple[str, str]]:
             yield kind, f"{more} {words}: {', '.join(f'{value:.4g}' for value in boxes[k])}{name}"
 
 
+def areas(marks: Marks) -> list[str]:
+    """The names of the areas of a label map that has some: classes, or the segments of a panoptic map one by one."""
+    if marks.masks is None or marks.masks.ndim != 2 or not marks.legend:
+        return []
+    return [marks.legend[number] for number in np.unique(marks.masks).tolist() if number in marks.legend]
+
+
 class Census:
     """Numbers over the samples seen, kept in memory that grows by a few hundred bytes a sample."""
 
@@ -87,6 +94,7 @@ class Census:
         self.bad: list[BadSample] = []
         self.faults: list[tuple[int, str, str]] = []
         self.notes: dict[str, None] = {}
+        self.areas: Counter[str] = Counter()
         self.several = 0
         self.figures: list[tuple[float, float, float]] = []
         self.boxes = Boxes()
@@ -114,6 +122,7 @@ class Census:
             marks = sample.original.known(0)
             if marks.boxes is not None:
                 self.boxes.add(marks.boxes, marks.names, (picture.shape[1], picture.shape[0]))
+            self.areas.update(areas(marks))
             counts = [histogram(one) for one in pictures]
             for one in counts:
                 self.original.add_counts(one)
@@ -161,6 +170,7 @@ class Census:
             ],
             "boxes": self.boxes.summary(),
             "classes of boxes": dict(self.boxes.names.most_common()),
+            "classes of areas": dict(self.areas.most_common()),
             "draws": self.draws.summary(),
             "mean": self.original.mean.tolist(),
             "std": self.original.std.tolist(),

@@ -110,7 +110,7 @@ class Boxes:
 @dataclass
 class Draws:
     """How random a pipeline is, over all samples and repeats: of each step how often it was applied and what it drew, and what became of
-    the boxes: how often one was dropped or cut, and how many of each class there were before and after."""
+    the boxes: how often one was dropped or left the picture, and how many of each class there were before and after."""
 
     steps: dict[str, Counter[str]] = field(default_factory=dict)
     numbers: dict[tuple[str, str], list[float]] = field(default_factory=dict)
@@ -133,9 +133,10 @@ class Draws:
         first, last = sample.original.known(0), sample.transformed.known(0)
         if first.boxes is not None and last.boxes is not None and len(first.boxes):
             self.with_boxes += 1
-            self.lost += len(last.boxes) < len(first.boxes)
+            seen = inside(last.boxes, sample.transformed.pictures[0])
+            self.lost += int(seen.sum()) < int(inside(first.boxes, sample.original.pictures[0]).sum())
             self.before.update(first.names)
-            self.after.update(last.names)
+            self.after.update(name for name, here in zip(last.names, seen.tolist(), strict=False) if here)
 
     def summary(self) -> dict[str, Any]:
         """Plain values: step -> shares and drawn numbers; {} for pipelines without steps."""
@@ -151,6 +152,13 @@ class Draws:
         return made
 
 
+def inside(boxes: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Which boxes (m, 4) have an area within their picture (h, w, 3); crops of some libraries keep the others, without one."""
+    h, w = picture.shape[:2]
+    x0, y0, x1, y1 = np.nan_to_num(boxes).reshape(-1, 4).T
+    return (np.minimum(x1, w) > np.maximum(x0, 0)) & (np.minimum(y1, h) > np.maximum(y0, 0))
+
+
 def _spread(values: Sequence[float]) -> dict[str, float]:
     low, first, middle, third, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
     return {"count": len(values), "min": low, "25 %": first, "median": middle, "75 %": third, "max": high}
@@ -161,7 +169,12 @@ def drawn_lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = []
     for name, one in summary.items():
         if name == "boxes":
-            lines.append((name, f"dropped or cut away in {one['samples with a box dropped']:.0%} of the draws"))
+            lines.append(
+                (
+                    name,
+                    f"one or more dropped or out of the picture in {one['samples with a box dropped']:.0%} of the draws",
+                )
+            )
             continue
         words = [f"{key} {one[key]:.0%}" for key in ("left out", "unchanged") if key in one]
         words += [f"{key} {v['min']:.3g} to {v['max']:.3g}, median {v['median']:.3g}" for key, v in one.get("drawn", {}).items()

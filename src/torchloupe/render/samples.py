@@ -29,6 +29,8 @@ GAP = 8
 ROW = 1500
 LARGEST = 20000
 FONT_SIZE = 13
+# Pixels that the joints of a body must spread over to be named.
+NAMED_FROM = 200
 
 
 def grid_size(text: str) -> tuple[int, int]:
@@ -115,8 +117,25 @@ def marked(picture: np.ndarray, marks: Marks, factor: float = 1.0, flip: bool = 
             if seen > 0:
                 spot = (x * factor - radius, y * factor - radius, x * factor + radius, y * factor + radius)
                 pen.ellipse(spot, fill=colour, outline="white")
+        _name_joints(pen, person * [factor, factor, 1], marks.joints, colour)
     _named_areas(pen, marks, layers, size)
     return image
+
+
+def _name_joints(pen: Any, person: np.ndarray, joints: Sequence[str], colour: tuple[int, int, int]) -> None:
+    """Names beside the joints (j, 3) of somebody who is large enough; a name that would lie on an earlier one is left out."""
+    seen = person[person[:, 2] > 0]
+    if len(joints) != len(person) or not len(seen) or np.ptp(seen[:, :2], axis=0).max() < NAMED_FROM:
+        return
+    taken: list[tuple[float, float, float, float]] = []
+    for (x, y, visible), name in zip(person.tolist(), joints, strict=True):
+        if visible <= 0:
+            continue
+        place = pen.textbbox((x + 6, y - FONT_SIZE / 2), one_line(name), font=_font())
+        if not any(place[0] < c and a < place[2] and place[1] < d and b < place[3] for a, b, c, d in taken):
+            taken.append(place)
+            words: dict[str, Any] = {"fill": "white", "stroke_width": 2, "stroke_fill": colour}
+            pen.text((x + 6, y - FONT_SIZE / 2), one_line(name), font=_font(), **words)
 
 
 def _named_areas(pen: Any, marks: Marks, layers: Sequence[np.ndarray], size: tuple[int, int]) -> None:
@@ -141,7 +160,10 @@ def _layers(masks: np.ndarray | None) -> list[np.ndarray]:
 
 
 def _tag(pen: Any, at: tuple[float, float], text: str, colour: tuple[int, int, int]) -> None:
-    text, place = one_line(text), (max(at[0], 0), max(at[1] - FONT_SIZE - 3, 0))
+    text = one_line(text)
+    width, height = pen.im.size
+    long = pen.textlength(text, font=_font())
+    place = max(min(at[0], width - long - 1), 0), max(min(at[1], height) - FONT_SIZE - 3, 0)
     left, top, right, bottom = pen.textbbox(place, text, font=_font())
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
     pen.text(place, text, font=_font(), fill="white")
@@ -271,6 +293,9 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
         named = list(summary.get("classes of boxes", {}).items())
         if named:
             row("", ", ".join(f"{key} {count}" for key, count in named[:8]) + (" ..." if len(named) > 8 else ""))
+    held = list(summary.get("classes of areas", {}).items())
+    if held:
+        row("areas", ", ".join(f"{key} {count}" for key, count in held[:8]) + (" ..." if len(held) > 8 else ""))
     for step, words in drawn_lines(summary.get("draws", {})):
         row("drawn", f"{step}: {words}")
     for note in summary.get("notes", []):

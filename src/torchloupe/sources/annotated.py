@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import glob
 import io
@@ -18,7 +19,16 @@ from torchloupe.data.samples import Marks
 from torchloupe.errors import BadInput, need
 from torchloupe.sources.configs import one_line
 from torchloupe.sources.look import PICTURE_SUFFIXES, open_picture
-from torchloupe.sources.truth import Truth, box_corners, class_name, truth, turned_corners
+from torchloupe.sources.truth import (
+    Truth,
+    body,
+    box_corners,
+    class_name,
+    named_map,
+    truth,
+    turned_corners,
+    without_a_box,
+)
 from torchloupe.store.reading import reading
 
 Size = tuple[int, int]
@@ -107,6 +117,7 @@ def _coco(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
     held = _json(path)
     names = {int(one["id"]): str(one.get("name", one["id"])) for one in held.get("categories", ())}
     bones = next((one["skeleton"] for one in held.get("categories", ()) if one.get("skeleton")), ())
+    joints = next((tuple(map(str, one["keypoints"])) for one in held.get("categories", ()) if one.get("keypoints")), ())
     notes: dict[Any, list[Mapping[str, Any]]] = {}
     for one in held.get("annotations", ()):
         notes.setdefault(one["image_id"], []).append(one)
@@ -126,7 +137,8 @@ def _coco(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
             if panoptic is not None:
                 return _panoptic(masks / panoptic["file_name"], panoptic["segments_info"], names)
             found = truth(own, names, size)
-            return Truth(Marks(**{**vars(found.marks), "bones": links or found.marks.bones})) if own else found
+            marks = found.marks
+            return Truth(replace(marks, bones=links or marks.bones, joints=joints or marks.joints)) if own else found
 
         return Entry(images / one["file_name"], one["file_name"], known, _written(one.get("width"), one.get("height")))
 
@@ -142,9 +154,7 @@ def _panoptic(path: Path, segments: Sequence[Mapping[str, Any]], names: Mapping[
     colours = np.asarray(open_picture(path).image).astype(np.int64)
     ids = colours @ np.array([1, 256, 65536])
     numbered, legend = np.zeros(ids.shape, np.int64), {}
-    for k, one in enumerate(segments, 1):
-        # 255 means ignored in a label map.
-        number = k if k < 255 else k + 1
+    for number, one in zip(numbers_of_areas(len(segments)), segments, strict=True):
         numbered[ids == one["id"]] = number
         legend[number] = class_name(one.get("category_id"), names)
     return Truth(Marks(masks=numbered, legend=legend))
@@ -206,9 +216,9 @@ def _yolo_known(labels: Path, names: Mapping[int, str], joints: tuple[int, int] 
             numbers = row[1:]
             outline: tuple[np.ndarray, ...] = ()
             if joints is not None and len(numbers) == 4 + joints[0] * joints[1]:
-                body = numbers[4:].reshape(joints)
-                seen = body[:, 2:3] if joints[1] == 3 else (body.sum(1, keepdims=True) > 0).astype(float)
-                points.append(np.concatenate([body[:, :2] * wide, seen], 1))
+                placed = numbers[4:].reshape(joints)
+                seen = placed[:, 2:3] if joints[1] == 3 else (placed.sum(1, keepdims=True) > 0).astype(float)
+                points.append(np.concatenate([placed[:, :2] * wide, seen], 1))
                 numbers = numbers[:4]
             if len(numbers) == 4:
                 boxes.append(box_corners(numbers[None], "yolo", size)[0][0])
@@ -221,9 +231,9 @@ def _yolo_known(labels: Path, names: Mapping[int, str], joints: tuple[int, int] 
                 )
             outlines.append(outline)
         called = tuple(class_name(int(row[0]), names) for row in rows)
-        marks = Marks(np.array(boxes).reshape(-1, 4), called, np.stack(points) if points else None,
-                      outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
-        return Truth(marks)
+        places = np.stack(points) if points else None
+        marks = Marks(np.array(boxes).reshape(-1, 4), called, places, outlines=tuple(outlines) if any(outlines) else ())
+        return Truth(replace(marks, **body(places)))
 
     return known
 
@@ -248,11 +258,11 @@ def _voc(path: Path, _asked: Mapping[str, str], phase: str) -> list[Entry]:
         mask = path / "SegmentationClass" / f"{file.stem}.png"
 
         def known(size: Size) -> Truth:
-            boxes, names = [], []
+            boxes, names, bare = [], [], []
             outlines: list[tuple[Any, ...]] = []
             for one in root.iter("object"):
-                names.append(one.findtext("name") or "")
                 box, turned = one.find("bndbox"), one.find("robndbox")
+                (bare if box is None and turned is None else names).append(one.findtext("name") or "")
                 if box is not None:
                     boxes.append([float(box.findtext(edge) or "nan") for edge in ("xmin", "ymin", "xmax", "ymax")])
                     outlines.append(())
@@ -262,21 +272,44 @@ def _voc(path: Path, _asked: Mapping[str, str], phase: str) -> list[Entry]:
                     corners = turned_corners(np.array([numbers]))[0]
                     boxes.append([*corners.min(0), *corners.max(0)])
                     outlines.append((corners,))
-            held = np.asarray(_opened(mask)) if mask.is_file() else None
-            marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), masks=held,
+            held, legend = _class_map(mask, path) if mask.is_file() else (None, {})
+            marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), masks=held, legend=legend,
                           outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
-            return Truth(marks)
+            return Truth(marks, (), without_a_box(bare))
 
         return Entry(picture, picture.name, known, _written(root.findtext("size/width"), root.findtext("size/height")))
 
     return [entry(file) for file in files]
 
 
-def _opened(path: Path) -> Any:
+def _class_map(path: Path, root: Path) -> tuple[np.ndarray, dict[int, str]]:
+    """The numbers of the classes in a mask, and their names: those of its palette as they are; of a picture in colours each
+    colour that labelmap.txt (name:r,g,b:...) names, as CVAT exports it, else each colour that there is, black left out."""
     from PIL import Image
 
     with Image.open(path) as file:
-        return file.copy()
+        if len(file.getbands()) == 1:
+            held = np.asarray(file)
+            return held, named_map(held, None)
+        colours = np.asarray(file.convert("RGB")).astype(np.int64) @ np.array([65536, 256, 1])
+    names: dict[int, str] = {}
+    if (root / "labelmap.txt").is_file():
+        for line in (root / "labelmap.txt").read_text(encoding="utf-8").splitlines():
+            name, *rest = line.split(":")
+            if rest and not line.startswith("#"):
+                red, green, blue = (int(part) for part in rest[0].split(","))
+                names[65536 * red + 256 * green + blue] = name
+    found = [one for one in np.unique(colours).tolist() if one and names.get(one) != "background"]
+    numbered, legend = np.zeros(colours.shape, np.int64), {}
+    for number, one in zip(numbers_of_areas(len(found)), found, strict=True):
+        numbered[colours == one] = number
+        legend[number] = names.get(one, f"#{one:06x}")
+    return numbered, legend
+
+
+def numbers_of_areas(count: int) -> list[int]:
+    """As many numbers of a label map from 1; 255 means ignored there."""
+    return [k if k < 255 else k + 1 for k in range(1, count + 1)]
 
 
 def _beside(file: Path, name: str, *folders: Path) -> Path:
@@ -294,8 +327,8 @@ def _labelme(path: Path, _asked: Mapping[str, str], _phase: str) -> list[Entry]:
         if not isinstance(held, dict) or "shapes" not in held:
             return None
 
-        def known(_size: Size) -> Truth:
-            boxes, names, outlines, points = [], [], [], []
+        def known(size: Size) -> Truth:
+            boxes, names, outlines, points, masks = [], [], [], [], []
             for one in held["shapes"]:
                 corners = np.array(one["points"], float).reshape(-1, 2)
                 kind = one.get("shape_type") or "polygon"
@@ -306,11 +339,17 @@ def _labelme(path: Path, _asked: Mapping[str, str], _phase: str) -> list[Entry]:
                     radius = float(np.linalg.norm(corners[1] - corners[0]))
                     turn = np.linspace(0, 2 * np.pi, 33)[:-1]
                     corners = corners[0] + radius * np.stack([np.cos(turn), np.sin(turn)], 1)
+                elif kind in ("line", "linestrip"):
+                    corners = there_and_back(corners)
+                elif kind == "mask":
+                    # A picture in base64 that lies from the first to the second point, both included.
+                    masks.append(laid(np.asarray(_inner_picture(one["mask"])) > 0, corners[0], size))
+                    corners = corners + np.array([[0, 0], [1, 1]])
                 boxes.append([*corners.min(0), *corners.max(0)])
                 names.append(str(one.get("label", "")))
-                outlines.append(() if kind == "rectangle" else (corners,))
+                outlines.append(() if kind in ("rectangle", "mask") else (corners,))
             marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), np.array(points)[None] if points else None,
-                          outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
+                          np.stack(masks) if masks else None, outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
             return Truth(marks)
 
         picture = _beside(file, str(held.get("imagePath") or f"{file.stem}.jpg").replace("\\", "/"))
@@ -320,38 +359,103 @@ def _labelme(path: Path, _asked: Mapping[str, str], _phase: str) -> list[Entry]:
     return [one for one in found if one is not None]
 
 
+def _inner_picture(text: str) -> Any:
+    """A picture that is written in base64."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def there_and_back(line: np.ndarray) -> np.ndarray:
+    """An open line (k, 2) as a closed one: to its end and back the same way."""
+    return np.concatenate([line, line[-2:0:-1]])
+
+
+def laid(mask: np.ndarray, corner: np.ndarray, size: Size) -> np.ndarray:
+    """A mask (h, w) whose upper left pixel lies at corner x y, as a mask of the whole picture of size (w, h)."""
+    whole = np.zeros(size[::-1], bool)
+    x, y = (round(float(value)) for value in corner)
+    part = mask[max(-y, 0) :, max(-x, 0) :]
+    place = whole[max(y, 0) : max(y, 0) + part.shape[0], max(x, 0) : max(x, 0) + part.shape[1]]
+    place[:] = part[: place.shape[0], : place.shape[1]]
+    return whole
+
+
 def _cvat(path: Path, asked: Mapping[str, str], _phase: str) -> list[Entry]:
-    """CVAT for images 1.1: boxes (turned ones too), polygons, polylines and points; pictures in ?images=DIR."""
+    """CVAT for images 1.1: boxes and ellipses (turned ones too), polygons, polylines, masks, skeletons and points, tags; pictures in
+    ?images=DIR."""
     root = _xml(path)
     images = _folder(asked.get("images"), path.parent / "images", path.parent)
 
     def entry(one: Any) -> Entry:
-        def known(_size: Size) -> Truth:
-            boxes, names, outlines, points = [], [], [], []
+        def known(size: Size) -> Truth:
+            boxes, names, bodies, loose, masks = [], [], [], [], []
+            outlines: list[tuple[np.ndarray, ...]] = []
+            unknown: dict[str, None] = {}
             for shape in one:
-                if shape.tag == "box":
-                    corners = np.array([float(shape.get(key)) for key in ("xtl", "ytl", "xbr", "ybr")]).reshape(2, 2)
-                    angle, (w, h) = float(shape.get("rotation") or 0), corners[1] - corners[0]
-                    middle = [*corners.mean(0), w, h, np.radians(angle)]
-                    corners = turned_corners(np.array([middle]))[0] if angle else corners
-                    outlines.append((corners,) if angle else ())
-                elif shape.tag in ("polygon", "polyline"):
-                    corners = np.array([pair.split(",") for pair in shape.get("points").split(";")], float)
-                    outlines.append((corners,))
-                elif shape.tag == "points":
-                    points += [[*map(float, pair.split(",")), 1.0] for pair in shape.get("points").split(";")]
+                kind = shape.tag
+                if kind == "points":
+                    loose += [[*pair, 1.0] for pair in _pairs(shape)]
                     continue
+                if kind == "skeleton":
+                    bodies.append({str(joint.get("label")): [*_pairs(joint)[0], float(joint.get("outside") != "1")]
+                                   for joint in shape if joint.tag == "points"})  # fmt: skip
+                    continue
+                if kind == "tag":
+                    continue
+                outline: tuple[np.ndarray, ...] = ()
+                if kind in ("box", "ellipse"):
+                    angle = np.radians(float(shape.get("rotation") or 0))
+                    corners = _cvat_corners(shape, angle)
+                    outline = (corners,) if angle or kind == "ellipse" else ()
+                elif kind in ("polygon", "polyline"):
+                    corners = _pairs(shape)
+                    outline = (corners if kind == "polygon" else there_and_back(corners),)
+                elif kind == "mask":
+                    left, top, w, h = (int(float(shape.get(key))) for key in ("left", "top", "width", "height"))
+                    runs = [int(part) for part in shape.get("rle").split(",")]
+                    # Runs of 0 and 1 in turn, row by row, 0 first.
+                    flat = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool)
+                    masks.append(laid(flat.reshape(h, w), np.array([left, top]), size))
+                    corners = np.array([[left, top], [left + w, top + h]], float)
                 else:
+                    unknown[kind] = None
                     continue
                 boxes.append([*corners.min(0), *corners.max(0)])
                 names.append(shape.get("label") or "")
-            marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), np.array(points)[None] if points else None,
+                outlines.append(outline)
+            joints = tuple(dict.fromkeys(name for body in bodies for name in body))
+            held = [[body.get(name, [0.0, 0.0, 0.0]) for name in joints] for body in bodies]
+            if not held and loose:
+                held = [loose]
+            elif loose:
+                unknown["points beside skeletons"] = None
+            marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(names), np.array(held) if held else None,
+                          np.stack(masks) if masks else None, joints=joints,
                           outlines=tuple(outlines) if any(outlines) else ())  # fmt: skip
-            return Truth(marks, tuple(str(tag.get("label")) for tag in one if tag.tag == "tag"))
+            said = f"not drawn: {', '.join(unknown)}" if unknown else ""
+            return Truth(marks, tuple(str(tag.get("label")) for tag in one if tag.tag == "tag"), said)
 
         return Entry(images / one.get("name"), one.get("name"), known, _written(one.get("width"), one.get("height")))
 
     return [entry(one) for one in root.iter("image")]
+
+
+def _pairs(shape: Any) -> np.ndarray:
+    """Points written x,y;x,y -> (k, 2)."""
+    return np.array([pair.split(",") for pair in shape.get("points").split(";")], float)
+
+
+def _cvat_corners(shape: Any, angle: float) -> np.ndarray:
+    """The corners of a box, turned by an angle in radians about its middle, or 32 points of an ellipse."""
+    if shape.tag == "ellipse":
+        x, y, a, b = (float(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
+        turn = np.linspace(0, 2 * np.pi, 33)[:-1]
+        along, across = a * np.cos(turn), b * np.sin(turn)
+        cosine, sine = np.cos(angle), np.sin(angle)
+        return np.stack([x + along * cosine - across * sine, y + along * sine + across * cosine], 1)
+    x0, y0, x1, y1 = (float(shape.get(key)) for key in ("xtl", "ytl", "xbr", "ybr"))
+    return turned_corners(np.array([[(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, angle]]))[0]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

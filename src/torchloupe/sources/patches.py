@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import torchloupe.named
-from torchloupe.errors import LoupeWarning
+from torchloupe.errors import BadInput, LoupeWarning
 
 _LOCK = RLock()
 _SUPPLIED: list[torch.library.Library] = []  # a schema lasts as long as its library object
@@ -36,8 +36,14 @@ def imported(name: str) -> Any:
 
 
 def named(text: str, what: str) -> Any:
-    """As torchloupe.named.imported, with `imported` for what it imports."""
-    return torchloupe.named.imported(text, what, imported)
+    """As torchloupe.named.imported, with torchvision's operators supplied where the module or file asks for them."""
+    try:
+        return torchloupe.named.imported(text, what)
+    except BadInput as error:
+        if not lacks_operators(error):
+            raise
+    torchvision()
+    return torchloupe.named.imported(text, what)
 
 
 def deformable_attention() -> None:

@@ -112,7 +112,7 @@ def _joined(found: Sequence[Truth]) -> Truth:
     """One truth out of several: of everything the first that is there; names that fit the boxes are theirs."""
     marks, labels = Marks(), tuple(name for one in found for name in one.labels)
     for one in found:
-        for key in ("boxes", "names", "keypoints", "masks", "heat", "outlines", "legend", "bones"):
+        for key in ("boxes", "names", "keypoints", "masks", "heat", "outlines", "legend", "bones", "joints"):
             value, old = getattr(one.marks, key), getattr(marks, key)
             if (old is None or (not isinstance(old, np.ndarray) and not old)) and value is not None:
                 marks = replace(marks, **{key: value})
@@ -151,7 +151,7 @@ def _of_mapping(target: Mapping[str, Any], classes: Any, size: tuple[int, int] |
     legend = named_map(masks, classes) if masks is not None and masks.ndim == 2 and masks.dtype.kind in "iu" else {}
     heat = plain(target.get("heatmaps", target.get("heatmap")))
     heat = None if heat is None else np.asarray(heat, float).reshape(-1, *np.shape(heat)[-2:]).max(0)
-    marks = Marks(boxes, names, points, masks, heat, outlines, legend, _bones(points))
+    marks = Marks(boxes, names, points, masks, heat, outlines, legend, **body(points))
     return Truth(marks, () if many or labels is None else label_names(labels, classes), said)
 
 
@@ -187,7 +187,7 @@ def _coco(notes: Sequence[Mapping[str, Any]], classes: Any, size: tuple[int, int
     names = tuple(class_name(one.get("category_id", one.get("category", "")), classes) for one in notes)
     places = np.stack(points) if points and len({len(one) for one in points}) == 1 else None
     found = Marks(np.array(boxes, float).reshape(-1, 4), names, places, np.stack(masks) if masks else None, None,
-                  tuple(outlines) if any(outlines) else (), {}, _bones(places))  # fmt: skip
+                  tuple(outlines) if any(outlines) else (), {}, **body(places))  # fmt: skip
     return Truth(found)
 
 
@@ -210,8 +210,16 @@ def _voc(note: Mapping[str, Any]) -> Truth:
     objects = note.get("object") or []
     objects = objects if isinstance(objects, (list, tuple)) else [objects]
     edges = ("xmin", "ymin", "xmax", "ymax")
-    boxes = [[float(one["bndbox"][edge]) for edge in edges] for one in objects if "bndbox" in one]
-    return Truth(Marks(np.array(boxes, float).reshape(-1, 4), tuple(str(one.get("name", "")) for one in objects)))
+    framed = [one for one in objects if "bndbox" in one]
+    boxes = [[float(one["bndbox"][edge]) for edge in edges] for one in framed]
+    marks = Marks(np.array(boxes, float).reshape(-1, 4), tuple(str(one.get("name", "")) for one in framed))
+    return Truth(marks, (), without_a_box(str(one.get("name", "")) for one in objects if "bndbox" not in one))
+
+
+def without_a_box(names: Iterable[str]) -> str:
+    """What to say of objects that name no box; "" where there are none."""
+    found = ", ".join(dict.fromkeys(names))
+    return f"objects without a box are not drawn: {found}" if found else ""
 
 
 def _yolo(target: Any, classes: Any, size: tuple[int, int] | None) -> Truth | None:
@@ -326,9 +334,10 @@ def _keypoints(value: Any) -> np.ndarray | None:
     return np.concatenate([points, np.ones_like(points[..., :1])], -1) if points.shape[-1] == 2 else points[..., :3]
 
 
-def _bones(points: np.ndarray | None) -> tuple[tuple[int, int], ...]:
-    """The bones of COCO's seventeen joints; none of other bodies."""
-    return COCO_BODY.bones if points is not None and points.shape[1] == len(COCO_BODY.joints) else ()
+def body(points: np.ndarray | None) -> dict[str, Any]:
+    """The bones and names of COCO's seventeen joints, as Marks has them; nothing of other bodies."""
+    known = points is not None and points.shape[1] == len(COCO_BODY.joints)
+    return {"bones": COCO_BODY.bones, "joints": COCO_BODY.joints} if known else {}
 
 
 def plain(value: Any) -> Any:
@@ -385,6 +394,8 @@ def class_name(label: Any, classes: Any) -> str:
             label = label.reshape(-1)[0].item()
         elif label.ndim == 1 and label.dtype.kind == "f":
             shares = [k for k in np.argsort(-label)[:3].tolist() if label[k] > 0.005]
+            if len(shares) == 1 and label[shares[0]] == 1:
+                return class_name(shares[0], classes)
             return " + ".join(f"{class_name(k, classes)} {label[k]:.2f}" for k in shares)
         else:
             return ", ".join(class_name(one, classes) for one in label.tolist()[:4])
