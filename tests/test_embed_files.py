@@ -270,6 +270,15 @@ def test_maps_are_compared_as_they_are(digits, tmp_path):
     assert 0 <= aligned.disparity < 1
 
 
+def test_equal_features_give_equal_maps(tmp_path):
+    feats = np.random.default_rng(0).normal(size=(90, 6))
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", feats=feats)
+    _, _, aligned, cka = compare_files(tmp_path / "a.npz", tmp_path / "b.npz", method="tsne", jobs=1)
+    assert aligned.disparity == pytest.approx(0, abs=1e-9)
+    assert cka == pytest.approx(1)
+
+
 def run(*words: object) -> int:
     return main([str(word) for word in words])
 

@@ -127,18 +127,26 @@ def test_a_legend_never_covers_the_plot(classes, legend):
     assert plot.width > 0.4 * figure.bbox.width
 
 
-def test_names_at_the_medians_do_not_overlap():
+def test_names_stand_beside_their_classes_over_no_point_and_not_over_each_other():
     points = blobs(60, 4)
     figure = scatter(points, Look(fig_size=(8, 8), legend="auto"), dpi=80)
     figure.canvas.draw()
-    texts = figure.axes[0].texts
+    axes = figure.axes[0]
+    texts = axes.texts
     assert not figure.legends
-    assert len(texts) + sum(int(t.get_text().split()[0]) for t in figure.texts) == 60
-    assert len(texts) > 50
+    assert sorted(text.get_text() for text in texts) == sorted(f"class {i}" for i in range(60))
     boxes = [text.get_window_extent() for text in texts]
+    pixels_of = axes.transData.transform(points.feats)
+    marker = 25_000 / 240  # points squared, held to 50
+    radius = min(50, marker) ** 0.5 / 2 * 80 / 72
     for i, a in enumerate(boxes):
         for b in boxes[:i]:
             assert not (a.x0 < b.x1 - 1 and b.x0 < a.x1 - 1 and a.y0 < b.y1 - 1 and b.y0 < a.y1 - 1)
+        across = np.maximum(np.maximum(a.x0 - pixels_of[:, 0], pixels_of[:, 0] - a.x1), 0)
+        up = np.maximum(np.maximum(a.y0 - pixels_of[:, 1], pixels_of[:, 1] - a.y1), 0)
+        assert np.maximum(across, up).min() > radius - 3
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
 
 
 def test_medians_by_numpy():
@@ -325,14 +333,14 @@ def test_a_glyph_that_the_first_font_lacks_is_taken_from_the_next(monkeypatch):
         figure.canvas.draw()
 
 
-def test_no_two_of_sixty_colours_look_alike_and_none_is_the_grey_of_gaps():
+def test_no_two_of_many_colours_look_alike_and_none_is_the_grey_of_gaps():
     from skimage.color import rgb2lab
 
     from torchloupe.render.mapped import GREY, lab
 
     colours = class_colours(60)
     assert np.allclose(lab(colours), rgb2lab(colours[None])[0], atol=0.05)
-    for count, least in ((20, 25), (60, 12)):
+    for count, least in ((20, 25), (60, 12), (100, 12)):
         places = rgb2lab(np.vstack([class_colours(count)[10:], class_colours(10), [GREY]])[None])[0]
         apart = np.linalg.norm(places[:, None] - places[None], axis=2) + 1e9 * np.eye(len(places))
         assert apart[: count - 10].min() > least

@@ -18,7 +18,7 @@ from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
 from torchloupe.methods.kept import Progress, quiet
-from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, project
+from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, principal_axes, project
 from torchloupe.methods.rows import Parts, Rows, metrics, prepare
 from torchloupe.points import Points, numbered
 from torchloupe.sources.points import read_points, read_record, with_labels
@@ -252,17 +252,28 @@ def compare_files(
 ) -> tuple[Points, Points, Aligned, float | None]:
     """Two files about the same samples, joined by id: both maps, the second laid on the first, and linear CKA.
 
-    Features are projected, both in the same way, the second beginning (t-SNE, UMAP) from the first one's places; maps are taken as they are, their CKA from the features that they were
-    made of, None where those are gone.
+    Features are projected, both in the same way and, by t-SNE and UMAP, from the same first places, the first one's
+    principal axes, so that equal features give equal maps; maps are taken as they are, their CKA from the features that they
+    were made of, None where those are gone.
     """
     a, b = read_points(first), read_points(second)
     a, b = _same_samples(a, b, first, second)
     mine, theirs = _features(a, first), _features(b, second)
     cka = None if mine is None or theirs is None else linear_cka(prepare(mine).array(), prepare(theirs).array())
-    one = _mapped(a, method, dims, seed, None, options)
-    two = _mapped(b, method, one.feats.shape[1], seed, one.feats, options)
+    begin = None if mine is None else _first_places(mine, dims, seed)
+    one = _mapped(a, method, dims, seed, begin, options)
+    two = _mapped(b, method, one.feats.shape[1], seed, begin if begin is not None else one.feats, options)
     aligned = procrustes(one.feats, two.feats)
     return one, two.moved(aligned.coords, two.record), aligned, cka
+
+
+def _first_places(feats: np.ndarray, dims: int, seed: int) -> np.ndarray | None:
+    """Places along the principal axes; None where there are fewer than the map has dimensions, or nothing that differs."""
+    rows = prepare(feats)
+    if dims > min(len(rows), rows.width):
+        return None
+    places = principal_axes(rows, dims, seed=seed).apply(rows)
+    return places if places.std() else None
 
 
 def _mapped(

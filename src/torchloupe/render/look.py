@@ -61,7 +61,9 @@ class Look:
         color_by: A column: labels, ids, or any other. Default: labels.
         color_as: What the colours of the column mean; auto takes floats, and integers of many values, as numbers.
         shape_by: A second column, of up to 12 values, as the shape of the markers.
-        legend: list beside the plot, medians (names on the classes), wheel (hues, and the largest named), none. auto: a
+        name_by: Name the clusters of the map, beside them: by the majority of a column, by the typical words of a column of
+            texts, or, with --images, by the picture in their middle: pictures.
+        legend: list beside the plot, medians (names beside the classes), wheel (hues, and the largest named), none. auto: a
             list up to 20 classes, medians up to 100, then the wheel.
         alpha: From 0 to 1; by the number of points where not given.
         transparent: No background.
@@ -78,6 +80,7 @@ class Look:
     color_by: str | None = None
     color_as: Literal["auto", "categories", "numbers"] = "auto"
     shape_by: str | None = None
+    name_by: str | None = None
     legend: Literal["auto", "list", "medians", "wheel", "none"] = "auto"
     alpha: float | None = None
     transparent: bool = False

@@ -20,6 +20,7 @@ from torchloupe.sources.points import read_points
 
 UNLABELLED, GREY = "(no label)", (0.75, 0.75, 0.75)
 FEATURES_WIDE = 10
+UNLIKE = 120
 
 
 def read_map(path: str | Path, **options: Any) -> Points:
@@ -202,10 +203,10 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def class_colours(count: int, cmap: str | None = None) -> np.ndarray:
-    """(count, 3): matplotlib's ten, behind them colours as unlike all before as can be (up to 60), else hues around the
+    """(count, 3): matplotlib's ten, behind them colours as unlike all before as can be (up to 120), else hues around the
     wheel, or along a cmap."""
-    if cmap is None and count <= 60:
-        return unlike(60)[:count]
+    if cmap is None and count <= UNLIKE:
+        return unlike(UNLIKE)[:count]
     if cmap is None:
         hue = np.arange(count) / count
         light = np.where(np.arange(count) % 2, 0.95, 0.72)

@@ -16,12 +16,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch
-from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from torchloupe.errors import BadInput, LoupeWarning, legible, need
+from torchloupe.errors import BadInput, LoupeWarning, need
+from torchloupe.methods.clusters import cluster_codes, groups, medoid
 from torchloupe.points import Points
-from torchloupe.render.ink import TEXT, Plain
+from torchloupe.render.beside import Note, write_beside
+from torchloupe.render.ink import Plain
 from torchloupe.render.kinds import Wish
 from torchloupe.render.look import Look, View
 from torchloupe.render.mapped import (
@@ -41,6 +42,7 @@ LARGEST = 20_000
 FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "mp4", "html")
 MARKERS = "osD^vP*X<>ph"
 LISTED, AT_MEDIANS = 20, 100
+PICTURES = "pictures"
 Shapes = tuple[tuple[str, ...], np.ndarray, str]
 
 
@@ -97,7 +99,7 @@ def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None
     if not np.isfinite(points.feats).all():
         raise BadInput("some places are NaN or infinite; project again")
     colours = colouring(points, look.color_by, cmap, look.color_as)
-    pictures = find_pictures(points, look.images) if look.images else None
+    pictures = find_pictures(points, look.images) if look.images and look.name_by != PICTURES else None
     flat = flatten(points.feats, look.seen)
     style = _legend_style(look.legend, colours)
     if style == "wheel" and isinstance(colours, Classes):
@@ -106,11 +108,13 @@ def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None
     shapes = _shapes(points, look)
     _panel(figure, axes, colours, shapes, style)
     _frame(axes, flat)
-    _marks(axes, flat, colours.rgb, shapes, look)
+    radius = _marks(axes, flat, colours.rgb, shapes, look)
     if pictures is not None:
-        _thumbnails(figure, axes, flat, colours.rgb, pictures)
-    if style == "medians" and isinstance(colours, Classes):
-        _names_at_medians(figure, axes, flat.xy, colours)
+        radius = max(radius, _thumbnails(figure, axes, flat, colours.rgb, pictures) / 2)
+    if look.name_by is not None:
+        _clusters(figure, axes, points, flat, colours.rgb, look, radius)
+    elif style == "medians" and isinstance(colours, Classes):
+        _names(figure, axes, flat, colours, radius)
     return figure
 
 
@@ -160,11 +164,12 @@ def _shapes(points: Points, look: Look) -> Shapes:
     return names, codes, column
 
 
-def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -> None:
+def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -> float:
+    """Draws the points; the radius of the largest marker in pixels."""
     total = len(flat.xy)
     if total > look.dense:
         _density(axes, flat, rgb, look)
-        return
+        return 2.0
     size = look.marker_size or float(np.clip(25_000 / total, 2, 50))
     alpha = look.alpha or (0.9 if total < 2000 else 0.7)
     order = np.random.default_rng(0).permutation(total) if flat.depth is None else np.argsort(flat.depth, kind="stable")
@@ -183,6 +188,7 @@ def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -
             linewidths=0,
             rasterized=total > 5000,
         )
+    return float(sizes.max()) ** 0.5 / 2 * axes.figure.dpi / 72
 
 
 def _density(axes: Any, flat: Flat, rgb: np.ndarray, look: Look) -> None:
@@ -321,56 +327,55 @@ def _list(figure: Plain, axes: Any, groups: list[tuple[str, list[tuple[str, dict
         side.axis("off")
 
 
-def _names_at_medians(figure: Plain, axes: Any, xy: np.ndarray, colours: Classes) -> None:
-    """The name of every class on its median, moved aside with a line where names would overlap; largest first."""
-    font = 8 if colours.count <= 60 else 6
-    middle = axes.transData.transform(medians(xy, colours.codes, colours.count))
-    frame = axes.get_window_extent()
-    taken: list[tuple[float, float, float, float]] = []
-    left_out = 0
+def _names(figure: Plain, axes: Any, flat: Flat, colours: Classes, radius: float) -> None:
+    """The name of every class beside it, largest first."""
+    names, anchors = [], _anchors(flat.xy, colours.codes, colours.count)
     for code in colours.largest:
-        words: dict[str, Any] = {"fontsize": font, "ha": "center", "va": "center", "zorder": 5, **TEXT}
-        text = axes.text(0, 0, legible(_short(colours.names[code])), **words)
-        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
-        extent = text.get_window_extent()
-        place = _free_place(middle[code], extent.width + 4, extent.height + 2, taken, frame)
-        if place is None:
-            text.remove()
-            left_out += 1
-            continue
-        taken.append(place)
-        centre = np.array([place[0] + place[2], place[1] + place[3]]) / 2
-        there, target = axes.transData.inverted().transform([centre, middle[code]])
-        text.set_position(there)
-        if np.hypot(*(centre - middle[code])) > extent.height:
-            axes.plot(*zip(there, target, strict=True), color="0.4", linewidth=0.6, zorder=4)
-    if left_out:
-        figure.text(0.98, 0.005, f"{left_out} names had no room", fontsize=7, ha="right", color="0.4")
+        names.append(Note(_short(colours.names[code]), anchors[code], tuple(colours.colours[code])))
+    _noted(figure, axes, names, flat.xy, radius)
 
 
-def _free_place(middle: np.ndarray, wide: float, high: float, taken: list, frame: Any) -> tuple | None:
-    """A box of this size near middle that overlaps none of those taken and lies in the frame, nearest first."""
-    for ring in range(13):
-        for turn in range(1 if ring == 0 else 16):
-            angle = 2 * math.pi * turn / 16
-            x = middle[0] + ring * high * 1.4 * math.cos(angle)
-            y = middle[1] + ring * high * 1.1 * math.sin(angle)
-            box = (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2)
-            inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
-            if inside and not any(_overlap(box, other) for other in taken):
-                return box
-    return None
+def _anchors(xy: np.ndarray, codes: np.ndarray, count: int) -> list[tuple[float, float]]:
+    """Of every class the point of its own that is nearest to its median."""
+    order = np.argsort(codes, kind="stable")
+    edges = np.searchsorted(codes[order], np.arange(count + 1))
+    return [tuple(xy[medoid(xy, order[a:b])].tolist()) if b > a else (0.0, 0.0) for a, b in pairwise(edges)]
 
 
-def _overlap(a: tuple, b: tuple) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _noted(figure: Plain, axes: Any, notes: Sequence[Note], xy: np.ndarray, radius: float) -> None:
+    lost = write_beside(figure, axes, notes, xy, radius)
+    if lost:
+        figure.text(0.98, 0.005, f"{lost} names had no room", fontsize=7, ha="right", color="0.4")
+
+
+def _clusters(figure: Plain, axes: Any, points: Points, flat: Flat, rgb: np.ndarray, look: Look, radius: float) -> None:
+    """The clusters of the map, named beside them: by a column, or by the picture of the point in their middle."""
+    by = str(look.name_by)
+    codes = cluster_codes(points)
+    if codes.max(initial=-1) < 0:
+        warnings.warn("no clusters on this map: its points stand too evenly to be parted", LoupeWarning, 3)
+        return
+    pictures = find_pictures(points, look.images) if by == PICTURES and look.images else None
+    if by == PICTURES and pictures is None:
+        raise BadInput("--name-by pictures: needs --images, the folder with the picture of every sample")
+    values = None if pictures is not None else points.column(by)
+    if values is not None and values.dtype.kind in "fM":
+        raise BadInput(f"--name-by {by}: holds numbers, which do not name a cluster; name a column of words or classes")
+    notes = []
+    for group in groups(points.feats, codes, values):
+        colour = tuple(np.median(rgb[group.rows], 0).tolist())
+        picture = None if pictures is None else pictures[group.medoid]
+        if picture is not None or group.name:
+            at = tuple(flat.xy[group.medoid].tolist())
+            notes.append(Note(_short(group.name), at, colour, picture))
+    _noted(figure, axes, notes, flat.xy, radius)
 
 
 # --- thumbnails -----------------------------------------------------------------------------------------------------
 
 
-def _thumbnails(figure: Plain, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None]) -> None:
-    """Pictures as markers: in a fixed random order, each where it overlaps none before it."""
+def _thumbnails(figure: Plain, axes: Any, flat: Flat, rgb: np.ndarray, pictures: Sequence[Path | None]) -> float:
+    """Pictures as markers: in a fixed random order, each where it overlaps none before it. Their side in pixels."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     side = max(12.0, min(figure.bbox.width, figure.bbox.height) / 24)
@@ -386,6 +391,7 @@ def _thumbnails(figure: Plain, axes: Any, flat: Flat, rgb: np.ndarray, pictures:
         image = OffsetImage(thumbnail(path, 64), zoom=side / 64 * 72 / figure.dpi, interpolation="bilinear")
         frame = {"edgecolor": tuple(rgb[i]), "linewidth": 1.5, "boxstyle": "square,pad=0.05"}
         axes.add_artist(AnnotationBbox(image, flat.xy[i], frameon=True, pad=0, bboxprops=frame))
+    return side
 
 
 # --- two maps -------------------------------------------------------------------------------------------------------
@@ -418,7 +424,7 @@ def side_by_side(
     panels = [figure.add_axes((box.x0 + i * (wide + 0.03), 0.07, wide, box.y1 - 0.12)) for i in (0, 1)]
     for panel, flat, name in zip(panels, halves, names, strict=True):
         _frame(panel, flat)
-        _marks(panel, flat, colours.rgb, plain, look)
+        radius = _marks(panel, flat, colours.rgb, plain, look)
         panel.set_title(name, fontsize=10)
     for row in moved:
         line = ConnectionPatch(halves[0].xy[row], halves[1].xy[row], "data", "data", axesA=panels[0], axesB=panels[1])
@@ -426,7 +432,7 @@ def side_by_side(
         figure.add_artist(line)
     if style == "medians" and isinstance(colours, Classes):
         for panel, flat in zip(panels, halves, strict=True):
-            _names_at_medians(figure, panel, flat.xy, colours)
+            _names(figure, panel, flat, colours, radius)
     figure.text(0.5 * (box.x0 + box.x1), 0.02, caption, ha="center", fontsize=9)
     return figure
 
