@@ -8,7 +8,7 @@ from PIL import Image
 
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods import clusters as made
-from torchloupe.methods.clusters import clusters, groups, largest_first, laplacian_values, spectral, typical_words
+from torchloupe.methods.clusters import clusters, groups, laplacian_values, largest_first, spectral, typical_words
 from torchloupe.points import Points
 from torchloupe.render.look import Look
 from torchloupe.render.points import scatter

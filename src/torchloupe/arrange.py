@@ -17,13 +17,14 @@ import numpy as np
 from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
+from torchloupe.methods.clusters import CLUSTER, ERRORS, PREDICTED, Group, are_wrong, clusters, errors, groups, spectral
 from torchloupe.methods.kept import Progress, quiet
 from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, principal_axes, project
 from torchloupe.methods.rows import Parts, Rows, metrics, prepare
-from torchloupe.points import Points, numbered
+from torchloupe.points import LABELS, Points, numbered
 from torchloupe.sources.points import read_points, read_record, with_labels
 from torchloupe.sources.tables import pyarrow
-from torchloupe.store import aside, never_over, plain
+from torchloupe.store import aside, never_over, plain, write_arrays
 from torchloupe.store.records import load_record
 from torchloupe.store.results import RUN, Results, difference
 from torchloupe.store.shards import Shards
@@ -67,8 +68,7 @@ def write_points(points: Points, path: str | Path) -> Path:
         if path.suffix == ".parquet":
             _to_parquet(points, data)
         else:
-            with data.open("wb") as file:
-                np.savez(file, **{"feats": points.feats, "ids": points.ids, **points.columns})  # type: ignore[arg-type]
+            write_arrays(data, points.arrays())
         words.write_text(json.dumps(plain(points.record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
@@ -365,6 +365,26 @@ def embed_file(
     return points
 
 
+def reasons_file(
+    run: str | Path,
+    out: str | Path,
+    *,
+    method: str | None = None,
+    layer: str | None = None,
+    question: str | None = None,
+    side: int | None = None,
+    labels: str | Path | None = None,
+) -> Points:
+    """Write the heatmaps of a run as features, see `runs.reasons.reasons`; labels as in read_points, joined by id."""
+    from torchloupe.runs.reasons import SIDE, reasons
+
+    out = check_writable(out, labels)
+    made = reasons(run, method, layer, question, SIDE if side is None else side)
+    made = with_errors(made if labels is None else with_labels(made, Path(labels)))
+    write_points(made, out)
+    return made
+
+
 def gather(
     work: Embedding, out: str | Path, go: Callable[[Results], Summary], record: Mapping[str, Any] | None = None
 ) -> tuple[Points, Summary]:
@@ -399,7 +419,9 @@ def gather(
         "torchloupe": __version__,
     }
     columns = {name: column[rows] for name, column in data.columns.items()}
-    points = Points(results.table(left, "feats"), data.ids[rows], columns, about)
+    if "predicted" not in columns and "predicted" in results.read(left[0]).arrays:
+        columns["predicted"] = work.called(results.table(left, "predicted").ravel())
+    points = with_errors(Points(results.table(left, "feats"), data.ids[rows], columns, about))
     write_points(points, out)
     shutil.rmtree(results.root, ignore_errors=True)
     return points, done
@@ -418,7 +440,7 @@ def _make_way(folder: Path, about: Mapping[str, Any]) -> None:
 
 def join_labels(points: Points, labels: str | Path, out: str | Path) -> Points:
     """Points with the columns of another file, joined by id, written again."""
-    joined = with_labels(points, Path(labels))
+    joined = with_errors(with_labels(points, Path(labels)))
     write_points(joined, out)
     return joined
 
@@ -429,6 +451,64 @@ def is_made(path: Path, asked: Mapping[str, Any], data: Samples) -> bool:
         return False
     record = read_record(path)
     return all(record.get(name) == value for name, value in {**asked, "stamp": data.stamp}.items())
+
+
+def with_errors(points: Points) -> Points:
+    """The points with a column `errors` (wrong, right, "" where that is not known), where their labels are names of the classes
+    that a model predicted: some label is the whole name, or one of the names, of a predicted class."""
+    labels, predicted = points.labels, points.columns.get(PREDICTED)
+    found = None if labels is None or predicted is None else errors(predicted, labels)
+    return points if found is None else replace(points, columns={**points.columns, ERRORS: found})
+
+
+def clusters_file(
+    path: str | Path,
+    out: str | Path,
+    *,
+    name_by: str | None = None,
+    errors_in: str | None = None,
+    least: int | None = None,
+    count: int | None = None,
+    seed: int = SEED,
+) -> tuple[Points, list[Group]]:
+    """Find the clusters of a map (by density) or of features (by their graph of neighbours) and write them as a column.
+
+    name_by: the column that names them; None: labels, else predictions, else numbers. errors_in: the column that says what is
+    wrong; None: `errors` where there is one. least: fewest points of a map's cluster; count: how many of features.
+    The clusters with the largest share of errors come first where errors are known, else the largest.
+    """
+    out = check_writable(out, path)
+    points = read_points(path)
+    is_map = points.record.get("kind") == "projection"
+    option, given = ("--count", count) if is_map else ("--smallest", least)
+    if given is not None:
+        kind = "a map, by density (--smallest)" if is_map else "features, by their graph of neighbours (--count)"
+        raise BadInput(f"{option} {given}: has no effect; these are clusters of {kind}")
+    places = _named_file(path, lambda: prepare(points.feats)).array()
+    codes = clusters(places, least, seed=seed) if is_map else spectral(places, count, seed=seed)
+    name_by = name_by or next((name for name in (LABELS, PREDICTED) if name in points.columns), None)
+    values = None if name_by is None else points.column(name_by)
+    errors_in = errors_in or (ERRORS if ERRORS in points.columns else None)
+    wrong = None if errors_in is None else are_wrong(points.column(errors_in), errors_in)
+    found = groups(places, codes, values, wrong)
+    if wrong is not None:
+        found.sort(key=lambda group: (-(group.errors or 0.0), -len(group.rows)))
+    column = np.array([str(code + 1) if code >= 0 else "" for code in codes.tolist()])
+    told = [
+        {
+            "cluster": str(int(codes[group.rows[0]]) + 1),
+            "points": len(group.rows),
+            "name": group.name,
+            "common": dict(group.common),
+            "middle": str(points.ids[group.medoid]),
+            **({} if group.errors is None else {"errors": group.errors}),
+        }
+        for group in found
+    ]
+    record = {**points.record, "clusters": told, "clustered_by": "density" if is_map else "graph of neighbours"}
+    made = Points(points.feats, points.ids, {**points.columns, CLUSTER: column}, record)
+    write_points(made, out)
+    return made, found
 
 
 def numbers_by(feats: str | Path, points: str | Path, column: str, *, k: int = 5) -> Arrangement:

@@ -166,3 +166,26 @@ class Points:
     def moved(self, feats: np.ndarray, record: Mapping[str, Any]) -> Points:
         """The same samples at other places: ids and columns stay, feats and record are replaced."""
         return Points(feats, self.ids, self.columns, record)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by their names on disk: `feats`, `ids` and every column."""
+        return {"feats": self.feats, "ids": self.ids, **self.columns}
+
+    def row(self) -> dict[str, Any]:
+        """How many points of how many numbers, and of a map how it was made and what it keeps."""
+        told: dict[str, Any] = {"points": len(self), "width": " x ".join(map(str, self.feats.shape[1:]))}
+        told |= {
+            name: self.record[name] for name in ("model", "layer", "method", "metric", "seed") if name in self.record
+        }
+        numbers = self.record.get("numbers", {})
+        return told | {name: numbers[name] for name in ("trustworthiness", "kept_neighbours") if name in numbers}
+
+    @classmethod
+    def read(cls, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any], name: str = "") -> Points:
+        """From what `arrays` gave. Errors: BadInput where there are no features, or a column has another length."""
+        if "feats" not in arrays or arrays["feats"].ndim < 2:
+            raise BadInput(f"{name or 'result'}: no points in it; expected the array 'feats' (samples, dimensions)")
+        held = {key: values for key, values in arrays.items() if key not in ("feats", "ids") and values.ndim == 1}
+        ids = arrays.get("ids")
+        ids = np.arange(len(arrays["feats"])).astype(str) if ids is None else ids.astype(str)
+        return cls(arrays["feats"], ids, held, record)

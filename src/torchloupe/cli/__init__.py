@@ -54,6 +54,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "torchloupe.cli.embed:project",
         "Project features to a map: t-SNE, UMAP, PCA, LocalMAP, or any scikit-learn style class.",
     ),
+    "clusters": (
+        "torchloupe.cli.embed:clusters",
+        "The clusters of a map or of features: how many, what they have in common, where errors gather.",
+    ),
     "tsne": ("torchloupe.cli.embed:tsne", "A gait model's data set as one picture: embed, project, draw."),
     "compare-points": (
         "torchloupe.cli.embed:compare_points",

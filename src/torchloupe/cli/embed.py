@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL, DEFAULT_LOOK, WIDE_LOOK = Model(), Drawing(), Drawing(fig_size=(14.0, 7.5))
 DEFAULT_RUNNING = Running(batch_size=32)
+FEW = 30
 Flag = Annotated[bool, Parameter(negative="")]
 Output = Annotated[Path, Parameter(name=["--output", "-o"])]
 MapArguments = Annotated[Words | None, Parameter(name=["--args", "-T", "--TSNE-ARGS"])]
 
 
 def embed(
+    run: Path | None = None,
+    /,
     *,
-    model: str,
-    data: str,
+    model: str | None = None,
+    data: str | None = None,
     layer: str | None = None,
-    pool: Literal["mean", "max", "flatten", "parts"] = "mean",
+    pool: Literal["mean", "max", "flatten", "parts"] | None = None,
+    of: Literal["features", "maps"] = "features",
+    method: str | None = None,
+    question: str | None = None,
+    side: int | None = None,
     output: Output = Path("feats.npz"),
     labels: Path | None = None,
     running: Annotated[Running, Parameter(name="*")] = DEFAULT_RUNNING,
@@ -36,22 +43,49 @@ def embed(
 ) -> int:
     """Embed a data set: a feature vector of every sample, with its id and labels.
 
-    The same command goes on with what a killed one has done.
+    Of a classifier the best class of every sample stands beside it as the column predicted and, where the labels are names
+    of classes, errors (wrong, right). The same command goes on with what a killed one has done.
+
+    `loupe embed --of maps RUN` takes the heatmaps of a run of `loupe cam` instead: samples that a model judges for the same
+    reason lie together.
 
     Parameters:
+        run: With --of maps: the folder of the heatmaps.
         model: timm:NAME, transformers:FOLDER, torchvision:NAME, torch:package.module:factory, mmpretrain:CONFIG.py,
             opengait:CONFIG.yaml.
         data: folder:PATH, pictures whose first folder is their label; sequences:PATH, a gait tree ID/TYPE/VIEW/.
         layer: Whose activation is pooled; output is what the model returns. Default: the output of an embedder, the
             last of the default layers of any other model.
-        pool: How a layer becomes a vector: mean or max over time, rows and columns; flatten, everything; parts, every
-            row a body part.
+        pool: How a layer becomes a vector: mean (default) or max over time, rows and columns; flatten, everything; parts,
+            every row a body part.
+        of: What is embedded: features of samples, or maps, the heatmaps of a run.
+        method: With --of maps: whose maps, where the run has several.
+        question: With --of maps: only the maps that answer this question, such as a class.
+        side: With --of maps: the size that maps are brought to at most (16).
         output: .npz or .parquet, with a JSON record beside it.
         labels: Label columns from a .csv or .parquet, joined by id.
     """
-    from torchloupe.arrange import check_writable, gather, join_labels
+    from torchloupe.arrange import check_writable, gather, join_labels, reasons_file
     from torchloupe.runs.run import Job
 
+    if of == "maps":
+        wrong = [name for name, given in (("--model", model), ("--data", data), ("--pool", pool)) if given is not None]
+        if wrong or run is None:
+            raise BadInput(
+                f"{wrong[0]}: has no effect with --of maps, whose maps are made already"
+                if wrong
+                else "--of maps: name the folder of heatmaps that loupe cam wrote: loupe embed --of maps RUN"
+            )
+        maps = reasons_file(run, output, method=method, layer=layer, question=question, side=side, labels=labels)
+        print(
+            f"{output}: {len(maps):,} maps of {maps.record['method']} at {maps.record['layer']}, {_sides(maps)}{_errors(maps)}"
+        )
+        return 0
+    for option, value in (("RUN", run), ("--method", method), ("--question", question), ("--side", side)):
+        if value is not None:
+            raise BadInput(f"{option} {value}: has a meaning with --of maps alone; leave it out")
+    if model is None or data is None:
+        raise BadInput(f"{'--model' if model is None else '--data'}: missing; embedding needs a model and a data set")
     if running.store != "auto":
         raise BadInput(f"--store {running.store}: features are one file, {output}; leave it out")
     if running.precision != "float32":
@@ -59,7 +93,7 @@ def embed(
             f"--precision {running.precision}: it is of maps in shards, and features keep all digits; leave it out"
         )
     check_writable(output, labels, loading.weights)
-    job = Job("features of samples", loading.words(model), {"samples": data}, {"layer": layer, "pool": pool})
+    job = Job("features of samples", loading.words(model), {"samples": data}, {"layer": layer, "pool": pool or "mean"})
     work = job.open()
     for notice in work.notices:
         say(f"loupe: {notice}")
@@ -69,10 +103,71 @@ def embed(
     if labels is not None:
         points = join_labels(points, labels, output)
     shape = " x ".join(map(str, points.feats.shape[1:]))
-    print(f"{output}: {len(points):,} samples x {shape} from {points.record['layer']}")
+    print(f"{output}: {len(points):,} samples x {shape} from {points.record['layer']}{_errors(points)}")
     for line in done.told():
         say(line)
     return done.status
+
+
+def _sides(points: Points) -> str:
+    return " x ".join(map(str, points.record["size"]))
+
+
+def _errors(points: Points) -> str:
+    """How many errors there are, where that is known."""
+    from torchloupe.methods.clusters import ERRORS
+
+    said = points.columns.get(ERRORS)
+    if said is None:
+        return ""
+    return f", {int((said == 'wrong').sum()):,} of {int((said != '').sum()):,} labelled ones wrong"
+
+
+def clusters(
+    points: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    name_by: str | None = None,
+    errors: str | None = None,
+    smallest: int | None = None,
+    count: int | None = None,
+    seed: int = 1597,
+) -> None:
+    """The clusters of a map or of features: how many, what they have in common, where errors gather.
+
+    They become a column `cluster`, by which maps are coloured and named.
+
+    Parameters:
+        points: A map, clustered by density (HDBSCAN), or features, clustered by their graph of neighbours (spectral
+            clustering, as many as its eigenvalues tell).
+        output: The same points with the column. Default: NAME.clusters.npz.
+        name_by: A column that names the clusters, by its most frequent values or, of texts, their typical words. Default:
+            labels, else predicted.
+        errors: A column that says what is wrong (wrong or right, true or false); clusters with most errors come first.
+            Default: errors, where there is one.
+        smallest: Of a map: fewest points of a cluster. Default: a 120th of all, at least 8.
+        count: Of features: how many clusters.
+        seed: Same seed, same clusters.
+    """
+    from torchloupe.arrange import clusters_file
+
+    out = output or points.with_suffix(".clusters.npz")
+    made, found = clusters_file(points, out, name_by=name_by, errors_in=errors, least=smallest, count=count, seed=seed)
+    known = bool(found) and found[0].errors is not None
+    print(f"{out}: {len(found)} clusters, {len(made) - sum(len(group.rows) for group in found):,} points in none")
+    print(
+        f"{'cluster':>7} {'points':>7} {'errors':>7}  in common"
+        if known
+        else f"{'cluster':>7} {'points':>7}  in common"
+    )
+    for told in made.record["clusters"][:FEW]:
+        share = f" {told['errors']:>7.1%}" if known else ""
+        common = ", ".join(f"{value} {part:.0%}" for value, part in told["common"].items())
+        name = f"{told['name']}; {common}" if told["common"] and told["name"].split(" ")[0] not in common else common
+        print(f"{told['cluster']:>7} {told['points']:>7,}{share}  {name or '-'} (in the middle: {told['middle']})")
+    if len(found) > FEW:
+        print(f"... {len(found)} clusters in {out.with_suffix('.json')}")
 
 
 def project(

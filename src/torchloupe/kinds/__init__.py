@@ -40,13 +40,17 @@ HOMES: dict[str, str] = {
     "census": "torchloupe.kinds.census:Seen",
     "cka": "torchloupe.kinds.features:Likeness",
     "difference": "torchloupe.kinds.features:Difference",
+    "feature": "torchloupe.kinds.points:Feature",
     "feature maps": "torchloupe.kinds.features:FeatureMaps",
+    "features": "torchloupe.points:Points",
     "gait maps": "torchloupe.kinds.sequences:SequenceMaps",
     "epe": "torchloupe.kinds.pose:PoseErrors",
     "ig": "torchloupe.kinds.pose:PoseMaps",
     "judged": "torchloupe.kinds.judged:Judged",
     "gait summary": "torchloupe.kinds.summary:Summary",
     "maps": "torchloupe.kinds.maps:Heatmaps",
+    "points": "torchloupe.points:Points",
+    "projection": "torchloupe.points:Points",
 }
 """Kind -> where its class is."""
 

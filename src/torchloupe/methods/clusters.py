@@ -14,7 +14,7 @@ import numpy as np
 from torchloupe.errors import BadInput, need
 from torchloupe.points import Points, missing
 
-CLUSTER = "cluster"
+CLUSTER, ERRORS, PREDICTED = "cluster", "errors", "predicted"
 MOST = 20_000
 DENSE = 5
 SPECTRAL = 5000
@@ -82,7 +82,9 @@ def spectral(feats: np.ndarray, count: int | None = None, *, most: int = 16, see
         raise need("scikit-learn", "embed") from None
     total = len(feats)
     if total > SPECTRAL:
-        raise BadInput(f"{total:,} rows are too many for spectral clustering ({SPECTRAL:,}); project them, and cluster the map")
+        raise BadInput(
+            f"{total:,} rows are too many for spectral clustering ({SPECTRAL:,}); project them, and cluster the map"
+        )
     if total < 4:
         raise BadInput(f"{total} rows: too few for clusters")
     if count is not None and not 1 < count < total:
@@ -114,6 +116,33 @@ def largest_first(codes: np.ndarray) -> np.ndarray:
     found, sizes = np.unique(codes[codes >= 0], return_counts=True)
     number = {int(code): i for i, code in enumerate(found[np.argsort(-sizes, kind="stable")])}
     return np.array([number.get(int(code), -1) for code in codes], np.int64)
+
+
+def errors(predicted: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """(N,) "wrong", "right" or, without a label, "": labels against predicted classes, whatever the case of their letters.
+
+    A class may have several names ("tabby, tabby cat"). None where not one label is a name of any predicted class: then the
+    labels speak of something else.
+    """
+    told, gaps = predicted.astype(str), missing(labels)
+    names = {name: {part.strip().lower() for part in (name, *name.split(","))} for name in np.unique(told).tolist()}
+    said = [label.strip().lower() for label in labels.astype(str).tolist()]
+    if not set(said) & set().union(*names.values()):
+        return None
+    right = [label in names[name] for label, name in zip(said, told.tolist(), strict=True)]
+    return np.array(["" if gap else "right" if ok else "wrong" for ok, gap in zip(right, gaps.tolist(), strict=True)])
+
+
+WRONG, RIGHT = ("wrong", "true", "yes", "1", "error"), ("right", "false", "no", "0", "correct", "ok", "")
+
+
+def are_wrong(values: np.ndarray, name: str) -> np.ndarray:
+    """(N,) bool of a column that says which points are errors. Errors: BadInput for one that says something else."""
+    said = [value.strip().lower() for value in values.astype(str).tolist()]
+    odd = next((value for value in said if value not in (*WRONG, *RIGHT)), None)
+    if odd is not None:
+        raise BadInput(f"column {name!r} holds {odd!r}; of errors it says wrong or right, true or false, 1 or 0")
+    return np.array([value in WRONG for value in said])
 
 
 @dataclass(frozen=True)
@@ -193,7 +222,11 @@ def typical_words(groups_of_texts: Sequence[Sequence[str]], most: int = 3) -> li
     for texts, count in zip(words, counts, strict=True):
         size = len(texts)
         several = sum(len(text) > 1 for text in texts) > size / 2
-        own = [word for word, times in count.items() if times >= TYPICAL * size and times / size > 1.5 * total[word] / every]
+        own = [
+            word
+            for word, times in count.items()
+            if times >= TYPICAL * size and times / size > 1.5 * total[word] / every
+        ]
         ordered = sorted(own, key=lambda word, count=count: (-count[word] * np.log1p(mean / total[word]), word))
         found.append(", ".join(ordered[:most]) if several else "")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +41,6 @@ def pooled(act: Tensor, rule: str) -> Tensor:
     raise BadInput(f"pool {rule!r}: expected one of {', '.join(POOLS)}.{nearest(rule, POOLS)}")
 
 
-def _nothing(_output: object, batch: Batch) -> Scores:
-    """A target that asks nothing."""
-    return Scores(torch.zeros(1, batch.n), (batch.ids,))
-
-
 @dataclass
 class Embedder:
     """batch -> feature rows, (n, D) or (n, c, p) float32.
@@ -68,9 +64,25 @@ class Embedder:
             pooled(torch.empty(0), self.pool)
 
     def __call__(self, batch: Batch) -> np.ndarray:
+        return self.both(batch)[0]
+
+    def both(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+        """The rows, and of a classifier the number (n,) of each sample's best class; None of any other model."""
         with torch.no_grad():
-            found = self._output(batch) if self.layer == OUTPUT else pooled(self._act(batch), self.pool)
-        return found.float().cpu().numpy()
+            if self.layer == OUTPUT:
+                output = found = self._output(batch)
+            else:
+                act, output = self._act(batch)
+                found = pooled(act, self.pool)
+        return found.float().cpu().numpy(), self._predicted(output, batch)
+
+    def _predicted(self, output: Any, batch: Batch) -> np.ndarray | None:
+        if self.subject.kind != "classifier" or not isinstance(output, Tensor) or output.ndim != 2:
+            return None
+        if len(output) != batch.n or output.shape[1] < 2 or len(self.subject.classes) not in (0, output.shape[1]):
+            return None
+        best: np.ndarray = output.argmax(1).cpu().numpy()
+        return best
 
     def _output(self, batch: Batch) -> Tensor:
         with self.subject.asked() as own, torch.no_grad():
@@ -80,19 +92,26 @@ class Embedder:
             raise BadInput(f"the model's output is {shape}, expected ({batch.n}, dimensions); name a layer to pool")
         return found
 
-    def _act(self, batch: Batch) -> Tensor:
+    def _act(self, batch: Batch) -> tuple[Tensor, Any]:
+        """The layer's activation and the model's output."""
         assert self.layer is not None
         if self._layout is None:
-            seen = Probe(self.subject, (self.layer,), _nothing)(batch, grad=False)
+            outputs: list[Any] = []
+
+            def nothing(output: Any, asked: Batch) -> Scores:
+                outputs.append(output)
+                return Scores(torch.zeros(1, asked.n), (asked.ids,))
+
+            seen = Probe(self.subject, (self.layer,), nothing)(batch, grad=False)
             self._layout = seen.layouts[self.layer]
-            return seen.act[self.layer]
+            return seen.act[self.layer], outputs[-1]
         with (
             self.subject.asked() as own,
             torch.no_grad(),
             tapped(own.module, (self.layer,), False, {self.layer}) as taps,
         ):
-            own.output(batch)
-        return self._layout.canonical(taps.outputs(self.layer), batch.n, batch.size)
+            output = own.output(batch)
+        return self._layout.canonical(taps.outputs(self.layer), batch.n, batch.size), output
 
 
 def embed(subject: Subject, batches: Iterable[Batch], layer: str | None = None, pool: str = "mean") -> Points:

@@ -72,8 +72,8 @@ class Room:
 
     def _free(self, at: np.ndarray, w: int, h: int, reach: int) -> tuple[int, int] | None:
         """The same among the cells within reach of the point."""
-        low = np.maximum(np.round(at).astype(int) - (reach + w, reach + h), 0)
-        top = np.round(at).astype(int) + (reach + w, reach + h)
+        around = np.array([reach + w, reach + h])
+        low, top = np.maximum(np.round(at).astype(int) - around, 0), np.round(at).astype(int) + around
         part = self.taken[low[1] : max(0, top[1]), low[0] : max(0, top[0])]
         if part.shape[0] < h or part.shape[1] < w:
             return None
@@ -177,9 +177,7 @@ def _write(figure: Plain, axes: Any, note: Note, place: tuple[float, float, floa
         frame = {"edgecolor": note.colour, "linewidth": 1.5, "boxstyle": "square,pad=0.05"}
         axes.add_artist(AnnotationBbox(image, middle, frameon=True, pad=0, bboxprops=frame))
         return
-    text = axes.text(
-        *middle, legible(note.text), fontsize=size, ha="center", va="center", zorder=5, color=ink, **TEXT
-    )
+    text = axes.text(*middle, legible(note.text), fontsize=size, ha="center", va="center", zorder=5, color=ink, **TEXT)
     text.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
 

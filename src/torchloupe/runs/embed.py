@@ -12,12 +12,13 @@ import numpy as np
 
 from torchloupe import __version__, sources
 from torchloupe.errors import BadInput, BadSample, LoupeError, MissingPackage, UnsafeFile
+from torchloupe.kinds.points import Feature
 from torchloupe.methods.embed import OUTPUT, Embedder
 from torchloupe.probe import Batch, Subject
 from torchloupe.runs.run import Job
 from torchloupe.sources.safe import state_sha256
 from torchloupe.sources.samples import Samples, samples
-from torchloupe.store import Artifact, plain
+from torchloupe.store import plain
 
 Step = Callable[[str, int, int], None]
 FAULTS = (BadInput, UnsafeFile, OSError)
@@ -102,21 +103,26 @@ class Embedding:
         except OSError as error:
             raise BadSample(f"{id}: cannot be read ({error.strerror or error})") from error
 
-    def do(self, ids: Sequence[str]) -> Iterator[tuple[str, Artifact | LoupeError]]:
+    def do(self, ids: Sequence[str]) -> Iterator[tuple[str, Feature | LoupeError]]:
         """See `runs.run.Work.do`; the batch behind this one is read meanwhile."""
         try:
-            found = self.ask(self._loaded(tuple(ids)))
+            found, best = self.ask.both(self._loaded(tuple(ids)))
         except FAULTS as error:
             if isinstance(error, MissingPackage):
                 raise
             raise BadSample(str(error)) from error
         if self.step:
             self.step("embedding", self.row[ids[-1]] + 1, len(self.data))
-        for id, row in zip(ids, found, strict=True):
+        for i, (id, row) in enumerate(zip(ids, found, strict=True)):
             if np.isfinite(row).all():
-                yield id, Artifact({"feats": row}, {"kind": "feature"})
+                yield id, Feature(row, None if best is None else int(best[i]), {"kind": "feature"})
             else:
                 yield id, BadSample(f"{id}: its features are NaN or infinite")
+
+    def called(self, numbers: np.ndarray) -> np.ndarray:
+        """The names of classes, their numbers where they have none."""
+        names = self.subject.classes
+        return np.array([names[number] if names else str(number) for number in numbers.tolist()])
 
     def _loaded(self, ids: tuple[str, ...]) -> Batch:
         ready, self._next = self._next, None
