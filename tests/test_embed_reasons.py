@@ -94,9 +94,7 @@ def run(pictures, tmp_path, monkeypatch):
 def test_reasons_are_the_maps_themselves(run):
     points = reasons(run, side=8)
     assert points.feats.shape == (36, 64)
-    assert (
-        points.columns["labels"].tolist() == ["horse"] * 12 + ["other"] * 24
-    )
+    assert points.columns["labels"].tolist() == ["horse"] * 12 + ["other"] * 24
     held = loupe.results(run)
     for row, id in enumerate(points.ids.tolist()):
         (raw,) = held[id].maps.values()
