@@ -143,6 +143,10 @@ def diff(
 
     palette(ink.cmap)
     check(difference)
+    if look.together:
+        raise BadInput(
+            "--channel-reduction pca and --patch are for loupe features; a difference has no patches to compare"
+        )
     if loading.weights is not None:
         raise BadInput("--weights is given once a network here")
     if cka and scale != "figure":
@@ -188,7 +192,7 @@ def drawn(
 ) -> int:
     """Draws what lies on disk, tells the files, and gives the exit status. Errors: BadInput where nothing can be drawn."""
     from torchloupe.errors import PARTLY, BadInput
-    from torchloupe.render.features import pictures_of
+    from torchloupe.render.features import pictures_of, pictures_together
     from torchloupe.runs.found import chosen
     from torchloupe.store.results import Files
 
@@ -196,7 +200,12 @@ def drawn(
     there = [id for id in ids if id not in done.failed]
     written: list[Path] = []
     odd: list[str] = []
-    for id in chosen(results, there, draw):
+    shown = chosen(results, there, draw)
+    if look.together:
+        if shown:
+            written = pictures_together({id: results.read(id) for id in shown}, folder, look, style, tiles=tiles)
+        shown = []
+    for id in shown:
         try:
             found = results.read(id)
             found = results.note(id, found) if isinstance(results, Files) else found

@@ -37,7 +37,7 @@ def _small(_kind: Any, words: Sequence[Any]) -> str:
     return word
 
 
-Known = Literal["pixel_wise_max", "squeeze_mean", "select_max", "none"]
+Known = Literal["pixel_wise_max", "squeeze_mean", "select_max", "pca", "none"]
 Reduction = Annotated[Known, Parameter(converter=_small, negative="")]
 
 
@@ -47,13 +47,19 @@ class Look:
 
     Attributes:
         channel_reduction: One map out of all channels: their maximum or mean at each position, or the one channel with the
-            largest sum; none keeps them, for --topk.
+            largest sum; pca, three principal components as colours, of all pictures in one fit; none keeps them, for --topk.
         topk: With no reduction: so many channels, those with the largest sum; -1 draws 1 or 3 channels as a picture.
         arrangement: Rows and columns of the topk channels.
         use_norm: Standardise each channel over batch and space before anything else.
         overlaid: Lay the maps over the picture.
         resize_shape: Height and width that maps (and the picture under them) are drawn at.
         alpha: How much an overlaid map covers the picture, from 0 to 1.
+        pca: How components become colours: plain, by percentiles; dinov2 and dinov3, as those papers' figures do.
+        foreground: Of pca, the patches that are coloured: first, where the first component is above 0; border, likewise, its sign
+            such that most of the border is not; none, all. auto: none, first for dinov2, border for dinov3.
+        patch: X,Y in pixels of the picture as it is drawn, the first one, or PICTURE:X,Y: draw how like every patch, of all
+            pictures, is to the one there.
+        centred: Of --patch: subtract the mean over all patches first, which sharpens.
     """
 
     channel_reduction: Reduction = "none"
@@ -63,9 +69,13 @@ class Look:
     overlaid: Annotated[bool, Parameter(negative="")] = False
     resize_shape: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
     alpha: float = 0.5
+    pca: Literal["plain", "dinov2", "dinov3"] = "plain"
+    foreground: Literal["auto", "none", "first", "border"] = "auto"
+    patch: str | None = None
+    centred: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:
-        known = ("pixel_wise_max", "squeeze_mean", "select_max", "none")
+        known = get_args(Known)
         if self.channel_reduction not in known:
             raise BadInput(
                 f"channel reduction {self.channel_reduction!r}: expected one of {', '.join(known)}."
@@ -81,6 +91,15 @@ class Look:
             )
         if not 0 <= self.alpha <= 1:
             raise BadInput(f"alpha {self.alpha}: expected a number from 0 (picture only) to 1 (map only)")
+        if self.channel_reduction != "pca" and (self.pca != "plain" or self.foreground != "auto"):
+            raise BadInput("--pca and --foreground have a meaning with --channel-reduction pca alone")
+        if self.patch is None and self.centred:
+            raise BadInput("--centred has a meaning with --patch alone")
+        if self.patch is not None and self.channel_reduction != "none":
+            raise BadInput(f"--patch compares all channels; leave --channel-reduction {self.channel_reduction} out")
+        if self.use_norm and self.together:
+            raise BadInput("--use-norm has no meaning with pca and --patch, which see the channels as they are")
+        self.place()
         if self.resize_shape is not None and not all(1 <= side <= 20_000 for side in self.resize_shape):
             raise BadInput(f"resize shape {self.resize_shape}: expected a height and a width in pixels")
 
@@ -88,18 +107,40 @@ class Look:
     def reduces(self) -> bool:
         return self.channel_reduction != "none"
 
+    @property
+    def together(self) -> bool:
+        """Whether all pictures are looked at in one."""
+        return self.channel_reduction == "pca" or self.patch is not None
+
+    def place(self) -> tuple[str, float, float] | None:
+        """The picture ('' for the first) and the pixel of --patch. Errors: BadInput for what is none."""
+        if self.patch is None:
+            return None
+        name, _, pixel = self.patch.rpartition(":")
+        try:
+            x, y = (float(part) for part in pixel.split(","))
+        except ValueError:
+            x = y = math.nan
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise BadInput(f"--patch {self.patch!r}: expected X,Y in pixels, such as 120,80, or PICTURE:X,Y")
+        return name, x, y
+
 
 @dataclass(frozen=True)
 class Change:
     """How stored feature maps and differences are drawn otherwise; what is not given stays as it was.
 
     Attributes:
-        channel_reduction: Of feature maps: pixel_wise_max, squeeze_mean, select_max, or none for the topk channels.
+        channel_reduction: Of feature maps: pixel_wise_max, squeeze_mean, select_max, pca, or none for the topk channels.
         topk: Of feature maps with no reduction: so many channels; -1 draws 1 or 3 as a picture.
         arrangement: Rows and columns of the topk channels.
         use_norm: Standardise each channel of feature maps first.
         overlaid: Lay feature maps over the picture.
         resize_shape: Height and width of feature maps.
+        pca: Of --channel-reduction pca: plain, dinov2 or dinov3.
+        foreground: Of pca: auto, none, first or border.
+        patch: X,Y or PICTURE:X,Y: likeness of all patches to the one there.
+        centred: Of --patch: subtract the mean first.
         pred_score_thr: The least score of a detector's boxes over feature maps.
     """
 
@@ -109,13 +150,25 @@ class Change:
     use_norm: bool | None = None
     overlaid: bool | None = None
     resize_shape: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
+    pca: Literal["plain", "dinov2", "dinov3"] | None = None
+    foreground: Literal["auto", "none", "first", "border"] | None = None
+    patch: str | None = None
+    centred: bool | None = None
     pred_score_thr: float | None = None
 
     def of(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """The record of a result as if it had been drawn so."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         threshold = {"pred_score_thr": given.pop("pred_score_thr")} if "pred_score_thr" in given else {}
-        return {**record, **threshold, "look": {**record.get("look", {}), **given}}
+        look = {**record.get("look", {}), **given}
+        # what belongs to another way of drawing than the one that is asked for now goes with it
+        if "patch" in given and "channel_reduction" not in given:
+            look["channel_reduction"] = "none"
+        if "channel_reduction" in given:
+            look |= {} if "patch" in given else {"patch": None, "centred": False}
+        if look.get("channel_reduction") != "pca":
+            look |= {name: value for name, value in (("pca", "plain"), ("foreground", "auto")) if name not in given}
+        return {**record, **threshold, "look": look}
 
 
 @dataclass(frozen=True)
@@ -154,6 +207,9 @@ def shown(value: np.ndarray, look: Look, label: str = "") -> Shown:
             )
         return Shown(act[0].numpy(), ("",), picture=True)
     _, order = strongest(raw, look.topk)
+    if label.startswith("attn:"):
+        heads = sorted(order[0].tolist())
+        return Shown(act[0, heads].numpy(), tuple(f"head {c}" for c in heads))
     return Shown(act[0, order[0]].numpy(), tuple(f"channel {c}" for c in order[0].tolist()))
 
 
@@ -504,6 +560,167 @@ def write_tiles(tiles: Mapping[str, np.ndarray], folder: Path, stem: str) -> lis
     return paths
 
 
+@dataclass(frozen=True)
+class Together:
+    """What all pictures show of one point: of each a film (t, h, w, 3) of colours in [0, 1], or (t, h, w) in [-1, 1]; said: how
+    they were made."""
+
+    frames: Mapping[str, np.ndarray]
+    said: str
+
+
+def together(found: Mapping[str, store.Artifact], look: Look, point: str) -> Together:
+    """One point of all pictures, by their names: colours of principal components of all, or likeness to one patch.
+
+    Errors: BadInput for a picture or a place that there is not, and features that cannot be compared.
+    """
+    import torch
+
+    from torchloupe.methods.patches import patch_likeness, pca_colours
+
+    acts = {stem: torch.from_numpy(np.ascontiguousarray(one.arrays[f"value/{point}"])) for stem, one in found.items()}
+    for stem, act in acts.items():
+        drawable(act.numpy(), point)
+        if point in found[stem].record.get("loose", ()):
+            raise BadInput(
+                f"point {point!r}: its rows and columns are not the picture's, so it has no patches; name another"
+            )
+    place = look.place()
+    try:
+        if place is None:
+            how = None if look.foreground == "auto" else look.foreground
+            made = pca_colours(list(acts.values()), how, look.pca)
+            shares = ", ".join(f"{share:.0%}" for share in made.explained)
+            frames = {stem: one.permute(1, 2, 3, 0).numpy() for stem, one in zip(acts, made.colours, strict=True)}
+            fit = (
+                "each picture alone"
+                if look.pca == "dinov3"
+                else f"one fit over {len(acts)} picture{'s' * (len(acts) > 1)}"
+            )
+            way = "" if look.pca == "plain" else f" ({look.pca})"
+            return Together(frames, f"{point}: principal components{way}, {fit}; {shares} of the variance")
+        stem, spot = _spot(found, place)
+        maps = patch_likeness(list(acts.values()), spot, of=list(acts).index(stem), centred=look.centred)
+    except BadInput as error:
+        raise BadInput(f"point {point!r}: {error}") from None
+    name = found[stem].record.get("id", stem)
+    said = f"{point}: likeness to {name} at {place[1]:g}, {place[2]:g}" + (", mean subtracted" if look.centred else "")
+    return Together({one: values[0].numpy() for one, values in zip(acts, maps, strict=True)}, said)
+
+
+def _spot(found: Mapping[str, store.Artifact], place: tuple[str, float, float]) -> tuple[str, tuple[float, float]]:
+    """The picture that a place names, and the place as shares of its width and height."""
+    name, x, y = place
+    names = {str(one.record.get("id", stem)): stem for stem, one in found.items()}
+    if name and name not in names and name not in found:
+        raise BadInput(f"--patch: no picture {name!r}.{nearest(name, names)} There are: {', '.join(list(names)[:10])}")
+    stem = next(iter(found)) if not name else names.get(name, name)
+    picture = found[stem].arrays.get("picture")
+    if picture is None:
+        raise BadInput("--patch: nothing is known of the picture's size")
+    h, w = picture.shape[1:3]
+    if not (0 <= x <= w and 0 <= y <= h):
+        raise BadInput(
+            f"--patch {x:g},{y:g}: outside of {names and found[stem].record.get('id', stem)}, which is {w} x {h} pixels as drawn"
+        )
+    return stem, (x / w, y / h)
+
+
+def draw_together(
+    found: Mapping[str, store.Artifact], points: Sequence[str], look: Look, style: Style
+) -> tuple[Figure, dict[str, dict[str, np.ndarray]]]:
+    """Rows of pictures, columns of points, on one scale; of a film its frames as columns, and points as rows. Also every tile, by
+    picture and name."""
+    made = {point: together(found, look, point) for point in points}
+    place = look.place()
+    signed = place is not None
+    marked = _spot(found, place) if place is not None else None
+    longest = max(len(frames) for one in made.values() for frames in one.frames.values())
+    at = times(longest)
+    groups: list[Group] = []
+    tiles: dict[str, dict[str, np.ndarray]] = {}
+    ratio = 0.0
+    for stem, artifact in found.items():
+        picture = artifact.arrays.get("picture")
+        cells: dict[str, list[Cell]] = {}
+        for point in points:
+            frames = made[point].frames[stem]
+            for t in at[: len(frames)] if len(frames) < longest else at:
+                frame = frames[min(t, len(frames) - 1)]
+                under = picture[min(t, len(picture) - 1)] if look.overlaid and picture is not None else None
+                image = _tinted(frame, under, look, style, signed)
+                tiles.setdefault(stem, {})[f"{point}-{t}" if longest > 1 else point] = image
+                cells.setdefault(point, []).append(Cell(image))
+        lead = None
+        if picture is not None:
+            first = picture[0] if marked is None or marked[0] != stem else _crossed(picture[0], marked[1])
+            ratio = ratio or first.shape[0] / first.shape[1]
+            lead = Cell(framed(first, ratio))
+        ratio = ratio or cells[points[0]][0].image.shape[0] / cells[points[0]][0].image.shape[1]
+        placed = {point: [Cell(framed(cell.image, ratio)) for cell in row] for point, row in cells.items()}
+        id = str(artifact.record.get("id", stem))
+        rows = list(placed.items()) if longest > 1 else [("", [row[0] for row in placed.values()])]
+        groups.append(Group(id, rows, lead))
+    titles = [f"frame {t}" for t in at] if longest > 1 else list(points)
+    bars = (Bar(colour.palette(style.cmap, True), ("−1", "0", "1")),) if signed else ()
+    return grid(groups, titles, bars, "; ".join(one.said for one in made.values())), tiles
+
+
+def _tinted(frame: np.ndarray, under: np.ndarray | None, look: Look, style: Style, signed: bool) -> np.ndarray:
+    """A frame of colours (h, w, 3), or of likeness (h, w) where signed, alone with its patches to be seen or over the picture."""
+    if under is None:
+        small = colour.colours(frame, colour.palette(style.cmap, True), True) if signed else frame
+        step = max(1, math.ceil(SHOWN / max(small.shape[:2])))
+        return (small.repeat(step, 0).repeat(step, 1) * 255).round().astype(np.uint8)
+    size = look.resize_shape or under.shape[:2]
+    base = np.clip(colour.resize(under.transpose(2, 0, 1), size), 0, 255).transpose(1, 2, 0)
+    if signed:
+        fine = colour.colours(colour.resize(frame, size), colour.palette(style.cmap, True), True)
+    else:
+        fine = colour.resize(frame.transpose(2, 0, 1), size).transpose(1, 2, 0)
+    return ((1 - look.alpha) * base + look.alpha * 255 * fine).round().clip(0, 255).astype(np.uint8)
+
+
+def _crossed(image: np.ndarray, place: tuple[float, float]) -> np.ndarray:
+    """A picture with a cross at a place, white on black."""
+    from PIL import Image, ImageDraw
+
+    drawn = Image.fromarray(image)
+    x, y = place[0] * drawn.width, place[1] * drawn.height
+    arm = max(4, min(drawn.size) // 16)
+    pen = ImageDraw.Draw(drawn)
+    for ink, wide in (((0, 0, 0), arm // 2 + 2), ((255, 255, 255), arm // 4 + 1)):
+        pen.line((x - arm, y, x + arm, y), ink, wide)
+        pen.line((x, y - arm, x, y + arm), ink, wide)
+    return np.asarray(drawn)
+
+
+def pictures_together(
+    found: Mapping[str, store.Artifact],
+    folder: Path,
+    look: Look,
+    style: Style,
+    points: Sequence[str] = (),
+    tiles: bool = False,
+) -> list[Path]:
+    """Draws the feature maps of all pictures in one figure, named by what it shows, or by the picture where there is one alone."""
+    wrong = next((stem for stem, one in found.items() if one.record.get("kind") != "feature maps"), None)
+    if wrong is not None:
+        raise BadInput(f"{wrong}: holds no feature maps, of which pca and --patch are")
+    first = next(iter(found))
+    labels = chosen(found[first].record["points"], points, first)
+    odd = next((stem for stem, one in found.items() if not set(labels) <= set(one.record["points"])), None)
+    if odd is not None:
+        raise BadInput(f"{odd}: has not the points {', '.join(labels)} of {first}")
+    figure, cells = draw_together(found, labels, look, style)
+    what = "pca" if look.patch is None else "patch"
+    stem = f"{first}-{what}" if len(found) == 1 else what
+    paths = [write(figure, folder / f"{stem}.{style.format}", style)]
+    for one in found if tiles else ():
+        paths += write_tiles(cells[one], folder, f"{one}-{what}")
+    return paths
+
+
 def chosen(labels: Sequence[str], wanted: Sequence[str], who: str) -> list[str]:
     """The labels that names or globs ask for; all where nothing is asked. Errors: BadInput that offers the nearest."""
     if not wanted:
@@ -570,6 +787,7 @@ def redraw(results: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     save: a folder; None = beside each result. Of the wish count its style, its layers (points) and its change.
     """
     paths: list[Path] = []
+    shared: dict[str, store.Artifact] = {}
     for path in results:
         artifact = store.load(path)
         if wish.change is not None:
@@ -578,7 +796,12 @@ def redraw(results: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
         if wish.style.opacity != Style.opacity:
             look = replace(look, alpha=wish.style.opacity)
         folder = Path(save) if save is not None else path.parent
+        if look.together and artifact.record.get("kind") == "feature maps":
+            shared[store.pair(path)[0].stem] = artifact
+            continue
         paths += pictures_of(artifact, folder, store.pair(path)[0].stem, look, wish.style, wish.layers)
+    if shared:
+        paths += pictures_together(shared, folder, look, wish.style, wish.layers)
     return paths
 
 
