@@ -574,11 +574,10 @@ def together(found: Mapping[str, store.Artifact], look: Look, point: str) -> Tog
 
     Errors: BadInput for a picture or a place that there is not, and features that cannot be compared.
     """
-    import torch
-
+    from torchloupe.methods.features import from_array
     from torchloupe.methods.patches import patch_likeness, pca_colours
 
-    acts = {stem: torch.from_numpy(np.ascontiguousarray(one.arrays[f"value/{point}"])) for stem, one in found.items()}
+    acts = {stem: from_array(one.arrays[f"value/{point}"])[0] for stem, one in found.items()}
     for stem, act in acts.items():
         drawable(act.numpy(), point)
         if point in found[stem].record.get("loose", ()):
