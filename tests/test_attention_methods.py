@@ -331,13 +331,3 @@ def test_gates_and_norms_keep_their_values() -> None:
     plain, changed = (Probe(Subject(net), (INPUT,), Classes(1), changes=c) for c in ((), (libra(),)))
     assert torch.allclose(plain.ask(Batch(x))[0].value, changed.ask(Batch(x))[0].value, atol=1e-12)
     assert not torch.allclose(plain(Batch(x)).grad[INPUT], changed(Batch(x)).grad[INPUT])
-
-
-def test_gated_mlps_are_told() -> None:
-    class GluMlp(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
-    net = nn.Sequential(GluMlp(), nn.Flatten(), nn.Linear(12, 2))
-    with pytest.warns(loupe.LoupeWarning, match="GluMlp multiply two parts"):
-        Probe(Subject(net), (INPUT,), Classes(1), changes=(libra(),)).ask(Batch(torch.rand(1, 3, 2, 2)))

@@ -23,6 +23,7 @@ OTHER: dict[str, Any] = {
     "pool": "hw", "relu": None, "eigen_smooth": True, "center": True, "samples": 3, "noise": 0.6, "seed": 7, "steps": 3,
     "quadrature": "left", "path": blur(sigma=3), "smooth": "input", "sigma": 0.5, "window": 3, "stride": 1, "frames": 1, "fill": 0.7,
     "heads": "max", "discard": 0.5, "block": 0, "head": 1, "blocks": 1, "libra": True,
+    "conv": "gamma", "dense": "zplus", "gamma": 0.6, "epsilon": 0.5,
 }  # fmt: skip
 HOW = {"chunk": 3, "progress": None, "fast": True}  # how it is reckoned, not what
 TOKENS = ("rollout", "attention", "gradient_x_attention", "chefer", "legrad")
@@ -80,6 +81,8 @@ def test_an_option_changes_the_map(name: str, option: str) -> None:
     beside = {"eigen_smooth": False, "relu": False} if option == "relu" and name != "cam" else {}
     if name == "sscam" and option in ("sigma", "samples", "seed"):
         beside = {"relu": False}
+    if name == "lrp" and option == "gamma":
+        beside = {"conv": "gamma"}
     if option == "stride":
         beside = {"window": 4}  # whose own stride is 2
     plain = made(name, probe, batch, {**beside, option: 2 if option == "samples" else default})

@@ -22,6 +22,7 @@ _HOMES = {
     ),
     "methods.difference": ("CKA",),
     "methods.embed": ("embed",),
+    "methods.lrp": ("attnlrp", "lrp"),
     "methods.opengait": ("opengait",),
     "methods.path": ("gradient_x_input", "integrated_gradients", "smoothgrad", "straight"),
     "methods.perturb": ("ablationcam", "iscam", "occlusion", "scorecam", "sscam"),

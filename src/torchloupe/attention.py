@@ -18,6 +18,9 @@ from torchloupe.evidence import settle
 from torchloupe.subjects import Batch, Subject
 from torchloupe.trace import Trace
 
+# (query, key, value) -> the same, with other gradients
+Feed = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
 
 @dataclass
 class Seen:
@@ -29,12 +32,12 @@ class Seen:
 
 @dataclass
 class Opened:
-    """The calls of attention of the forwards inside, in order; change: what takes the place of the probabilities; wanted:
-    the modules whose calls are kept, or None for all."""
+    """The calls of attention of the forwards inside, in order; change, wanted, feed: as `opened` has them."""
 
     calls: list[Seen] = field(default_factory=list)
     change: Callable[[str, Tensor], Tensor] | None = None
     wanted: Callable[[str], bool] | None = None
+    feed: Feed | None = None
 
     def of(self, name: str) -> list[Tensor]:
         """What the calls made by one module, or inside it, gave."""
@@ -46,17 +49,19 @@ def opened(
     net: nn.Module,
     change: Callable[[str, Tensor], Tensor] | None = None,
     wanted: Callable[[str], bool] | None = None,
+    feed: Feed | None = None,
 ) -> Iterator[Opened]:
     """Inside, every attention of a shadow is computed step by step, and its probabilities are kept, part of the graph.
 
     net: a shadow (see `Probe.asked`), whose switches between fused and plain attention are set; nobody else is touched.
     change: (module, probabilities) -> what takes their place, such as a leaf that requires a gradient.
     wanted: module -> whether its calls are kept; what is not kept is let go at once. None: all.
+    feed: what is done to queries, keys and values before.
     Seen are F.scaled_dot_product_attention (timm, transformers, open_clip) and nn.MultiheadAttention (torchvision), with
     masks, causal masks, grouped queries. The outputs are those of the fused kernels, up to rounding.
     Memory: n * heads * queries * keys numbers a call.
     """
-    seen = Opened(change=change, wanted=wanted)
+    seen = Opened(change=change, wanted=wanted, feed=feed)
     active: list[str] = []
 
     def enter(name: str) -> Callable[..., None]:
@@ -102,6 +107,8 @@ class _Opening(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> tuple[Tensor, Tensor]:
+        if self._seen.feed is not None:
+            query, key, value = self._seen.feed(query, key, value)
         if enable_gqa:
             key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
         scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)

@@ -57,8 +57,8 @@ def cam(
             that the literature uses for this family of models.
         method: One or more of: cam, gradcam, gradcam_pp, xgradcam, hirescam, layercam, eigencam, eigengradcam,
             smooth_gradcam_pp, scorecam, sscam, iscam, ablationcam, gradient_x_input, smoothgrad, integrated_gradients,
-            guided_backprop, guided_gradcam, occlusion; of transformers attention, rollout, gradient_x_attention, chefer,
-            legrad; or package.module:function. Default: gradcam.
+            guided_backprop, guided_gradcam, lrp, occlusion; of transformers attention, rollout, gradient_x_attention, chefer,
+            legrad, attnlrp; or package.module:function. Default: gradcam.
         target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted. Of a
             detector topK are its best detections, classes take only theirs; of a segmenter each class over its region;
             of a pose model joints by index or name; of CLIP, SigLIP and their kin any texts, such as "a red car" "a dog", and

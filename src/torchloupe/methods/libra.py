@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from torchloupe.backward import Change, functions, replaced
 from torchloupe.errors import LoupeWarning
 from torchloupe.probe import Probe
 
+NORMS = ("RMSNorm", "RmsNorm", "SimpleNorm")
+
 
 def libra() -> Change:
     """LibraGrad's rules for one asking. Forward values stay; only what flows back is changed:
@@ -26,25 +28,92 @@ def libra() -> Change:
     - GELU, SiLU, QuickGELU: x times a gate that counts as a constant;
     - L2 normalisation (F.normalize): the length counts as a constant.
 
+    - gated MLPs (SwiGLU, GEGLU): of the product of two parts of the input each takes half.
+
     With these, score = sum over inputs x * dY/dx + sum over biases b * dY/db (FullGrad-completeness).
-    Differs: gated MLPs (SwiGLU, GEGLU), whose product the paper halves, are left as they are, with a warning; so is a norm
-    that is written out by hand.
+    Differs: a norm that is written out by hand is left as it is, unless its module is one of `NORMS` and gives what is expected.
     Source: Mehri et al. 2025, LibraGrad, CVPR, arXiv:2411.16760.
     """
 
     def change(net: nn.Module) -> Any:
-        gated = sorted({type(part).__name__ for part in net.modules() if "glu" in type(part).__name__.lower()})
-        if gated:
-            text = f"libra: {', '.join(gated)} multiply two parts of the input, which is left as it is; sums are not complete"
-            warnings.warn(text, LoupeWarning, stacklevel=2)
-        by_name = {
-            type(part): _BY_NAME[type(part).__name__] for part in net.modules() if type(part).__name__ in _BY_NAME
-        }
-        if by_name:
-            replaced(by_name)(net)
+        plain_norms(net)
         return _open(net)
 
     return change
+
+
+def plain_norms(net: nn.Module) -> None:
+    """Modules that are known to be QuickGELU or an RMSNorm by their names by ones that functions' rules see through.
+
+    A norm whose numbers are not those of its name stays, with a warning.
+    """
+    kinds: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {}
+    for part in net.modules():
+        name = type(part).__name__
+        if name in ("QuickGELU", "QuickGELUActivation"):
+            kinds[type(part)] = lambda _part: _QuickGELU()
+        elif name.endswith(NORMS) and type(part).forward is not nn.RMSNorm.forward and _as_named(part):
+            kinds[type(part)] = _RMSNorm
+    if kinds:
+        replaced(kinds)(net)
+
+
+def _as_named(part: Any) -> bool:
+    """Whether a module gives what an RMSNorm does; says so where it does not."""
+    weight = getattr(part, "weight", None)
+    if isinstance(weight, Tensor) and weight.ndim == 1:
+        x = torch.linspace(-1, 2, len(weight)).to(weight)[None]
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            found, wanted = part(x), _RMSNorm(part)(x)
+        if isinstance(found, Tensor) and torch.allclose(found, wanted.to(found), rtol=1e-2, atol=1e-3):
+            return True
+    text = f"{type(part).__name__} is no RMSNorm as it is known, so its backward pass stays as it is; sums are not complete"
+    warnings.warn(text, LoupeWarning, stacklevel=4)
+    return False
+
+
+@contextmanager
+def gated_halves(net: nn.Module) -> Iterator[None]:
+    """Inside, of a product in a gated MLP of a shadow each factor takes half of the gradient.
+
+    A module is a gated MLP whose name has "glu" in it, or that has a layer gate_proj (Llama and its kin) or fc1_g (timm).
+    Says where none of them multiplied anything.
+    """
+    within = [part for part in net.modules() if _is_gated(part)]
+    depth = halved = 0
+
+    def enter(*_: Any) -> None:
+        nonlocal depth
+        depth += 1
+
+    def leave(*_: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def product(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal halved
+        two = len(args) == 2 and all(isinstance(one, Tensor) and one.requires_grad for one in args)
+        if not depth or not two or args[0].shape != args[1].shape:
+            return func(*args, **kwargs)
+        halved += 1
+        return func(*(one.detach() + (one - one.detach()) / 2 for one in args))
+
+    with ExitStack() as stack:
+        for part in within:
+            stack.callback(part.register_forward_pre_hook(enter).remove)
+            stack.callback(part.register_forward_hook(leave, always_call=True).remove)
+        if within:
+            stack.enter_context(functions(dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__), product))(net))  # type: ignore[arg-type]
+        yield
+        if within and not halved and torch.is_grad_enabled():
+            names = ", ".join(sorted({type(part).__name__ for part in within}))
+            text = f"{names}: gated MLPs in which no product was seen, so their gradients stay as they are; sums are not complete"
+            warnings.warn(text, LoupeWarning, stacklevel=3)
+
+
+def _is_gated(part: nn.Module) -> bool:
+    named = "glu" in type(part).__name__.lower() and type(part) is not nn.GLU
+    return named or any(isinstance(getattr(part, name, None), nn.Module) for name in ("gate_proj", "fc1_g"))
 
 
 def librated(probe: Probe) -> Probe:
@@ -54,7 +123,8 @@ def librated(probe: Probe) -> Probe:
 
 @contextmanager
 def _open(net: nn.Module) -> Iterator[None]:
-    with opened(net, lambda _name, probabilities: probabilities.detach()), functions(_RULES)(net):  # type: ignore[union-attr]
+    held = lambda _name, probabilities: probabilities.detach()
+    with opened(net, held, lambda _: False), gated_halves(net), functions(RULES)(net):  # type: ignore[union-attr]
         yield
 
 
@@ -125,7 +195,7 @@ class _RMSNorm(nn.Module):
         return _scaled(x, self.weight.shape, self.weight, self.eps)
 
 
-_RULES: dict[Callable[..., Any], Callable[..., Any]] = {
+RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: lambda func, args, kwargs: _normed(
         *args[:5], **{k: v for k, v in kwargs.items() if k != "cudnn_enable"}
@@ -134,9 +204,4 @@ _RULES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.silu: _gated(torch.sigmoid),
     F.normalize: _normalised,
     **({F.rms_norm: _rms_norm} if hasattr(F, "rms_norm") else {}),
-}
-_BY_NAME: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "QuickGELU": lambda part: _QuickGELU(),
-    "QuickGELUActivation": lambda part: _QuickGELU(),
-    **dict.fromkeys(("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SimpleNorm"), _RMSNorm),
 }

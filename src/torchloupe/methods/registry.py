@@ -16,7 +16,7 @@ from torchloupe.outputs import Maps
 from torchloupe.subjects import as_batch
 
 Method = Callable[..., Maps]
-OWN = ("cam", "path", "backprop", "perturb", "opengait", "attention")
+OWN = ("cam", "path", "backprop", "perturb", "opengait", "attention", "lrp")
 BY_GRADIENT = ("gradient_x_input", "integrated_gradients", "smoothgrad")
 _KNOWN: dict[str, Method] = {}
 M = TypeVar("M", bound=Method)

@@ -56,6 +56,13 @@ TITLES = {
     "guided_gradcam": "Guided Grad-CAM",
     "occlusion": "Occlusion",
     "poseig": "PoseIG",
+    "attention": "Attention",
+    "rollout": "Rollout",
+    "gradient_x_attention": "Gradient × attention",
+    "chefer": "Chefer",
+    "legrad": "LeGrad",
+    "lrp": "LRP",
+    "attnlrp": "AttnLRP",
 }
 SHARED = {"map": "of each map", "sequence": "of each sequence", "run": "of the run"}
 
