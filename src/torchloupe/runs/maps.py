@@ -19,6 +19,7 @@ from torchloupe.methods.smooth import aug_smooth
 from torchloupe.names import expand
 from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe
+from torchloupe.runs.ahead import Ahead
 from torchloupe.runs.run import Job
 from torchloupe.sources.images import read
 from torchloupe.sources.safe import state_sha256
@@ -50,6 +51,7 @@ class Explaining:
 
     def __init__(self, job: Job) -> None:
         ask, self.files = job.ask, {str(name): Path(path) for name, path in job.data["files"].items()}
+        self._ahead = Ahead(lambda id: read(self.files[id]))
         self.notices: list[str] = []
         self.methods = {fn.__name__: fn for fn in map(named, ask["methods"])}
         self.options = dict(ask["options"])
@@ -215,12 +217,16 @@ class Explaining:
             raise BadSample(f"{self.files[id]}: cannot be read ({error.strerror or error})") from error
         return {"own": self.each.get(id, self.truth.get(id)), "source": self._sources[id]}
 
+    def fetch(self, ids: Sequence[str]) -> None:
+        """See `runs.run.Work`; the pictures."""
+        self._ahead.fetch(ids)
+
     def do(self, ids: Sequence[str]) -> Iterator[tuple[str, Heatmaps | LoupeError]]:
         """See `runs.run.Work.do`."""
         images: dict[str, Any] = {}
         for id in ids:
             try:
-                images[id] = read(self.files[id])
+                images[id] = self._ahead.take(id)
             except BadInput as error:
                 yield id, error
         if images:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError, LoupeWarning
 from torchloupe.kinds import Kind
@@ -27,8 +27,9 @@ FEW = 20
 class Work(Protocol):
     """A job opened in the process that works: the model is loaded, the samples can be read.
 
-    Ids are stable names, not positions. `do` may have an attribute `part` set on its object before: a function of (done,
-    total) that tells how far a slow batch is.
+    Ids are stable names, not positions. What it may have besides: `part`, set before `do` to a function of (done, total)
+    that tells how far a slow batch is; `fetch`, a method that is given the ids of the next batch before `do` is given this
+    one, and begins to read them.
     """
 
     def about(self) -> Mapping[str, Any]:
@@ -262,15 +263,18 @@ def loop(
         failed[id] = str(error)
         results.fail(id, str(error))
 
-    for number in range(-(-len(ids) // batch)) if batches is None else batches:
-        group = ids[number * batch : (number + 1) * batch]
-        asked: dict[str, Mapping[str, Any]] = {}
-        for id in group:
-            try:
-                asked[id] = work.asked(id)
-            except BadSample as error:
-                left_out(id, error)
-        there = set() if plan.again else results.there(asked)
+    def steps() -> Iterator[Step]:
+        for number in range(-(-len(ids) // batch)) if batches is None else batches:
+            group = ids[number * batch : (number + 1) * batch]
+            asked: dict[str, Mapping[str, Any]] = {}
+            for id in group:
+                try:
+                    asked[id] = work.asked(id)
+                except BadSample as error:
+                    left_out(id, error)
+            yield Step(group, asked, set() if plan.again else results.there(asked))
+
+    for group, asked, there in ahead(work, steps()):
         before, had = before + len(there), new
         if len(there) < len(asked):
             for id, found in halved(work, list(asked), watch):
@@ -283,6 +287,31 @@ def loop(
                     new += 1
         bar.advance(len(group), new - had)
     return Summary(new, before, failed)
+
+
+class Step(NamedTuple):
+    """A batch: its ids, what is asked of each that can be read, and those whose answers are there."""
+
+    group: Sequence[str]
+    asked: Mapping[str, Mapping[str, Any]]
+    there: set[str]
+
+
+def ahead(work: Work, steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps, each once the work has begun to read the one behind it."""
+    fetch = getattr(work, "fetch", None)
+    if fetch is None:
+        yield from steps
+        return
+    waiting: Step | None = None
+    for step in steps:
+        if len(step.there) < len(step.asked):
+            fetch(list(step.asked))
+        if waiting is not None:
+            yield waiting
+        waiting = step
+    if waiting is not None:
+        yield waiting
 
 
 class Watch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,8 +95,7 @@ def read(path: str | Path) -> Any:
     path = Path(path)
     _check_file(path)
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with path.open("rb") as file:
             image = Image.open(file)
             image.load()
             return _rgb(ImageOps.exif_transpose(image), path)
