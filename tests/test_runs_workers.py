@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from test_runs import Sums
 from torchloupe import store
 from torchloupe.errors import BadInput, LoupeError
 from torchloupe.runs.found import chosen, results, store_of
-from torchloupe.runs.run import Job, run
+from torchloupe.runs.run import Asking, Job, run
 from torchloupe.runs.workers import processes
 from torchloupe.store import Artifact
 from torchloupe.store.results import Files
@@ -267,6 +268,34 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(tmp_path: Path, mo
     assert Shards(tmp_path).ids() == ["00", "01", "02", "03"]
 
 
+def test_a_folder_that_is_read_only_is_told_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = Path.open
+
+    def refuse(path: Path, mode: str = "r", *more: Any, **words: Any) -> Any:
+        if set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opening(path, mode, *more, **words)
+
+    work = Sums(4)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BadInput, match=r"cannot write here \(Read-only file system\); give another folder"):
+        run(work, Shards(tmp_path), batch=4)
+    assert work.asked_for == []
+
+
+def test_two_versions_do_not_share_a_run(tmp_path: Path) -> None:
+    run(
+        Asking(["a"], lambda ids: [(id, Artifact({"y": np.ones(2)}, {})) for id in ids], {"version": "1"}),
+        Shards(tmp_path),
+    )
+    newer = Asking(["a", "b"], lambda ids: [(id, Artifact({"y": np.zeros(2)}, {})) for id in ids], {"version": "2"})
+    with pytest.raises(BadInput, match='made with version "1", now it is "2"'):
+        run(newer, Shards(tmp_path))
+    assert Shards(tmp_path).read("a").arrays["y"].tolist() == [1, 1]
+
+
 def test_a_full_disk_leaves_whole_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
     sync = os.fsync
@@ -318,6 +347,37 @@ def test_threads_of_one_process_wait_for_nobody(tmp_path: Path) -> None:
     thread.join()
     assert found[0].made == 3
     assert store.load(tmp_path / "00").record["total"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_twenty_kills_at_any_moment_cost_nothing(tmp_path: Path) -> None:
+    run(Sums(400, ["05", "123"]), Files(tmp_path / "undisturbed"), batch=4)
+    want = state(Files(tmp_path / "undisturbed"))
+    rng = np.random.default_rng(7)
+    kills = 0
+    while True:
+        with started(tmp_path / "run", count=400, bad=["05", "123"], wait=0.15) as driver:
+            until(lambda: begun(tmp_path / "run") or driver.poll() is not None)
+            if kills == 20 or driver.poll() is not None:
+                assert driver.wait(300) == 0
+                break
+            time.sleep(rng.uniform(0, 1.5))
+            victims = [driver.pid, *workers_of(driver.pid)]
+            os.kill(victims[rng.integers(len(victims))], signal.SIGKILL)
+            kills += 1
+            if rng.random() < 0.5:  # as often as not the driver too; else it goes on with new workers
+                driver.kill()
+            else:
+                with suppress(subprocess.TimeoutExpired):
+                    driver.wait(rng.uniform(0, 3))
+                driver.kill()
+            driver.wait()
+            until(lambda: not workers_of(driver.pid))
+        assert Shards(tmp_path / "run").verify() == []
+    assert kills >= 10
+    assert state(Shards(tmp_path / "run")) == want
+    assert Shards(tmp_path / "run").failed() == {name: f"{name}: broken picture" for name in ("05", "123")}
 
 
 @pytest.mark.slow

@@ -35,12 +35,16 @@ def reopened(told: Mapping[str, Any], writer: str = "0") -> Results:
 
 
 def note(results: Results, told: Mapping[str, Any]) -> None:
-    """Keep what is asked, or how it went; earlier words of the same name are replaced. Nothing beside no results."""
+    """Keep what is asked, or how it went; earlier words of the same name are replaced."""
     path = _place(results)
-    if not any(not entry.name.startswith(".") for entry in results.root.glob("*")):
-        return
     before = load_record(path) if path.is_file() else {}
     whole(path, json.dumps({**before, **told}, ensure_ascii=False) + "\n")
+
+
+def forget(results: Results) -> None:
+    """Leave no words beside no results."""
+    if all(entry.name.startswith(".") for entry in results.root.glob("*")):
+        _place(results).unlink(missing_ok=True)
 
 
 def noted(results: Results) -> Mapping[str, Any]:
