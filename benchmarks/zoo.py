@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import time
@@ -26,8 +27,9 @@ from torchloupe.sources import patches
 from torchloupe.subjects import Batch, Subject
 from torchloupe.trace import tracing
 
-Made = tuple[str, Callable[[], Subject]]
-LIMIT = 120
+# a name, how to make it at a size of pictures (None: its own), sizes in the order in which they are tried
+Made = tuple[str, Callable[[int | None], Subject], tuple[int | None, ...]]
+LIMIT = 240
 SMALL_WORDS = (
     "test_",
     "atto",
@@ -130,6 +132,8 @@ TORCHVISION = {
     **dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18"), 32),
     **dict.fromkeys(("s3d", "swin3d_t", "mvit_v1_b"), 224),
 }
+# of one size, or too large for more
+FIXED = ("vit_b_32", "maxvit_t", "s3d", "swin3d_t", "mvit_v1_b")
 OPEN_CLIP = (
     "RN50",
     "ViT-B-32",
@@ -168,36 +172,22 @@ def timm_family(part: int, parts: int) -> Iterator[Made]:
             continue
         ranked = sorted(names, key=lambda n: (next((i for i, w in enumerate(SMALL_WORDS) if w in n), 99), len(n), n))
         for name in dict.fromkeys((ranked[0], min(names, key=len))):
-            size = 64 if "img_size" not in name and not any(mark in name for mark in ("224", "256")) else None
-            yield f"timm:{name}", partial(_first_that_works, f"timm:{name}", (size, 96, 128, None))
-
-
-def _first_that_works(spec: str, sizes: tuple[int | None, ...]) -> Subject:
-    """At the smallest of some sizes at which a default layer is found."""
-    made: Subject | None = None
-    for size in dict.fromkeys(sizes):
-        try:
-            made = loupe.subject(spec, size=size, device="cpu")
-        except Exception:
-            if size is None:
-                raise
-            continue
-        if made.layers:
-            break
-    if made is None:
-        raise RuntimeError("no size works")
-    return made
+            yield (
+                f"timm:{name}",
+                lambda z, n=name: loupe.subject(f"timm:{n}", size=z, device="cpu"),
+                (64, 128, 224, None, 384),
+            )
 
 
 def monai_family() -> Iterator[Made]:
     """Volumes."""
     nets = patches.imported("monai.networks.nets")
-    flat, deep = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 32, 32, 32)
 
-    def given(make: Callable[[], torch.nn.Module], x: torch.Tensor) -> Subject:
-        return loupe.subject(make().eval(), example=Batch(x, loupe.Layout("n c h w" if x.ndim == 4 else "n c t h w")))
+    def given(make: Callable[[], torch.nn.Module], dims: int, side: int | None) -> Subject:
+        x = torch.zeros(1, 1, *[side or 64] * dims)
+        return loupe.subject(make().eval(), example=Batch(x, loupe.Layout("n c h w" if dims == 2 else "n c t h w")))
 
-    for dims, x in ((2, flat), (3, deep)):
+    for dims, sizes in ((2, (64, 128, 256)), (3, (32, 64))):
         made = {
             "UNet": lambda d=dims: nets.UNet(d, 1, 2, (8, 16, 32), (2, 2)),
             "BasicUNet": lambda d=dims: nets.BasicUNet(d, 1, 2, (8, 8, 16, 16, 32, 8)),
@@ -226,7 +216,8 @@ def monai_family() -> Iterator[Made]:
             "DynUNet": lambda d=dims: nets.DynUNet(d, 1, 2, (3, 3, 3), (1, 2, 2), (2, 2), filters=(8, 16, 32)),
         }
         for name, make in made.items():
-            yield f"monai {name} {dims}-D", partial(given, make, x)
+            fixed = name in ("ViT", "UNETR")
+            yield f"monai {name} {dims}-D", partial(given, make, dims), sizes[:1] if fixed else sizes
 
 
 def smp_family() -> Iterator[Made]:
@@ -235,7 +226,7 @@ def smp_family() -> Iterator[Made]:
     for name in SMP:
         encoder = "mit_b0" if name == "Segformer" else "resnet18"
         make = partial(getattr(smp, name), encoder, encoder_weights=None, classes=3)
-        yield f"smp {name} ({encoder})", lambda m=make: loupe.subject(m().eval(), size=64)
+        yield f"smp {name} ({encoder})", lambda z, m=make: loupe.subject(m().eval(), size=z), (64, 224, 384)
 
 
 def family(name: str) -> Iterator[Made]:
@@ -243,26 +234,65 @@ def family(name: str) -> Iterator[Made]:
     if name.startswith("timm"):
         yield from timm_family(int(name[4:] or 0), 4)
     for spec, options in TRANSFORMERS.items() if name == "transformers" else ():
-        yield f"transformers:{spec}", lambda s=spec, o=options: loupe.subject(f"transformers:{s}?{o}", device="cpu")
+        yield f"transformers:{spec}", partial(_transformer, spec, options), (None, 128, 224)
     for spec, size in TORCHVISION.items() if name == "torchvision" else ():
-        yield f"torchvision:{spec}", lambda s=spec, z=size: loupe.subject(f"torchvision:{s}", size=z, device="cpu")
+        sizes = (size,) if spec in FIXED else (size, 112) if size == 32 else tuple(dict.fromkeys((size, 128, 224, 384)))
+        yield f"torchvision:{spec}", lambda z, s=spec: loupe.subject(f"torchvision:{s}", size=z, device="cpu"), sizes
     for spec in OPEN_CLIP if name == "open_clip" else ():
-        yield f"open_clip:{spec}", lambda s=spec: loupe.subject(f"open_clip:{s}", device="cpu")
+        yield f"open_clip:{spec}", lambda _z, s=spec: loupe.subject(f"open_clip:{s}", device="cpu"), (None,)
     for spec in ULTRALYTICS if name == "ultralytics" else ():
-        yield f"ultralytics:{spec}", lambda s=spec: loupe.subject(f"ultralytics:{s}.yaml", size=128, device="cpu")
+        yield (
+            f"ultralytics:{spec}",
+            lambda z, s=spec: loupe.subject(f"ultralytics:{s}.yaml", size=z, device="cpu"),
+            (128, 256, 512),
+        )
     if name == "monai":
         yield from monai_family()
     if name == "smp":
         yield from smp_family()
 
 
-def asked(name: str, make: Callable[[], Subject]) -> dict[str, Any]:
-    """One line of the table."""
+def _transformer(spec: str, options: str, size: int | None) -> Subject:
+    """From a small config; at a size of its own where it has pictures, else of those that it is given."""
+    if size is not None and "image_size=" in options:
+        options = re.sub(r"image_size=\d+", f"image_size={size}", options)
+        size = None
+    return loupe.subject(f"transformers:{spec}?{options}", size=size, device="cpu")
+
+
+def told(name: str, make: Callable[[int | None], Subject], sizes: tuple[int | None, ...]) -> dict[str, Any]:
+    """One line of the table: at the smallest of the sizes at which the check can tell, else the best that was found."""
+    row: dict[str, Any] = {"model": name, "verdict": "failed", "why": "no size was tried"}
+    order = ("failed", "refused", "cannot be asked", "sees all")
+    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
+    try:
+        for size in sizes:
+            try:
+                found = asked(name, make, size)
+            except TimeoutError:
+                raise
+            except Exception as error:
+                why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+                found = {"model": name, "verdict": "failed", "why": why}
+            if found["verdict"] not in order:
+                return found
+            if order.index(found["verdict"]) >= order.index(row["verdict"]):
+                row = found
+    except TimeoutError as error:
+        if row["verdict"] == "failed":
+            row["why"] = str(error)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    return row
+
+
+def asked(name: str, make: Callable[[int | None], Subject], size: int | None) -> dict[str, Any]:
+    """What is found at one size."""
     torch.manual_seed(0)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        made = make()
+        made = make(size)
         seconds = time.process_time() - start
     row: dict[str, Any] = {
         "model": name,
@@ -293,6 +323,7 @@ def asked(name: str, make: Callable[[], Subject]) -> dict[str, Any]:
     evidence = weigh(made, batch, visit, layout)
     row |= {
         "layout": layout.pattern + (f" skip {layout.skip}" if layout.skip else ""),
+        "pictures": " x ".join(str(side) for side in batch.size[batch.size[0] == 1 :]),
         "grid": f"{t} x {h} x {w}" if t > 1 else f"{h} x {w}",
     }
     if evidence is None:
@@ -312,11 +343,15 @@ def table(lines: list[dict[str, Any]]) -> str:
         + ".",
         "",
     ]
-    rows += ["| model | default layer | layout | grid | needle check | CPU s |", "|---|---|---|---|---|---|"]
+    rows += [
+        "| model | pictures | default layer | layout | grid | needle check | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for line in lines:
         said = f"{line['verdict']}: {line['why']}" if "why" in line else line["verdict"]
         cells = (
             line["model"],
+            line.get("pictures", ""),
             line.get("layer", ""),
             line.get("layout", ""),
             line.get("grid", ""),
@@ -345,19 +380,10 @@ def main() -> None:
         raise TimeoutError(f"more than {LIMIT} s of CPU")
 
     signal.signal(signal.SIGVTALRM, late)
-    for name, make in family(words.family):
+    for name, make, sizes in family(words.family):
         if name in done:
             continue
-        signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
-        try:
-            row = asked(name, make)
-        except Exception as error:
-            row = {
-                "model": name,
-                "verdict": "failed",
-                "why": f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",
-            }
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        row = told(name, make, sizes)
         with words.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(
