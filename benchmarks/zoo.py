@@ -29,7 +29,7 @@ from torchloupe.trace import tracing
 
 # a name, how to make it at a size of pictures (None: its own), sizes in the order in which they are tried
 Made = tuple[str, Callable[[int | None], Subject], tuple[int | None, ...]]
-LIMIT = 240
+LIMIT = 90
 SMALL_WORDS = (
     "test_",
     "atto",
@@ -71,18 +71,17 @@ TRANSFORMERS = {
     "convnextv2": PYRAMID,
     "resnet": "embedding_size=16&hidden_sizes=[16,32,48]&depths=[1,1,1]",
     "regnet": "embedding_size=16&hidden_sizes=[16,32,48]&depths=[1,1,1]&groups_width=8",
-    "bit": "embedding_size=16&hidden_sizes=[32,64]&depths=[1,1]",
+    "bit": "embedding_size=32&hidden_sizes=[64,128]&depths=[1,1]",
     "segformer": "hidden_sizes=[16,32,48,64]&depths=[1,1,1,1]&decoder_hidden_size=32",
-    "pvt": "image_size=64&hidden_sizes=[16,32,48,64]&depths=[1,1,1,1]",
-    "pvt_v2": "image_size=64&hidden_sizes=[16,32,48,64]&depths=[1,1,1,1]",
+    "pvt": "image_size=64&hidden_sizes=[16,32,40,64]&depths=[1,1,1,1]",
+    "pvt_v2": "image_size=64&hidden_sizes=[16,32,40,64]&depths=[1,1,1,1]",
     "poolformer": "hidden_sizes=[16,32,48,64]&depths=[1,1,1,1]",
-    "van": "hidden_sizes=[16,32,48,64]&depths=[1,1,1,1]",
     "focalnet": "image_size=64&embed_dim=16&depths=[1,1,1,1]",
     "mobilenet_v1": "",
     "mobilenet_v2": "",
     "mobilevit": "image_size=64",
     "mobilevitv2": "image_size=64",
-    "efficientnet": "",
+    "efficientnet": "width_coefficient=1.0&depth_coefficient=1.0&hidden_dim=320&image_size=64",
     "levit": "image_size=224",
     "hiera": "",
     "swiftformer": "",
@@ -175,7 +174,7 @@ def timm_family(part: int, parts: int) -> Iterator[Made]:
             yield (
                 f"timm:{name}",
                 lambda z, n=name: loupe.subject(f"timm:{n}", size=z, device="cpu"),
-                (64, 128, 224, None, 384),
+                (64, 128, 224, None),
             )
 
 
@@ -226,7 +225,7 @@ def smp_family() -> Iterator[Made]:
     for name in SMP:
         encoder = "mit_b0" if name == "Segformer" else "resnet18"
         make = partial(getattr(smp, name), encoder, encoder_weights=None, classes=3)
-        yield f"smp {name} ({encoder})", lambda z, m=make: loupe.subject(m().eval(), size=z), (64, 224, 384)
+        yield f"smp {name} ({encoder})", lambda z, m=make: loupe.subject(m().eval(), size=z), (64, 192)
 
 
 def family(name: str) -> Iterator[Made]:
@@ -236,7 +235,7 @@ def family(name: str) -> Iterator[Made]:
     for spec, options in TRANSFORMERS.items() if name == "transformers" else ():
         yield f"transformers:{spec}", partial(_transformer, spec, options), (None, 128, 224)
     for spec, size in TORCHVISION.items() if name == "torchvision" else ():
-        sizes = (size,) if spec in FIXED else (size, 112) if size == 32 else tuple(dict.fromkeys((size, 128, 224, 384)))
+        sizes = (size,) if spec in FIXED else (size, 112) if size == 32 else tuple(dict.fromkeys((size, 160)))
         yield f"torchvision:{spec}", lambda z, s=spec: loupe.subject(f"torchvision:{s}", size=z, device="cpu"), sizes
     for spec in OPEN_CLIP if name == "open_clip" else ():
         yield f"open_clip:{spec}", lambda _z, s=spec: loupe.subject(f"open_clip:{s}", device="cpu"), (None,)
@@ -244,7 +243,7 @@ def family(name: str) -> Iterator[Made]:
         yield (
             f"ultralytics:{spec}",
             lambda z, s=spec: loupe.subject(f"ultralytics:{s}.yaml", size=z, device="cpu"),
-            (128, 256, 512),
+            (128, 320),
         )
     if name == "monai":
         yield from monai_family()

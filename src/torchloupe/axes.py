@@ -106,6 +106,10 @@ class Layout:
                 return number
         raise BadInput(f"layout {self.pattern!r} has no axis {letter!r}")
 
+    def has(self, letter: str) -> bool:
+        """Whether a raw axis holds this canonical axis, folded or not."""
+        return any(letter in re.findall(r"\w+", part) for part in self._parts())
+
     @property
     def ndim(self) -> int:
         """Number of axes of the raw tensor."""

@@ -377,7 +377,7 @@ def _by_word(subject: Subject, batch: Batch, visit: Visit, trace: Trace, watch: 
         return None
     before, after = visit.shapes[0], tuple(raw.shape)
     axis = likeliest.axis("h")
-    folded = likeliest.axis("w") == axis
+    folded = likeliest.folded
     a_row = w * (t if folded and "t h w" in likeliest.pattern else 1)
     for rows in (2 * h, 2 * h - 1, 2 * h + 1):
         grown = before[axis] + (rows - h) * a_row if folded else rows

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -180,6 +181,22 @@ class TextTower:
     digest: str | None = None
 
 
+class Recordings(Protocol):
+    """How files become samples of a model that takes no picture. what: how samples are called in the plural."""
+
+    @property
+    def what(self) -> str: ...
+
+    def samples(self, files: Mapping[str, Path]) -> Mapping[str, Sequence[Path]]:
+        """Files by their names -> samples by theirs, each of one file or more."""
+
+    def read(self, files: Sequence[Path]) -> Batch:
+        """One sample."""
+
+    def joined(self, found: Sequence[Batch], ids: Sequence[str]) -> Batch:
+        """Samples as the model takes them."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model and how to talk to it.
@@ -189,7 +206,7 @@ class Subject:
     call: (module, batch) -> output. read: output -> what targets take (logits (n, classes) for classifiers).
     layers: the default layers; () where they are not known. spec: where the model came from.
     classes: names of the classes, or ().
-    prepare: picture files or images -> Batch, or None. listing: the command that lists its layers, for messages.
+    prepare: picture files or images -> Batch, or None. recordings: how files are read where the model takes no picture. listing: the command that lists its layers, for messages.
     extra_tokens: how many tokens before those of the picture there are, where it was said; None: it is found.
     example: samples of the kind that the model takes, where that is no picture; or None.
     tower: how texts are put beside its pictures, or None for a model that knows no words.
@@ -209,6 +226,7 @@ class Subject:
     extra_tokens: int | None = None
     example: Batch | None = None
     tower: TextTower | None = None
+    recordings: Recordings | None = None
 
     @property
     def device(self) -> torch.device:

@@ -300,7 +300,8 @@ def _in_a_picture(
         other.shapes[0] for other in trace.visits[: _at(visit, trace)] if other.shapes and other.shapes[0][0] == n
     ]
     pictures = dict.fromkeys(pair for found in reversed(before) if len(found) == 4 for pair in (found[2:], found[1:3]))
-    cut = [(h, w) for h, w in pictures if _fits(h, w, size)]
+    # what a network of spectrograms cuts may lie with its columns first
+    cut = [(h, w) for h, w in pictures if _fits(h, w, size)] or [(w, h) for h, w in pictures if _fits(w, h, size)]
     plain = {found[1] for found in before if len(found) == 3}
 
     def lying(pattern: str, skip: int, h: int, w: int) -> Layout:
@@ -428,7 +429,7 @@ def default_layers(
 
 def _stage(drawable: Sequence[tuple[Visit, Layout]], trace: Trace) -> Visit:
     """The outermost of the modules that end last; a whole backbone, in which the resolution changes often, is left out."""
-    resolutions = [(visit.name, tuple(visit.shapes[0][layout.axis(a)] for a in "hw")) for visit, layout in drawable]
+    resolutions = [(visit.name, _sides(visit, layout)) for visit, layout in drawable]
     for visit, _ in reversed(drawable):
         name = visit.name
         if len({found for other, found in resolutions if other == name or other.startswith(name + ".")}) <= 2:
@@ -443,11 +444,14 @@ def _spatial(visit: Visit, trace: Trace, n: int, size: Size) -> Layout | None:
     layout = None if passes or pools else find_layout(visit, trace, n, size)
     if not isinstance(layout, Layout) or layout.pattern == "n c":
         return None
-    shape = visit.shapes[0]
-    rows = [shape[layout.axis(letter)] for letter in "hw"]
     # A model's output that carries its pooled features too: the head may read those, past this layer's picture.
     pooled = any(len(other) >= 2 and max(other[2:], default=1) == 1 for other in visit.shapes[1:])
-    return layout if max(rows) > 1 and not pooled else None
+    return layout if max(_sides(visit, layout), default=1) > 1 and not pooled else None
+
+
+def _sides(visit: Visit, layout: Layout) -> tuple[int, ...]:
+    """Lengths of the raw axes that hold rows and columns; a signal has rows alone."""
+    return tuple(visit.shapes[0][layout.axis(letter)] for letter in "hw" if layout.has(letter))
 
 
 def _before_last_attention(trace: Trace, drawable: set[int]) -> Visit | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -89,12 +89,14 @@ def cam(
     from torchloupe.render.pictures import draw_run
     from torchloupe.runs.found import chosen
     from torchloupe.runs.run import Job
-    from torchloupe.sources.images import find
+    from torchloupe.sources.images import find, names_of
 
     files = find(images)
     palette(style.cmap)
+    if save.suffix.lower() in (".gif", ".mp4") and style.video is None:
+        style = replace(style, video="gif" if save.suffix.lower() == ".gif" else "mp4")
     folder, single = destination(save)
-    names = unique_names(files)
+    names = names_of(files)
     ask: dict[str, Any] = {
         "layers": layers,
         "methods": method or ["gradcam"],
@@ -119,10 +121,10 @@ def cam(
     work = job.open()
     for notice in work.notices:
         say(notice)
-    results = running.results(folder, len(files), {"drawn": asdict(style)})
-    done = running.run(job, work, results, "pictures")
+    results = running.results(folder, len(work.ids()), {"drawn": asdict(style)})
+    done = running.run(job, work, results, work.what)
     done.check()
-    there = [name for name in names if name not in done.failed]
+    there = [name for name in work.ids() if name not in done.failed]
     shown = chosen(results, there, draw)
     written = draw_run(results, shown, folder / (single or ""), style)
     for path in written[:FEW]:
@@ -133,7 +135,7 @@ def cam(
         from torchloupe.render.judgement import table_of
 
         print("\n".join(table_of(results, there)))
-    for line in [*empty_maps(results, shown), *done.told("pictures")]:
+    for line in [*empty_maps(results, shown), *done.told(work.what)]:
         say(line)
     return done.status
 
@@ -151,21 +153,5 @@ def destination(save: Path) -> tuple[Path, str | None]:
     """Folder to write to, and the drawing's own name where a picture file was given."""
     from torchloupe.render.style import FORMATS
 
-    single = save.suffix.lower().lstrip(".") in (*FORMATS, "jpeg")
+    single = save.suffix.lower().lstrip(".") in (*FORMATS, "jpeg", "gif", "mp4")
     return (save.parent, save.name) if single else (save, None)
-
-
-def unique_names(files: Sequence[Path]) -> list[str]:
-    """A file name for the result of each picture: its stem, with as much of its folder as tells it from the others."""
-    import os
-
-    from torchloupe.errors import legible
-
-    stems = [legible(file.stem) for file in files]
-    if len(set(stems)) == len(stems):
-        return stems
-    common = Path(os.path.commonpath([file.resolve().parent for file in files]))
-    longer = [legible("-".join(file.resolve().relative_to(common).with_suffix("").parts)) for file in files]
-    if len(set(longer)) == len(longer):
-        return longer
-    return [legible("-".join(file.resolve().relative_to(common).parts).replace(".", "-")) for file in files]

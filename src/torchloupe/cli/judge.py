@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from torchloupe.cli.cam import destination, unique_names
+from torchloupe.cli.cam import destination
 from torchloupe.cli.options import Model, Running, Words, pairs, say
 from torchloupe.render.style import Style
 
@@ -204,10 +204,10 @@ def asked(
 
 def pictures(images: Sequence[str]) -> dict[str, Any]:
     """The pictures by the names of their results."""
-    from torchloupe.sources.images import find
+    from torchloupe.sources.images import find, names_of
 
     files = find(images)
-    return {"files": dict(zip(unique_names(files), map(str, files), strict=True))}
+    return {"files": dict(zip(names_of(files), map(str, files), strict=True))}
 
 
 def stored(name: str) -> bool:

@@ -34,8 +34,9 @@ class Heatmaps:
     questions and scores: k each. Where the questions have places in the picture: boxes (k, 4), with no extent where there
     is none, and detections (m, 6), each a box, its score and the number of its class in classes; or regions (k, h', w').
     Where each question is a likeness to another picture, others (k, t, h, w, 3) are those pictures, and other_maps what in
-    them made the two alike. On disk: `picture`, `score` (k,), `map/METHOD/LAYER`; `boxes`, `detections` or `region` where there
-    are places; `others` and `other/METHOD/LAYER`.
+    them made the two alike. signal (channels, steps), where the model is given no picture but a signal; its picture is white
+    then. On disk: `picture`, `score` (k,), `map/METHOD/LAYER`; `boxes`, `detections` or `region` where there are places;
+    `others` and `other/METHOD/LAYER`; `signal`.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Heatmaps:
     record: Mapping[str, Any] = field(default_factory=dict)
     others: np.ndarray | None = None
     other_maps: Mapping[Where, np.ndarray] = field(default_factory=dict)
+    signal: np.ndarray | None = None
 
     @classmethod
     def of(cls: type[Some], found: Mapping[str, Maps], batch: Batch, sample: int, classes: Sequence[str] = ()) -> Some:
@@ -121,7 +123,8 @@ class Heatmaps:
         held = {"picture": self.picture, "score": scores.astype(kind if kind.kind == "f" else np.float32)}
         held |= {f"map/{method}/{layer}": values for (method, layer), values in self.maps.items()}
         held |= {f"other/{method}/{layer}": values for (method, layer), values in self.other_maps.items()}
-        places = {"boxes": self.boxes, "detections": self.detections, "region": self.regions, "others": self.others}
+        places = {"boxes": self.boxes, "detections": self.detections, "region": self.regions}
+        places |= {"others": self.others, "signal": self.signal}
         return held | {name: value for name, value in places.items() if value is not None}
 
     def row(self) -> dict[str, Any]:
@@ -168,8 +171,11 @@ class Heatmaps:
             raise BadInput(
                 f"{who}: the other pictures, or their maps {wrong or ''}, do not fit {len(questions)} questions"
             )
+        signal = arrays.get("signal")
+        if signal is not None and (signal.ndim != 2 or not signal.size or not np.isfinite(signal).all()):
+            raise BadInput(f"{who}: signal {signal.shape}; expected finite numbers (channels, steps)")
         names = record.get("classes", {})
-        return cls(who, picture, maps, signed, questions, scores, *places, names, record, others, beside)
+        return cls(who, picture, maps, signed, questions, scores, *places, names, record, others, beside, signal)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -213,9 +219,11 @@ def _told(
 
     if not found:
         raise BadInput("no maps to save")
-    picture, origin = _picture(batch, sample)
+    signal = _signal(batch, sample)
+    picture, origin = _picture(batch, sample, signal is not None)
     scores = next(iter(found.values())).scores
     arrays = {"picture": picture, "score": _numbers(scores.value[:, sample])}
+    arrays |= {} if signal is None else {"signal": signal}
     layers: dict[str, dict[str, Any]] = {}
     methods: dict[str, dict[str, Any]] = {}
     empty = []
@@ -268,13 +276,21 @@ def _numbers(tensor: Any) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
-def _picture(batch: Batch, sample: int) -> tuple[np.ndarray, str]:
+def _signal(batch: Batch, sample: int) -> np.ndarray | None:
+    """(channels, steps) float32 of an input that has one axis beside its channels; None for any other."""
+    if sum(batch.layout.has(letter) for letter in "thw") != 1 or batch.pictures is not None:
+        return None
+    x = _numbers(batch.layout.canonical([batch.x], batch.n))[sample]
+    return x.reshape(len(x), -1).astype(np.float32)
+
+
+def _picture(batch: Batch, sample: int, blank: bool) -> tuple[np.ndarray, str]:
     """(t, h, w, 3) uint8 and where it is from."""
     if batch.pictures is not None:
         return batch.pictures[sample].cpu().numpy(), "seen"
     x = _numbers(batch.layout.canonical([batch.x], batch.n))[sample]
     channels, *size = x.shape
-    if channels not in (1, 3) or not np.isfinite(x).all():
+    if blank or channels not in (1, 3) or not np.isfinite(x).all():
         return np.full((*size, 3), 255, np.uint8), "none"
     low, high = x.min(), x.max()
     unit = (x - low) / (high - low if high > low else 1)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from torchloupe.axes import W
+from torchloupe.errors import BadInput
 from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe
 
@@ -20,8 +21,11 @@ def aug_smooth(ask: Callable[[Probe, Batch], Mapping[str, Maps]], probe: Probe, 
 
     ask: (probe, batch) -> name -> Maps, for example cams with its methods chosen. What the target chooses (the predicted
     class) is chosen once, on the unchanged input; a target that chooses places (boxes) says where they are in the mirror.
+    Errors: BadInput for signals, which have nothing to mirror.
     Source: the test-time augmentation of pytorch-grad-cam.
     """
+    if not batch.layout.has("w"):
+        raise BadInput("aug_smooth mirrors columns, which a signal does not have; leave it out")
     scores, batch = probe.ask(batch)
     axis = batch.layout.axis("w")
     mirror = getattr(probe.target, "mirrored", None)

@@ -39,6 +39,8 @@ HOMES: Mapping[str, str] = {
     "pose maps": "torchloupe.render.pose_report:redraw",
     "projection": "torchloupe.render.points:redraw",
 }
+# kinds whose samples may have frames
+MOVING = ("maps", "judged", "gait maps")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,10 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> tuple[list[Pa
 
 
 def _has_effect(wish: Wish, kinds: Collection[str]) -> None:
-    """Errors: BadInput for an option of points, or of feature maps, where no such result is drawn."""
+    """Errors: BadInput for an option of points, of feature maps or of frames, where no such result is drawn."""
+    still = [kind for kind in kinds if kind in HOMES and kind not in MOVING]
+    if wish.style.video and still:
+        raise BadInput(f"--video is for heatmaps of several frames; these are {', '.join(sorted(still))}: leave it out")
     for options, home, what in ((wish.look, "points", "points"), (wish.change, "features", "feature maps")):
         ours = {kind for kind, path in HOMES.items() if path == f"torchloupe.render.{home}:redraw"}
         if options is None or ours & set(kinds) or not set(kinds) <= set(HOMES):

@@ -16,11 +16,13 @@ import numpy as np
 from torchloupe import store
 from torchloupe.errors import BadInput, legible, one_line
 from torchloupe.kinds.maps import Heatmaps, Where
-from torchloupe.render import colour
+from torchloupe.render import colour, signals
 from torchloupe.render.kinds import Wish
 from torchloupe.render.marks import Mark, framed_boxes, inside_box, inside_region, listed, outlined
 from torchloupe.render.plots import FONT, Bar, Cell, Group, bare, grid, raster, vector
+from torchloupe.render.signals import Strip
 from torchloupe.render.style import FORMATS, VECTOR, Style, style
+from torchloupe.render.video import write_video
 from torchloupe.store import Artifact
 from torchloupe.store.results import Files, Results
 
@@ -142,8 +144,13 @@ class Tile:
         """What tells it from its neighbours, fit for a file name."""
         twins = sum(_slug(q) == _slug(self.sheet.questions[self.k]) for q in self.sheet.questions) > 1
         parts = [self.method, self.layer, _slug(self.sheet.questions[self.k])]
-        number = [str(self.k)] * twins + [f"{self.frame:0{len(str(self.frames - 1))}d}"] * (self.frames > 1)
+        number = [str(self.k)] * twins
         return "-".join([*("".join(c if c.isalnum() or c in "._" else "_" for c in part) for part in parts), *number])
+
+    @property
+    def numbered(self) -> str:
+        """Its name, with the number of its frame where there are several."""
+        return self.name + (f"-{self.frame:0{len(str(self.frames - 1))}d}" if self.frames > 1 else "")
 
     def image(self, style: Style, labels: bool = True) -> np.ndarray:
         """(h, w, 3) uint8; labels: what is written at the boxes."""
@@ -257,7 +264,10 @@ class Drawing:
                 for (method, layer), maps in sheet.maps.items():
                     signed = method in sheet.signed
                     frames = len(sheet.picture) if len(sheet.picture) > 1 else maps.shape[1]
+                    frames = 1 if sheet.signal is not None else frames
                     one = sheet.confined(k, maps[k]) if self.style.confine else maps[k]
+                    # a signal's steps are one strip, whichever axis they lie on
+                    one = one if sheet.signal is None else one.reshape(1, 1, -1)
                     values = colour.resize(one, (frames, *one.shape[1:]))
                     own = colour.peak(values, signed, (1, 2) if self.style.scale == "map" else None)
                     top = np.full_like(own, run[method, layer]) if self.style.scale == "run" else own
@@ -277,6 +287,8 @@ class Drawing:
         own = tiles[0].sheet
         look = self._look(own)
         bars = self._bars(tiles) if self.style.colorbar is not False else []
+        if own.signal is not None:
+            return self._traced(own, tiles)
         if tiles[0].frames > 1:
             return self._strip(own, tiles, look, bars)
         cells = {(tile.k, tile.method, tile.layer): self._cell(tile, look) for tile in tiles}
@@ -320,6 +332,18 @@ class Drawing:
             groups.append(Group(heading(sheet, k), rows))
         return grid(groups, [str(t) for t in shown], bars, self._note(bars))
 
+    def _traced(self, sheet: Sheet, tiles: Sequence[Tile]) -> Any:
+        """A signal and a strip for each map."""
+        assert sheet.signal is not None
+        strips = []
+        for tile in tiles:
+            table = colour.palette(self.style.cmap, tile.signed)
+            values = colour.resize(np.asarray(tile.values).reshape(-1), (sheet.signal.shape[1],))
+            label = f"{TITLES.get(tile.method, tile.method)}, {tile.layer}" + (f" ({EMPTY})" if tile.empty else "")
+            strips.append(Strip(heading(sheet, tile.k), label, colour.colours(values, table, tile.signed)))
+        bars = self._bars(tiles) if self.style.colorbar is not False else []
+        return signals.figure(sheet.signal, strips, bars, self._note(bars))
+
     def _look(self, sheet: Sheet) -> Style:
         """The style of a grid's cells: small pictures are enlarged, so that the map over them stays smooth."""
         longest = max(sheet.picture.shape[1:3])
@@ -337,6 +361,8 @@ class Drawing:
         return [Bar(colour.palette(self.style.cmap, kind), tops[kind]) for kind in kinds]
 
     def _framed(self, tile: Tile) -> Any:
+        if tile.sheet.signal is not None:
+            return self._traced(tile.sheet, [tile])
         title = f"{TITLES.get(tile.method, tile.method)}, {tile.layer}"
         row = ("", [self._cell(tile, self._look(tile.sheet), labels=True)])
         bars = self._bars([tile])
@@ -355,7 +381,7 @@ class Drawing:
         return Image.fromarray(self._raster(self.tiles[0]))
 
     def _raster(self, tile: Tile) -> np.ndarray:
-        if self.style.colorbar:
+        if self.style.colorbar or tile.sheet.signal is not None:
             return np.asarray(raster(self._framed(tile), self.style.dpi))
         image = tile.image(self.style)
         return labelled(image, EMPTY) if tile.empty else image
@@ -375,25 +401,55 @@ class Drawing:
         goal = Path(path)
         kind = goal.suffix[1:].lower().replace("jpeg", "jpg")
         folder = not kind or goal.is_dir() or os.fspath(path).endswith(os.sep)
-        if not folder and kind not in FORMATS:
-            raise BadInput(f"{goal}: no picture format {goal.suffix!r}; expected {', '.join(FORMATS)}, or a folder")
-        kind = self.style.format if folder else kind
+        kinds = (self.style.video,) if self.style.video else FORMATS
+        if not folder and kind not in kinds:
+            what = "video" if self.style.video else "picture"
+            raise BadInput(f"{goal}: no {what} format {goal.suffix!r}; expected {', '.join(kinds)}, or a folder")
+        kind = kind if not folder else self.style.video or self.style.format
         names = _distinct([store.safe_name(sheet.id) for sheet in self.sheets])
         jobs: list[tuple[str, int, Tile | None]] = []
         for number, name in enumerate(names):
             stem = name if folder else goal.stem + f"-{name}" * (len(names) > 1)
-            tiles = [tile for tile in self.tiles if tile.number == number]
+            tiles = [tile for tile in self.tiles if tile.number == number and not (self.style.video and tile.frame)]
             if self.style.compare:
                 jobs.append((f"{stem}-grid" if folder else stem, number, None))
             elif len(tiles) == 1:
-                jobs.append((f"{stem}-{tiles[0].name}" if folder else stem, number, tiles[0]))
+                jobs.append((f"{stem}-{self._called(tiles[0])}" if folder else stem, number, tiles[0]))
             else:
-                jobs += [(f"{stem}-{tile.name}", number, tile) for tile in tiles]
+                jobs += [(f"{stem}-{self._called(tile)}", number, tile) for tile in tiles]
         home = goal if folder else goal.parent
         found = [(home / f"{stem}.{kind}", number, tile) for stem, number, tile in jobs]
         return [self._write(file, kind, number, tile) if stale(file) else file for file, number, tile in found]
 
+    def _called(self, tile: Tile) -> str:
+        return tile.name if self.style.video else tile.numbered
+
+    def _moving(self, number: int, tile: Tile | None) -> list[np.ndarray]:
+        """The frames of a video: of one map, or of all maps of a sample beside the input, a row a question."""
+        tiles = [one for one in self.tiles if one.number == number]
+        if tile is not None:
+            tiles = [one for one in tiles if (one.k, one.method, one.layer) == (tile.k, tile.method, tile.layer)]
+        look = self._look(tiles[0].sheet)
+        frames = []
+        for t in range(tiles[0].frames):
+            now = [one for one in tiles if one.frame == t]
+            if tile is not None:
+                frames.append(now[0].image(look))
+                continue
+            sheet = now[0].sheet
+            plain = labelled(overlay(sheet.picture[min(t, len(sheet.picture) - 1)], None, look), f"input {t}")
+            rows = []
+            for k in dict.fromkeys(one.k for one in now):
+                mine = [one for one in now if one.k == k]
+                words = [f"{TITLES.get(one.method, one.method)}, {one.layer}: {heading(sheet, k)}" for one in mine]
+                pairs = zip(mine, words, strict=True)
+                rows.append(np.hstack([plain, *(labelled(one.image(look, False), word) for one, word in pairs)]))
+            frames.append(np.vstack(rows))
+        return frames
+
     def _write(self, path: Path, kind: str, sheet: int, tile: Tile | None) -> Path:
+        if self.style.video:
+            return write_video(self._moving(sheet, tile), path, self.style.fps)
         about = legible(self._about(self.sheets[sheet], tile))
         with store.aside(path) as (draft,):
             if kind in VECTOR:
@@ -410,7 +466,8 @@ class Drawing:
     def _drawn(self, sheet: int, tile: Tile | None) -> Any:
         if tile is None:
             return self.figure(sheet)
-        return self._framed(tile) if self.style.colorbar else bare(self._raster(tile), self.style.dpi)
+        whole = self.style.colorbar or tile.sheet.signal is not None
+        return self._framed(tile) if whole else bare(self._raster(tile), self.style.dpi)
 
     def _about(self, sheet: Sheet, tile: Tile | None) -> str:
         """One line that stays inside the file: what is drawn and how it is scaled."""
@@ -462,7 +519,21 @@ def draw(maps: Maps | Mapping[str, Maps], batch: Batch, *, classes: Sequence[str
 def drawing(sheets: Sequence[Sheet], style: Style) -> Drawing:
     """Checks what can go wrong before anything is drawn. Errors: BadInput for an unknown colour map or equal ids."""
     colour.palette(style.cmap)
+    for sheet in sheets:
+        _has_effect(sheet, style)
     return Drawing(tuple(sheets), style)
+
+
+def _has_effect(sheet: Sheet, style: Style) -> None:
+    """Errors: BadInput for an option that has no meaning for this sample."""
+    if sheet.signal is not None:
+        usual = Style()
+        for name in ("opacity", "fade", "resize", "confine", "video"):
+            if getattr(style, name) != getattr(usual, name):
+                raise BadInput(f"--{name}: {sheet.id} is a signal, drawn as a line with strips under it; leave it out")
+    frames = max(len(sheet.picture), *(maps.shape[1] for maps in sheet.maps.values()))
+    if style.video and frames == 1:
+        raise BadInput(f"--video {style.video}: {sheet.id} is one picture; leave it out")
 
 
 def draw_run(results: Results, names: Sequence[str], save: str | os.PathLike[str], style: Style) -> list[Path]:

@@ -79,7 +79,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     foot = wrap(note, full - 2 * EDGE, SMALL, 2)
     total = 2 * EDGE + top + sum(rows_of) + sum(above) + GAP * len(groups) + BAND * len(foot)
     figure = Plain((full, total))
-    page = _Page(figure, full, total)
+    page = Page(figure, full, total)
 
     y = EDGE + top
     for i, lines in enumerate(heads):
@@ -105,7 +105,7 @@ def grid(groups: Sequence[Group], titles: Sequence[str], bars: Sequence[Bar] = (
     return figure
 
 
-class _Page:
+class Page:
     """A figure addressed in inches from its upper left corner."""
 
     def __init__(self, figure: Figure, width: float, height: float) -> None:

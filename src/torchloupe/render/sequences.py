@@ -17,6 +17,7 @@ from torchloupe.errors import BadInput, one_line
 from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.render import fonts
 from torchloupe.render.kinds import Wish
+from torchloupe.render.video import write_video
 
 MODES = ("merge", "compare", "both")
 SCALES = ("sequence", "frame", "run")
@@ -136,8 +137,14 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
         folder = Path(save) / path.stem if save else path.with_suffix("")
         for question in asked:
             place = folder / safe(made.questions[question]) if len(asked) > 1 else folder
+            some = made.at(layers)
+            if how.video:
+                painter = Painter(some, style, question, run)
+                moving = [strip(painter, some.layers, number) for number in range(some.frames)]
+                written.append(write_video(moving, place / f"{store.safe_name(some.name)}.{how.video}", how.fps))
+                continue
             mode = "compare" if how.compare else "merge"
-            written += draw(made.at(layers), place, mode, style, question=question, run=run)
+            written += draw(some, place, mode, style, question=question, run=run)
     return written
 
 

@@ -34,6 +34,8 @@ class Style:
         boxes: Boxes over the pictures of a detector, with labels and scores: own (the one that the map explains), all
             (every detection), none; of a segmenter, own is the outline of the region.
         confine: Colours inside the explained box or region only; the picture around it stays as it is.
+        video: Of samples of several frames: a moving gif or mp4 for each map, or with compare one of all beside the input.
+        fps: Frames a second of the video.
     """
 
     cmap: str = "auto"
@@ -48,6 +50,8 @@ class Style:
     colorbar: bool | None = None
     boxes: Literal["own", "all", "none"] = "own"
     confine: bool = False
+    video: Literal["gif", "mp4"] | None = None
+    fps: float = 6
 
     def __post_init__(self) -> None:
         if not 0 <= self.opacity <= 1:
@@ -59,6 +63,12 @@ class Style:
         _choice("boxes", self.boxes, ("own", "all", "none"))
         if self.fuse is not None:
             _choice("fuse", self.fuse, ("mean", "max"))
+        if self.video is not None:
+            _choice("video", self.video, ("gif", "mp4"))
+        elif self.fps != Style.fps:
+            raise BadInput(f"fps {self.fps}: has a meaning for a video alone; ask for one, gif or mp4, or leave it out")
+        if not 0 < self.fps <= 60:
+            raise BadInput(f"fps {self.fps}: expected more than 0, at most 60")
         self.size(1, 1)
 
     def size(self, height: int, width: int) -> tuple[int, int]:

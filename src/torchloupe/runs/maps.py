@@ -23,7 +23,7 @@ from torchloupe.runs.ahead import Ahead
 from torchloupe.runs.run import Job
 from torchloupe.sources.images import read
 from torchloupe.sources.safe import state_sha256
-from torchloupe.store import plain, sha256
+from torchloupe.store import key, plain, sha256
 from torchloupe.store.reading import reads
 from torchloupe.targets.boxes import boxes, regions
 from torchloupe.targets.classes import Each, class_index
@@ -51,7 +51,7 @@ class Explaining:
 
     def __init__(self, job: Job) -> None:
         ask, self.files = job.ask, {str(name): Path(path) for name, path in job.data["files"].items()}
-        self._ahead = Ahead(lambda id: read(self.files[id]))
+        self._ahead = Ahead(lambda id: self._read(self.parts[id]))
         self.notices: list[str] = []
         self.methods = {fn.__name__: fn for fn in map(named, ask["methods"])}
         self.options = dict(ask["options"])
@@ -62,20 +62,22 @@ class Explaining:
                     f"--eigen-smooth has no meaning with {', '.join(without)}: there is no weighted sum in it"
                 )
             self.options["eigen_smooth"] = True
+        self.subject = sources.subject(**job.model)
+        self.spec = str(job.model["model"])
+        if self.subject.prepare is None and self.subject.recordings is None:
+            raise BadInput(
+                f"model {self.spec!r}: it is not known what it takes; a sample of it says so (--example FILE), or use it from "
+                "Python with a Batch"
+            )
+        self.parts = self._parts(self.files)
         words = list(ask["target"] or ())
         self.each: Mapping[str, str] = {}
         if ask["each"]:
             if len(words) != len(self.files):
-                raise BadInput(f"--each: {len(words)} targets for {len(self.files)} pictures; give one a picture")
+                raise BadInput(f"--each: {len(words)} targets for {len(self.files)} {self.what}; give one for each")
             self.each = dict(zip(self.files, words, strict=True))
         self.aug = bool(ask["aug_smooth"])
         self.liked: Batch | None = None
-        self.subject = sources.subject(**job.model)
-        self.spec = str(job.model["model"])
-        if self.subject.prepare is None:
-            raise BadInput(
-                f"model {self.spec!r}: it is not known how a picture is prepared for it; use it from Python with a Batch"
-            )
         self.probe = Probe(self.subject, self._layers(ask["layers"]), self._question(ask, words))
         self.truth = self._truth(words, job.data.get("labels"))
         self.own = self._own_texts(ask)
@@ -105,6 +107,29 @@ class Explaining:
                 "version": __version__,
             }
         )
+
+    @property
+    def what(self) -> str:
+        """What the samples are called, in the plural."""
+        return "pictures" if self.subject.recordings is None else self.subject.recordings.what
+
+    def _parts(self, files: Mapping[str, Path]) -> Mapping[str, Sequence[Path]]:
+        """The files of every sample; self.files has the one file, or the folder, that stands for them."""
+        if self.subject.recordings is None:
+            return {name: (file,) for name, file in files.items()}
+        parts = self.subject.recordings.samples(files)
+        self.files = {name: some[0] if len(some) == 1 else some[0].parent for name, some in parts.items()}
+        return parts
+
+    def _batch(self, found: Sequence[Any], ids: Sequence[str]) -> Batch:
+        """What `read` gave as the model takes it."""
+        if self.subject.recordings is not None:
+            return self.subject.recordings.joined(found, tuple(ids))
+        assert self.subject.prepare is not None
+        return self.subject.prepare(list(found), tuple(ids))
+
+    def _read(self, files: Sequence[Path]) -> Any:
+        return read(files[0]) if self.subject.recordings is None else self.subject.recordings.read(files)
 
     def _factory(self) -> list[str]:
         scheme, _, rest = self.spec.partition(":")
@@ -170,9 +195,12 @@ class Explaining:
 
     def _like(self, files: Sequence[Path]) -> Like:
         """Similarity to other pictures, each embedded as it is prepared for this model."""
-        assert self.subject.prepare is not None
-        self.liked = self.subject.prepare([read(file) for file in files], tuple(map(str, files)))
-        return Like(self._embedded(self.liked), tuple(file.stem for file in files))
+        parts: list[Sequence[Path]] = [(file,) for file in files]
+        if self.subject.recordings is not None:
+            parts = list(self.subject.recordings.samples({str(i): file for i, file in enumerate(files)}).values())
+        self.liked = self._batch([self._read(some) for some in parts], [str(some[0]) for some in parts])
+        names = (some[0].stem if len(some) == 1 else some[0].parent.name for some in parts)
+        return Like(self._embedded(self.liked), tuple(names))
 
     def _embedded(self, batch: Batch) -> torch.Tensor:
         """The embeddings of a batch (n, c)."""
@@ -212,9 +240,10 @@ class Explaining:
     def asked(self, id: str) -> Mapping[str, Any]:
         """See `runs.run.Work.asked`; the class or joint that is asked of this picture alone, and its file's sha256."""
         try:
-            self._sources[id] = sha256(self.files[id])
+            digests = [sha256(file) for file in self.parts[id]]
         except OSError as error:
             raise BadSample(f"{self.files[id]}: cannot be read ({error.strerror or error})") from error
+        self._sources[id] = digests[0] if len(digests) == 1 else key({"files": digests})
         return {"own": self.each.get(id, self.truth.get(id)), "source": self._sources[id]}
 
     def fetch(self, ids: Sequence[str]) -> None:
@@ -257,10 +286,9 @@ class Explaining:
             yield name, self.recorded(made, probe, name)
 
     def prepared(self, images: Mapping[str, Any]) -> tuple[Probe, Batch]:
-        """The question, and pictures by their names as the model takes them."""
-        assert self.subject.prepare is not None
+        """The question, and what was read of samples by their names, as the model takes them."""
         names = list(images)
-        batch = self.subject.prepare(list(images.values()), tuple(str(self.files[name]) for name in names))
+        batch = self._batch(list(images.values()), [str(self.files[name]) for name in names])
         if self.truth:
             batch = replace(batch, truth={"label": torch.tensor([self.truth[name] for name in names])})
         probe = self._for_each([self.each[name] for name in names]) if self.each else self.probe

@@ -23,7 +23,8 @@ from torchloupe.probe import Batch, Kind, Probe, Subject, reject_wrapped
 from torchloupe.sources import patches
 from torchloupe.sources.devices import device
 from torchloupe.sources.outputs import choose, word
-from torchloupe.sources.preparation import Preparation
+from torchloupe.sources.preparation import Preparation, resize_crop
+from torchloupe.sources.recordings import Recordings, Sound, axes_of
 from torchloupe.sources.safe import load_into, read_checkpoint, weights_in
 from torchloupe.store import sha256
 from torchloupe.store.reading import reading
@@ -149,12 +150,15 @@ def finish(
     loaded: Loaded | None = None,
     notes: Mapping[str, Any] | None = None,
     example: Batch | None = None,
+    frame: Preparation | None = None,
+    sound: Sound | None = None,
     **seams: Any,
 ) -> Subject:
     """A Subject of a built model: weights, eval mode, device, what of its output is read, class names, default layers.
 
     seams: call, read, layout, tower, for Subject. loaded: where the source has loaded the weights itself. example: samples of the kind
-    that the model takes, where that is no picture; one that the user gives comes before it.
+    that the model takes, where that is no picture; one that the user gives comes before it. frame, sound: how a frame of its
+    videos, or a sound, is prepared.
     """
     if loaded is None:
         loaded = load_weights(module, options)
@@ -175,13 +179,35 @@ def finish(
             raise BadInput(f"{len(names)} class names were given; the model has {seen.classes} classes")
     else:
         names = tuple(classes) if seen.classes in (None, len(classes)) else ()
+    recordings = _recordings(options.example or example, preparation, frame, sound, options)
     return replace(
         seen.subject,
         layers=tuple(options.layers) if options.layers is not None else seen.layers,
         classes=names,
         example=options.example or example,
-        prepare=None if preparation is None else partial(preparation.batch, module=module),
+        prepare=None if preparation is None or recordings else partial(preparation.batch, module=module),
+        recordings=recordings,
     )
+
+
+def _recordings(
+    example: Batch | None,
+    preparation: Preparation | None,
+    frame: Preparation | None,
+    sound: Sound | None,
+    options: Options,
+) -> Recordings | None:
+    """How files become samples like the example; None without one, and where it is a picture alone."""
+    if example is None or (
+        preparation is not None and example.layout == Layout() and not (example.extra or example.shared)
+    ):
+        return None
+    if example.shared or example.n != 1:
+        return None
+    channels, _, h, w = example.layout.canonical([example.x], 1)[0].shape
+    if frame is None and {"t", "h", "w"} <= axes_of(example.layout) and channels == 3 and not example.extra:
+        frame = resize_crop((channels, h, w), options.mean, options.std)
+    return Recordings(example, frame, sound)
 
 
 class _Seen(NamedTuple):

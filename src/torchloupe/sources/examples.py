@@ -21,18 +21,18 @@ USUAL = {3: "n c h", 4: "n c h w", 5: "n c t h w"}
 EXPLAINED = ("x", "input", "inputs", "image", "images", "pixel_values", "video", "signal")
 
 
-def as_batch(example: Any) -> Batch:
+def as_batch(example: Any, usual: Layout | None = None, where: str = "example") -> Batch:
     """A Batch as it is; a tensor or array, (n, ...); several by the names of the forward's arguments, of which the one of a name
     in EXPLAINED, else the first, is explained; or a file with such: .npz, .npy, .pt, .pth.
 
-    A text under "layout" says how what is explained lies ("n c t h w"); without it: (n, c, h), (n, c, h, w), (n, c, t, h, w).
+    A text under "layout" says how what is explained lies ("n c t h w"); without it the usual one is taken, where none is given
+    (n, c, h), (n, c, h, w), (n, c, t, h, w). where: what it is called in messages.
     Errors: BadInput for anything else, and for a number of axes that nothing is known of.
     """
     if isinstance(example, Batch):
         return example
-    where = "example"
     if isinstance(example, (str, Path)):
-        where, example = f"example {example}", _read(Path(example))
+        where, example = f"example {example}", contents(Path(example))
     if isinstance(example, (tuple, list)):
         raise BadInput(f"{where}: a {type(example).__name__}; expected tensors by the names of the forward's arguments")
     if not isinstance(example, Mapping):
@@ -43,11 +43,11 @@ def as_batch(example: Any) -> Batch:
         raise BadInput(f"{where}: nothing in it")
     name = next((one for one in EXPLAINED if one in given), next(iter(given)))
     x = _tensor(given.pop(name), f"{where}: {name}")
-    if pattern is None and x.ndim not in USUAL:
+    if pattern is None and usual is None and x.ndim not in USUAL:
         raise BadInput(
             f"{where}: {name} has {x.ndim} axes; say how they lie, with a text 'layout' beside it such as 'n c h w'"
         )
-    layout = Layout(str(pattern)) if pattern is not None else Layout(USUAL[x.ndim])
+    layout = Layout(str(pattern)) if pattern is not None else usual or Layout(USUAL[x.ndim])
     extra = {key: _tensor(value, f"{where}: {key}") if _numbers(value) else value for key, value in given.items()}
     return Batch(x, layout, extra=extra)
 
@@ -64,7 +64,8 @@ def _tensor(value: Any, where: str) -> Tensor:
     return value
 
 
-def _read(path: Path) -> Any:
+def contents(path: Path) -> Any:
+    """What is in a file of arrays: one, or several by their names."""
     if not path.is_file():
         raise BadInput(f"example {path}: no such file")
     if path.suffix == ".npz":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from torchloupe.errors import BadInput, nearest
+from torchloupe.errors import BadInput, legible, nearest
 from torchloupe.probe import Batch, Subject
 from torchloupe.store.reading import reads
 
@@ -18,12 +19,14 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".jp2", ".avif"),
 )
 LIST_SUFFIXES = (".txt", ".lst")
+# of samples that are no pictures, looked for in folders without any
+RECORDED = (".npy", ".npz", ".wav", ".csv", ".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
 def find(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Picture files, folders (searched through), globs and text lists -> files, each once.
 
-    The order given is kept; inside a folder or a glob img2 comes before img10. A list names one picture a line, relative to
+    In a folder without a picture the files of signals, videos and arrays are taken. The order given is kept; inside a folder or a glob img2 comes before img10. A list names one picture a line, relative to
     itself or to the current folder; empty lines and lines that begin with '#' are left out. A file that a list names
     and that does not exist is kept, so that reading it says so.
     Errors: BadInput for a path that does not exist, a glob that fits nothing, and a folder or list without pictures.
@@ -42,8 +45,10 @@ def find(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 def _expand(path: Path) -> list[Path]:
     if path.is_dir():
-        inside = (file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts))
-        files = sorted((file for file in inside if file.suffix.lower() in SUFFIXES and file.is_file()), key=_natural)
+        found = (file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts))
+        inside = sorted((file for file in found if file.is_file()), key=_natural)
+        kinds = ([file for file in inside if file.suffix.lower() in suffixes] for suffixes in (SUFFIXES, RECORDED))
+        files = next(filter(None, kinds), [])
         if not files:
             raise BadInput(f"{path}: no pictures in this folder (looked for {', '.join(SUFFIXES)})")
         return files
@@ -83,6 +88,18 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
+def names_of(files: Sequence[Path]) -> list[str]:
+    """A file name for the result of each sample: its stem, with as much of its folder as tells it from the others."""
+    stems = [legible(file.stem) for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    common = Path(os.path.commonpath([file.resolve().parent for file in files]))
+    longer = [legible("-".join(file.resolve().relative_to(common).with_suffix("").parts)) for file in files]
+    if len(set(longer)) == len(longer):
+        return longer
+    return [legible("-".join(file.resolve().relative_to(common).parts).replace(".", "-")) for file in files]
+
+
 def read(path: str | Path) -> Any:
     """One picture as a PIL.Image in RGB, 8 bit, upright (the EXIF rotation is applied).
 
@@ -93,13 +110,17 @@ def read(path: str | Path) -> Any:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     try:
         with path.open("rb") as file:
             image = Image.open(file)
             image.load()
             return _rgb(ImageOps.exif_transpose(image), path)
     except UnidentifiedImageError as error:
+        if path.suffix.lower() in RECORDED:
+            raise BadInput(
+                f"{path}: no picture, and this model takes pictures; --example says what else one takes"
+            ) from error
         with path.open("rb") as file:
             start = file.read(16)
         raise BadInput(f"{path}: not a picture in any known format; it begins with {start!r}") from error
@@ -113,11 +134,12 @@ def read(path: str | Path) -> Any:
         raise BadInput(f"{path}: a broken or truncated picture ({said})") from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, what: str = "picture") -> None:
+    """Errors: BadInput for a file that is not there, cannot be read, or is empty."""
     if not path.exists():
-        raise BadInput(f"{path}: no such picture")
+        raise BadInput(f"{path}: no such {what}")
     if not path.is_file():
-        raise BadInput(f"{path}: a folder or device, not a picture")
+        raise BadInput(f"{path}: a folder or device, not a {what}")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from torchloupe.data.bands import BANDS
-from torchloupe.errors import BadInput, BadSample, LoupeWarning, need
+from torchloupe.errors import BadInput, BadSample, LoupeWarning
+from torchloupe.sources import videos
 from torchloupe.sources.safe import load_pickle_arrays
 from torchloupe.store.reading import reading, reads
 
@@ -179,19 +180,9 @@ def _picture(file: Path) -> np.ndarray:
 
 
 def _video(file: Path) -> list[np.ndarray]:
-    if file.suffix.lower() == ".gif":
-        with reading(file, "a GIF"), Image.open(file) as picture:
-            return [_grey(frame) for frame in ImageSequence.Iterator(picture)]
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        raise need("imageio-ffmpeg", "video") from None
-    reader = imageio_ffmpeg.read_frames(str(file), pix_fmt="gray", bits_per_pixel=8)
-    with reading(file, "a video"):
-        columns, rows = next(reader)["size"]
-        frames = [np.frombuffer(frame, np.uint8).reshape(rows, columns) for frame in reader]
+    found = videos.frames(file, "L")
     # compression smears the edge of a silhouette
-    return [np.where(frame > 127, 255, 0).astype(np.uint8) for frame in frames]
+    return found if file.suffix.lower() == ".gif" else [np.where(one > 127, 255, 0).astype(np.uint8) for one in found]
 
 
 def _silhouettes(frames: list[np.ndarray], size: int, file: Path) -> np.ndarray:

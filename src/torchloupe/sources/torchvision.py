@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +47,8 @@ def torchvision(rest: str, options: Options) -> Subject:
     if kind == "segmenter":
         preparation: Preparation | None = _segmentation(preset, options)
     elif ".video" in family:
-        return finish(module, options, None, classes=classes, kind=kind, example=_clip(preset, family, options))
+        example, frame = _clip(preset, family, options), _frame(preset, options)
+        return finish(module, options, None, classes=classes, kind=kind, example=example, frame=frame)
     else:
         preparation = _preset(preset, options) if _is_classification(preset) else _plain(module, options)
     return finish(
@@ -55,10 +57,26 @@ def torchvision(rest: str, options: Options) -> Subject:
 
 
 def _clip(preset: Any, family: str, options: Options) -> Batch:
-    """A clip of as many frames as these networks are trained on, for the default layer; pictures are none."""
+    """A clip of as many frames as these networks are trained on, for the default layer."""
     h, w = options.hw or (preset.crop_size[0], preset.crop_size[-1])
     frames = 16 if family.rpartition(".")[2] in ("mvit", "swin_transformer", "s3d") else 8
     return Batch(torch.zeros(1, 3, frames, h, w), Layout("n c t h w"))
+
+
+def _frame(preset: Any, options: Options) -> Preparation:
+    """How a frame of a video becomes (c, h, w), as in the preset."""
+    h, w = preset.crop_size[0], preset.crop_size[-1]
+    if options.hw:
+        old, (h, w) = preset.crop_size[-1], options.hw
+        preset.resize_size = [round(side * max(h, w) / old) for side in preset.resize_size]
+        preset.crop_size = [h, w]
+    preset.mean, preset.std = list(options.mean or preset.mean), list(options.std or preset.std)
+
+    def steps(image: Any) -> Tensor:
+        frame = torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+        return torch.as_tensor(preset(frame[None]))[:, 0]
+
+    return Preparation(steps, (3, h, w), tuple(preset.mean), tuple(preset.std))
 
 
 def given(module: nn.Module, options: Options) -> Subject | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from torchloupe.probe import Batch, Subject
 from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec
 from torchloupe.sources.preparation import Preparation, resize_crop
+from torchloupe.sources.recordings import Sound
 from torchloupe.sources.texts import of_transformers
 from torchloupe.store import sha256
 
@@ -141,7 +144,13 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
     config = module.config
     names = getattr(config, "id2label", None) or {}
     example = _example(config, options)
-    preparation, said = (None, "none: no picture is taken") if example else _preparation(module, source, options)
+    frame = sound = None
+    if example is None:
+        preparation, said = _preparation(module, source, options)
+    elif example.layout.pattern == "n t c h w":
+        preparation, (frame, said) = None, _frame(module, source, options, example)
+    else:
+        preparation, (sound, said) = None, _sound(source, config, example)
     classifies = "Classification" in type(module).__name__
     segments = "SemanticSegmentation" in type(module).__name__
     poses = "PoseEstimation" in type(module).__name__
@@ -159,6 +168,8 @@ def _finish(module: nn.Module, source: str | None, options: Options, notes: dict
         kind="classifier" if classifies else "segmenter" if segments else "pose" if poses else "embedder",
         notes={**notes, "preparation": said},
         example=example,
+        frame=frame,
+        sound=sound,
         tower=of_transformers(module, source),
         **_called(module),
     )
@@ -223,20 +234,70 @@ def _preparation(module: Any, source: str | None, options: Options) -> tuple[Pre
         return made, f"resize, crop {made.size[1:]}, mean {made.mean}, std {made.std}"
     if not stored or options.size is not None:
         _resize(processor, hw)
+    _normalised(processor, options)
+    return _processed(processor, hw, lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0])
+
+
+def _processed(processor: Any, hw: tuple[int, int], steps: Callable[[Any], Any]) -> tuple[Preparation, str]:
+    """What a processor of transformers does to a picture, and how it is undone."""
+    normal = bool(getattr(processor, "do_normalize", False))
+    # offset: 1 is taken off behind the scaling
+    above = float(bool(getattr(processor, "offset", False)))
+    mean = tuple(value + above for value in processor.image_mean) if normal else (above,) * 3
+    std = tuple(processor.image_std) if normal else (1.0,) * 3
+    factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
+    size = tuple(steps(_grey(hw)).shape)
+    made = Preparation(lambda image: torch.as_tensor(steps(image)), size, mean, std, 1 / factor)  # type: ignore[arg-type]
+    return made, f"{type(processor).__name__}, {size[1]} x {size[2]}"
+
+
+def _frame(module: Any, source: str | None, options: Options, example: Batch) -> tuple[Preparation | None, str]:
+    """How a frame of a video is prepared: by the model's own processor of videos, else by resize, crop and normalise."""
+    hw = (example.size[1], example.size[2])
+    count = example.x.shape[2]
+    if count not in (1, 3):
+        return None, "none"
+    processor, stored = _processor(source, module.config)
+    if processor is None or count != 3 or "videos" not in signature(processor.preprocess).parameters:
+        made = resize_crop((count, *hw), options.mean, options.std)
+        return made, f"resize, crop {hw}, mean {made.mean}, std {made.std}"
+    if not stored or options.size is not None:
+        _resize(processor, hw)
+    _normalised(processor, options)
+    return _processed(processor, hw, lambda image: processor([image], return_tensors="pt")["pixel_values"][0, 0])
+
+
+def _normalised(processor: Any, options: Options) -> None:
     if options.mean:
         processor.image_mean = list(options.mean)
     if options.std:
         processor.image_std = list(options.std)
-    normal = bool(getattr(processor, "do_normalize", False))
-    mean = tuple(processor.image_mean) if normal else (0.0,) * 3
-    std = tuple(processor.image_std) if normal else (1.0,) * 3
-    factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
 
-    def steps(image: Any) -> Tensor:
-        return torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])[0]
 
-    size = tuple(steps(_grey(hw)).shape)
-    return Preparation(steps, size, mean, std, 1 / factor), f"{type(processor).__name__}, {size[1]} x {size[2]}"  # type: ignore[arg-type]
+def _sound(source: str | None, config: Any, example: Batch) -> tuple[Sound | None, str]:
+    """How a sound becomes what the model takes: by its own feature extractor."""
+    auto = framework("transformers.models.auto.feature_extraction_auto", "transformers")
+    extractor = None
+    if source is not None:
+        with suppress(OSError, ValueError, KeyError, ImportError):
+            extractor = auto.AutoFeatureExtractor.from_pretrained(source, local_files_only=True)
+    if extractor is None and type(config) in auto.FEATURE_EXTRACTOR_MAPPING:
+        fitting = {"num_mel_bins": "num_mel_bins", "max_length": "max_length"}
+        kind = auto.FEATURE_EXTRACTOR_MAPPING[type(config)]
+        extractor = kind(**{name: getattr(config, own) for name, own in fitting.items() if hasattr(config, own)})
+    if extractor is None:
+        return None, "none: arrays are taken as they are"
+
+    def features(signal: np.ndarray, rate: int) -> Tensor:
+        if rate != extractor.sampling_rate:
+            raise BadInput(
+                f"{rate} steps a second; this model hears {extractor.sampling_rate}: convert the sound (ffmpeg -i in.wav -ar "
+                f"{extractor.sampling_rate} out.wav)"
+            )
+        found = extractor(signal.mean(0), sampling_rate=rate, return_tensors="pt")
+        return torch.as_tensor(next(iter(found.values())))
+
+    return features, type(extractor).__name__
 
 
 def _grey(hw: tuple[int, int]) -> Any:
