@@ -18,7 +18,7 @@ from torchloupe.targets.classes import Classes, Each, Top, Truth
 from torchloupe.testing import check_method, check_restored, check_target, state
 
 RANDOM = {"smooth_gradcam_pp", "smoothgrad", "sscam"}
-FEW = {"smooth_gradcam_pp": 2, "smoothgrad": 2, "sscam": 2, "iscam": 2}
+FEW = {"smooth_gradcam_pp": 2, "smoothgrad": 2, "sscam": 2, "iscam": 2, "rise": 5, "gradient_shap": 2}
 CASES = [pytest.param(case, id=case.name) for case in ZOO]
 
 
@@ -37,7 +37,7 @@ def test_layouts_are_found(case: Case) -> None:
     assert all(grad.shape[1:] == seen.act[layer].shape for layer, grad in seen.grad.items())
 
 
-BY_ATTENTION = ("attention", "chefer", "gradient_x_attention", "legrad", "rollout")
+BY_ATTENTION = ("attention", "chefer", "gradient_x_attention", "legrad", "maskclip", "rollout")
 
 
 @pytest.mark.parametrize("name", BY_ATTENTION)
@@ -47,7 +47,9 @@ def test_without_attention_these_refuse(case: Case, name: str) -> None:
         METHODS[name](case.probe(), case.batch())
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_ATTENTION)))  # those: test_attention_methods.py
+@pytest.mark.parametrize(
+    "name", sorted(set(METHODS) - {*BY_ATTENTION, "clip_surgery"})
+)  # those: test_attention_methods.py
 @pytest.mark.parametrize("case", CASES)
 def test_method(name: str, case: Case) -> None:
     if not applies(name, case):
@@ -65,8 +67,10 @@ def test_method(name: str, case: Case) -> None:
     sizes = {layer: tuple(maps.shape[2:]) for layer, maps in found.maps.items()}
     if set(found.maps) == {INPUT}:
         assert sizes[INPUT] == case.batch().size
-    elif name == "guided_gradcam":
+    elif name in ("guided_gradcam", "vitcx"):
         assert set(sizes.values()) == {case.batch().size}
+    elif name == "refinecam":
+        assert set(sizes) == set(case.shapes)  # each as fine as the finest behind it
     else:
         assert sizes == {layer: shape[2:] for layer, shape in case.shapes.items()}
 

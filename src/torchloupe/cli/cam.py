@@ -57,9 +57,10 @@ def cam(
             that the literature uses for this family of models.
         method: One or more of: cam, gradcam, gradcam_pp, xgradcam, hirescam, layercam, eigencam, eigengradcam,
             smooth_gradcam_pp, scorecam, sscam, iscam, ablationcam, gradient_x_input, smoothgrad, integrated_gradients,
-            guided_backprop, guided_gradcam, lrp, occlusion; of transformers attention, rollout, gradient_x_attention, chefer,
-            legrad, attnlrp; or package.module:function. Default: gradcam.
-        target: Classes by index or name, predicted, topK, truth, or package.module:function. Default: predicted. Of a
+            guided_backprop, guided_gradcam, gradient_shap, lrp, refinecam, rise, vitcx, gscorecam, occlusion; of transformers attention, rollout, gradient_x_attention, chefer,
+            legrad, attnlrp, maskclip, clip_surgery; or package.module:function. Default: gradcam.
+        target: Classes by index or name, predicted, topK, truth, one class less another ("tabby - tiger cat", "tabby - others"), or
+            package.module:function. Default: predicted. Of a
             detector topK are its best detections, classes take only theirs; of a segmenter each class over its region;
             of a pose model joints by index or name; of CLIP, SigLIP and their kin any texts, such as "a red car" "a dog", and
             contrasts of two, "a red car - a car".

@@ -56,7 +56,7 @@ def look(
     Errors: BadInput for a network without attention over the tokens of the picture; NoGradient where the score does not
     depend on it.
     """
-    grid = _grid(probe, batch)
+    grid = token_grid_of(probe, batch)
     found: list[Any] = []
     with probe.asked() as own, torch.enable_grad():
         with opened(own.module, _leaf) as seen:
@@ -95,7 +95,7 @@ def _looked(probe: Probe, batch: Batch, calls: Sequence[tuple[str, Tensor]], gri
             else "no attention ran in it"
         )
         raise BadInput(
-            f"{_model(probe)} has no attention between the {tokens} tokens of the picture ({why}); use a CAM"
+            f"{called(probe)} has no attention between the {tokens} tokens of the picture ({why}); use a CAM"
         )
     pools = [p for _, p in calls if p.ndim == 4 and len(p) == batch.n and p.shape[2] == 1 and p.shape[3] == tokens]
     names = tuple(name for name, _ in square)
@@ -108,12 +108,12 @@ def _throughout(looked: Looked, probe: Probe) -> None:
     """Errors: BadInput where attention in windows breaks the way from block to block."""
     if looked.windows:
         raise BadInput(
-            f"{_model(probe)} attends in windows, through which attention cannot be followed from block to block; use "
+            f"{called(probe)} attends in windows, through which attention cannot be followed from block to block; use "
             "gradient_x_attention, or a CAM"
         )
 
 
-def _model(probe: Probe) -> str:
+def called(probe: Probe) -> str:
     return probe.subject.spec or type(probe.subject.module).__name__
 
 
@@ -125,7 +125,7 @@ class Grid(NamedTuple):
     names: tuple[str, ...]
 
 
-def _grid(probe: Probe, batch: Batch) -> Grid:
+def token_grid_of(probe: Probe, batch: Batch) -> Grid:
     """What `Probe` says of the tokens around the last attention. Errors: BadInput where they lie on no grid."""
     plain = replace(probe, changes=())
     shapes: list[tuple[str, tuple[int, ...]]] = []
@@ -143,12 +143,12 @@ def _grid(probe: Probe, batch: Batch) -> Grid:
         own.output(batch.at(batch.x.detach().clone()))
     wide = [(name, shape) for name, shape in shapes if len(shape) == 4 and shape[2] > 1]
     if not wide:
-        raise BadInput(f"{_model(probe)}: no attention ran in it; use a CAM, or another method")
+        raise BadInput(f"{called(probe)}: no attention ran in it; use a CAM, or another method")
     name, tokens = wide[-1][0], wide[-1][1][-1]
     names = tuple(name for name, shape in wide if shape[2] == shape[3] == tokens)
     layout = token_grid(probe.subject, batch, trace, name, tokens)
     if isinstance(layout, str):
-        raise BadInput(f"{_model(probe)}: {layout}; use a CAM")
+        raise BadInput(f"{called(probe)}: {layout}; use a CAM")
     return Grid(layout, tokens, names)
 
 
@@ -290,21 +290,21 @@ def legrad(probe: Probe, batch: Batch, *, blocks: int = 2) -> Maps:
     """
     if blocks < 0:
         raise BadInput(f"blocks is {blocks}; expected 0 (all) or more")
-    grid = _grid(probe, batch)
-    names = _blocks(probe, grid.names)
+    grid = token_grid_of(probe, batch)
+    names = attending_blocks(probe, grid.names)
     kept: dict[str, Any] = {}
     with probe.asked() as own, torch.enable_grad():
         with ExitStack() as stack:
             seen = stack.enter_context(opened(own.module, _leaf))
             for name in names:
-                stack.callback(own.module.get_submodule(name).register_forward_hook(_keep(kept, name)).remove)
+                stack.callback(own.module.get_submodule(name).register_forward_hook(keep_output(kept, name)).remove)
             output = own.output(batch.at(batch.x.detach().clone()))
         scores, batch = probe.score(output, batch)
         looked = _looked(probe, batch, [(one.name, one.probabilities) for one in seen.calls], grid, scores)
         total: list[Any] = [torch.zeros(batch.n, grid.tokens, device=scores.value.device)] * len(scores.value)
         pairs = list(zip(names, looked.probabilities, strict=True))
         for name, probabilities in pairs[-blocks:] if blocks else pairs:
-            with _skipping(own.module, names, kept, name):
+            with handing_on(own.module, names, kept, name):
                 value = probe.score(own.output(batch.at(batch.x.detach().clone())), batch)[0].value
             if not value.requires_grad:
                 raise NoGradient(f"the score does not depend on what leaves {name}")
@@ -317,14 +317,14 @@ def legrad(probe: Probe, batch: Batch, *, blocks: int = 2) -> Maps:
     return _maps(looked.names[-1], [looked, *total])
 
 
-def _keep(kept: dict[str, Any], name: str) -> Callable[..., None]:
+def keep_output(kept: dict[str, Any], name: str) -> Callable[..., None]:
     def keep(_part: nn.Module, _inputs: Any, output: Any) -> None:
         kept[name] = output
 
     return keep
 
 
-def _blocks(probe: Probe, names: Sequence[str]) -> list[str]:
+def attending_blocks(probe: Probe, names: Sequence[str]) -> list[str]:
     """The block around each attention: one step below what all their names share.
 
     Errors: BadInput where there is not one attention a block.
@@ -336,13 +336,13 @@ def _blocks(probe: Probe, names: Sequence[str]) -> list[str]:
     found = [".".join(part[: shared + 1]) for part in parts]
     if len(found) < 2 or len(set(found)) < len(found):
         raise BadInput(
-            f"{_model(probe)}: its attentions {', '.join(names[:3])} do not lie in blocks of their own; use chefer"
+            f"{called(probe)}: its attentions {', '.join(names[:3])} do not lie in blocks of their own; use chefer"
         )
     return found
 
 
 @contextmanager
-def _skipping(net: nn.Module, blocks: Sequence[str], kept: Mapping[str, Any], name: str) -> Iterator[None]:
+def handing_on(net: nn.Module, blocks: Sequence[str], kept: Mapping[str, Any], name: str) -> Iterator[None]:
     """Inside, the blocks of a shadow hand on what they are given, but the last one what left the block of that name."""
     with ExitStack() as stack:
         for block in blocks:

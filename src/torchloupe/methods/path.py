@@ -116,3 +116,40 @@ def smoothgrad(probe: Probe, batch: Batch, *, samples: int = 25, noise: float = 
     for x in noisy(batch, samples, noise, seed):
         total = total + probe(batch.at(x)).grad[INPUT].sum(C) / samples
     return Maps({INPUT: total}, scores, signed=True)
+
+
+@method
+def gradient_shap(
+    probe: Probe, batch: Batch, *, samples: int = 25, noise: float = 0.0, seed: int = 0, baselines: Tensor | None = None
+) -> Maps:
+    """Expected gradients (GradientSHAP):  M = sum_c mean_i (x_i - b_i) * dY/dx_c( b_i + a_i (x_i - b_i) ),  a_i ~ U(0, 1)
+
+    x_i = x + e_i, e_i ~ N(0, (noise * (max x - min x))^2); b_i: drawn from baselines (m, ...), each as one sample is for the model;
+    None: 0, the mean picture of a normalised input. The same a_i, b_i and noise for every sample.
+    -> INPUT -> (k, n, t, h, w), signed. notes["completeness_residual"] (k, n) is sum(M) - (Y(x) - mean_i Y(b_i)), 0 in the mean over many samples.
+    Source: Erion et al. 2021, Improving performance of deep learning models with axiomatic attribution priors and expected gradients,
+    Nature Machine Intelligence, arXiv:1906.10670; Lundberg and Lee 2017, arXiv:1705.07874.
+    """
+    probe = probe.at(INPUT)
+    if samples < 1 or noise < 0:
+        raise BadInput(f"samples {samples}, noise {noise}: expected 1 or more, and 0 or more")
+    scores, batch = probe.ask(batch)
+    x = batch.x.detach()
+    shape = batch.take([0]).x.shape
+    pool = torch.zeros(1, *shape) if baselines is None else torch.as_tensor(baselines).reshape(-1, *shape)
+    generator = torch.Generator().manual_seed(seed)
+    axis = batch.layout.axis("n")
+    spans = torch.stack([part.max() - part.min() for part in x.split(1, axis)])
+    spans = spans.view([-1 if i == axis else 1 for i in range(x.ndim)])
+    total: Any = 0.0
+    from_baselines: Any = 0.0
+    for _ in range(samples):
+        share = float(torch.rand((), generator=generator))
+        start = pool[int(torch.randint(len(pool), (), generator=generator))].to(x).expand_as(x)
+        moved = x + noise * spans * torch.randn(shape, generator=generator).to(x) if noise else x
+        way = moved - start
+        grad = probe(batch.at(start + share * way)).grad[INPUT]
+        total = total + (grad * batch.layout.canonical([way], batch.n).to(grad)).sum(C) / samples
+        from_baselines = from_baselines + probe.ask(batch.at(start.clone()))[0].value / samples
+    gap = total.sum((-3, -2, -1)) - (scores.value - from_baselines).to(total)
+    return Maps({INPUT: total}, scores, signed=True, notes={"completeness_residual": gap})

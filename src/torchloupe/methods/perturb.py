@@ -122,7 +122,7 @@ def _masked(
     seed: int = 0,
 ) -> Maps:
     """The Score-CAM family: mean score of x under each channel's masks, softmax over channels, weighted activations."""
-    _check_chunk(chunk)
+    check_chunk(chunk)
     scores, batch = probe.ask(batch)
     seen = probe(batch, grad=False)
     empty, _ = probe.ask(batch.at(torch.zeros_like(batch.x)))
@@ -141,9 +141,7 @@ def _masked(
                     number * len(rounds) * batch.n + turn * batch.n + sample,
                     len(probe.layers) * len(rounds) * batch.n,
                 )
-                found = _mask_scores(
-                    probe, batch, sample, source[sample], strength, jitter, generator, chunk, way, told
-                )
+                found = mask_scores(probe, batch, sample, source[sample], strength, jitter, generator, chunk, way, told)
                 gain[:, sample] += (found.to(gain) - empty.value[:, sample, None].to(gain)) / len(rounds)
         maps[layer] = combine(gain.softmax(2)[..., None, None, None], act, relu=relu, eigen_smooth=eigen_smooth)
     return Maps(maps, scores, signed=not relu)
@@ -153,17 +151,17 @@ def _part(progress: Callable[[int, int], None], done: int, total: int) -> Callab
     return lambda i, n: progress(done * n + i, total * n)
 
 
-def _mask_scores(
+def mask_scores(
     probe: Probe,
     batch: Batch,
     sample: int,
     act: Tensor,
-    strength: float,
-    jitter: float,
-    generator: torch.Generator,
-    chunk: int,
-    way: Way,
-    progress: Callable[[int, int], None] | None,
+    strength: float = 1.0,
+    jitter: float = 0.0,
+    generator: torch.Generator | None = None,
+    chunk: int = 32,
+    way: Way | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Scores (k, c) of one sample under the mask of each channel of act (c, t, h, w)."""
     one = batch.take([sample])
@@ -181,7 +179,7 @@ def _mask_scores(
         x = masked(many, masks * strength)
         if jitter:
             x = x + jitter * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        parts.append(way(probe, many.at(x)))
+        parts.append((way or _exact)(probe, many.at(x)))
         if progress:
             progress(min(begin + chunk, len(order)), len(order))
     found = torch.cat(parts, 1)
@@ -197,7 +195,7 @@ def masked(batch: Batch, masks: Tensor) -> Tensor:
     return batch.x * batch.layout.raw(masks[:, None].to(batch.x))
 
 
-def _check_chunk(chunk: int, least: int = 1) -> None:
+def check_chunk(chunk: int, least: int = 1) -> None:
     if chunk < least:
         raise BadInput(f"chunk is {chunk}; expected {least} or more")
 
@@ -260,7 +258,7 @@ def ablationcam(
     Source: Desai and Ramaswamy 2020, Ablation-CAM, WACV, doi:10.1109/WACV45572.2020.9093360.
     Differs: divided by |Y|, since a negative score would turn the map upside down; Y = 0 leaves the difference as it is.
     """
-    _check_chunk(chunk, 0)
+    check_chunk(chunk, 0)
     maps: dict[str, Tensor] = {}
     jobs = len(probe.layers) * batch.n
     for number, layer in enumerate(probe.layers):
@@ -320,7 +318,7 @@ def occlusion(
     fill: the value put in, in the model's input space. -> INPUT -> (k, n, t, h, w), signed.
     Source: Zeiler and Fergus 2014, Visualizing and understanding convolutional networks, ECCV, arXiv:1311.2901.
     """
-    _check_chunk(chunk)
+    check_chunk(chunk)
     if min(window, stride, frames) < 0:
         raise BadInput(f"window {window}, stride {stride}, frames {frames}: expected 0 or more")
     scores, batch = probe.ask(batch)

@@ -16,8 +16,8 @@ from torchloupe.outputs import Maps
 from torchloupe.subjects import as_batch
 
 Method = Callable[..., Maps]
-OWN = ("cam", "path", "backprop", "perturb", "opengait", "attention", "lrp")
-BY_GRADIENT = ("gradient_x_input", "integrated_gradients", "smoothgrad")
+OWN = ("cam", "path", "backprop", "perturb", "opengait", "attention", "lrp", "masks", "dense", "refine")
+BY_GRADIENT = ("gradient_shap", "gradient_x_input", "integrated_gradients", "refinecam", "smoothgrad")
 _KNOWN: dict[str, Method] = {}
 M = TypeVar("M", bound=Method)
 

@@ -65,6 +65,13 @@ TITLES = {
     "legrad": "LeGrad",
     "lrp": "LRP",
     "attnlrp": "AttnLRP",
+    "rise": "RISE",
+    "vitcx": "ViT-CX",
+    "gscorecam": "gScoreCAM",
+    "maskclip": "MaskCLIP",
+    "clip_surgery": "CLIP Surgery",
+    "refinecam": "RefineCAM",
+    "gradient_shap": "GradientSHAP",
 }
 SHARED = {"map": "of each map", "sequence": "of each sequence", "run": "of the run"}
 

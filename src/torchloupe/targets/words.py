@@ -9,12 +9,14 @@ from torchloupe.errors import BadInput
 from torchloupe.named import called, fingerprint, imported, is_path, plugged, registered
 from torchloupe.probe import Target
 from torchloupe.targets.classes import Classes, Several, Top, Truth
+from torchloupe.targets.contrast import Contrast, contrasted
 
 EXPECTED = "a function (output, batch) -> Scores, or a class without arguments whose objects are such"
 
 
 def target(words: Sequence[str], names: tuple[str, ...] = ()) -> Target:
-    """Words of a classifier -> a target: "predicted", "top3", "truth", a class index or name, and what `question` takes.
+    """Words of a classifier -> a target: "predicted", "top3", "truth", a class index or name, one class less another ("tabby - tiger
+    cat", "tabby - others"), and what `question` takes.
 
     Errors: as question; unknown classes are told when the model's classes are known.
     """
@@ -69,6 +71,9 @@ def _classes(words: Sequence[str], names: tuple[str, ...]) -> Target:
 
 def _special(word: str, names: tuple[str, ...]) -> Target | None:
     plain = word.lower()
+    pair = contrasted(word, names)
+    if pair is not None:
+        return Contrast((pair,), names)
     if plain in ("predicted", "pred", "prediction"):
         return Top(1, names)
     if plain in ("truth", "true", "label"):
