@@ -19,6 +19,8 @@ def runs(
     retry_failed: Annotated[bool, Parameter(negative="")] = False,
     table: Path | None = None,
     export: Path | None = None,
+    fetch: str | None = None,
+    send: str | None = None,
 ) -> int:
     """What lies in folders of results: how many samples, of which kind, how large, what was left out and why.
 
@@ -33,8 +35,11 @@ def runs(
         retry_failed: Ask again what was left out, and what a killed run had not come to, with the options of the last run.
         table: Write the table of the run, a row a sample: .csv or .parquet.
         export: Write the arrays of all samples: a folder of .npz, or a NAME.zarr.
+        fetch: Bring the shards at a URL (s3://bucket/run; what fsspec opens) that the folder does not have into it, first.
+        send: Bring the folder's shards that are not yet at a URL there, last.
     """
     from torchloupe.errors import PARTLY, BadInput
+    from torchloupe.runs import carry
     from torchloupe.runs.export import arrays_to, table_to
     from torchloupe.runs.found import results
     from torchloupe.runs.run import retried
@@ -42,10 +47,12 @@ def runs(
 
     if not folders:
         raise BadInput("nothing to look at: name a folder of results")
-    if len(folders) > 1 and (table or export):
-        raise BadInput("--table and --export take one folder of results")
+    if len(folders) > 1 and (table or export or fetch or send):
+        raise BadInput("--table, --export, --fetch and --send take one folder of results")
     status = 0
     for folder in folders:
+        if fetch is not None:
+            print("fetched {} shards, {:.1f} MB".format(*_megabytes(carry.fetch(fetch, folder))))
         found = results(folder)
         if retry_failed:
             done = retried(found.store)
@@ -68,4 +75,10 @@ def runs(
             print(table_to(found, table))
         if export is not None:
             print(arrays_to(found, export))
+        if send is not None:
+            print("sent {} shards, {:.1f} MB".format(*_megabytes(carry.send(folder, send))))
     return status
+
+
+def _megabytes(carried: tuple[int, int]) -> tuple[int, float]:
+    return carried[0], carried[1] / 1e6
