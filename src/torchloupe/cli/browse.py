@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from torchloupe.data.samples import Feed
+    from torchloupe.probe import Subject
     from torchloupe.render.samples import Window
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
@@ -126,6 +127,8 @@ def browse(
     grid: str | None = None,
     draw: str = "auto",
     against: str | None = None,
+    embedding: str | None = None,
+    weights: Path | None = None,
     strict: bool = False,
 ) -> int:
     """Look at a data set as the model is fed: through its pipeline, step by step.
@@ -184,6 +187,11 @@ def browse(
         Which samples are drawn: all, none, sample:N, evenly spread; auto: all up to 1,000, sample:200 above. All are counted.
     against
         Another source, such as the test pictures: those that look the same in both are listed.
+    embedding
+        A network, as for loupe cam (timm:resnet18): pictures of one class are listed whose nearest neighbours, by its features, are
+        of another one.
+    weights
+        The checkpoint of that network.
     strict
         Stop at the first sample that cannot be shown.
     """
@@ -220,7 +228,17 @@ def browse(
         folder = Path(tempfile.mkdtemp(prefix="loupe-browse-"))
     asked = {"source": config, "phase": phase, "mode": mode, "transform": transform, "model": model, "data": data,
              "seed": seed, "repeat": repeat, "cfg_options": cfg_options or [], "range": range, "channels": channels,
-             "boxes": boxes, "draw": draw, "against": against}  # fmt: skip
+             "boxes": boxes, "draw": draw, "against": against, "embedding": embedding,
+             "weights": None if weights is None else str(weights)}  # fmt: skip
+    if weights is not None and embedding is None:
+        raise BadInput("--weights is for the network of --embedding; give one")
+    network = None
+    if embedding is not None:
+        from torchloupe.sources import subject
+
+        network = subject(embedding, weights=weights)
+        if "random" in network.notes:
+            warnings.warn(f"--embedding: {network.notes['random']}", LoupeWarning, stacklevel=2)
     other = feeds(against, phase=phase, changes=words, settings=settings)[0] if against is not None else None
     failed: list[BadSample] = []
     for feed in found:
@@ -232,7 +250,7 @@ def browse(
                 text = f"--bgr2rgb has no effect: {feed.name} gives {order} and is shown in its own colours already"
                 warnings.warn(text, LoupeWarning, stacklevel=2)
             look = (mode, rescale_factor, bgr2rgb and not order)
-            _browse_one(feed, place, asked, look, show_number, interval, cells, strict, screen, other)
+            _browse_one(feed, place, asked, look, show_number, interval, cells, strict, screen, other, network)
         except BadSample as error:
             if strict or len(found) == 1:
                 raise
@@ -254,13 +272,14 @@ def _browse_one(
     strict: bool,
     screen: Window | None,
     other: Feed | None,
+    network: Subject | None,
 ) -> None:
     """One data set: its pictures written or shown as they come, then its table, plots, numbers and page."""
     from torchloupe import store
     from torchloupe.methods.browse import Census
     from torchloupe.render import curves
     from torchloupe.render import samples as render
-    from torchloupe.runs.browse import counted, drawn, leaked, length, seen
+    from torchloupe.runs.browse import Closeness, counted, drawn, leaked, length, seen
 
     mode, factor, flip = look
     total = length(feed, number)
@@ -280,10 +299,13 @@ def _browse_one(
         sheet.clear()
         return put(page, f"sheet-{len(files) + 1:03d}", f"sheet {len(files) + 1}")
 
+    close = Closeness(network) if network is not None else None
     open_still = True
     whole = mode != "original"
     for repeats in counted(feed, census, total, repeat=repeat, seed=int(asked["seed"]), whole=whole, strict=strict):
         sample = repeats[0]
+        if close is not None:
+            close.add(sample, len(census.names) - 1)
         if sample.index in wanted:
             tiles = [render.view(one, mode, factor, flip) for one in repeats]
             image = render.joined(tiles, 1 if mode in ("pipeline", "concat") else None)
@@ -302,6 +324,8 @@ def _browse_one(
     summary = census.summary()
     if other is not None:
         summary["leaked"] = leaked(census, other, length(other, number))
+    if close is not None:
+        summary["doubts"] = close.summary(census)
     lines = render.table(feed.name, summary)
     print("\n".join(lines))
     if folder is None:

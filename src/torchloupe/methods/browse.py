@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +95,7 @@ class Census:
         self.faults: list[tuple[int, str, str]] = []
         self.notes: dict[str, None] = {}
         self.areas: Counter[str] = Counter()
+        self.classes: list[tuple[str, ...]] = []
         self.several = 0
         self.figures: list[tuple[float, float, float]] = []
         self.boxes = Boxes()
@@ -128,6 +129,7 @@ class Census:
                 self.original.add_counts(one)
             names = sample.labels or ((sample.label,) if sample.label else ())
             self.labels.update(names)
+            self.classes.append(names)
             self.several += len(names) > 1
             self.notes.update(dict.fromkeys(sample.notes))
         if len(sample.steps) > 1:
@@ -139,13 +141,22 @@ class Census:
             self.transformed.add_counts(one)
             self.outputs[(result.shape[1], result.shape[0])] += 1
 
-    def duplicates(self) -> list[tuple[str, ...]]:
-        """Groups of pictures that look the same, by their names."""
-        groups = [group for group in alike(self.prints) if len({self.files[k] for k in group}) > 1]
-        return [tuple(self.names[k] for k in group) for group in groups]
+    def duplicates(self) -> list[list[int]]:
+        """Groups of pictures that look the same, by their places among the samples seen."""
+        return [group for group in alike(self.prints) if len({self.files[k] for k in group}) > 1]
+
+    def contradictions(self, groups: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+        """Of pictures that look the same those whose classes differ."""
+        found = []
+        for group in groups:
+            classes = [", ".join(self.classes[k]) for k in group]
+            if len(set(classes)) > 1:
+                found.append({"names": [self.names[k] for k in group], "labels": classes})
+        return found
 
     def summary(self) -> dict[str, Any]:
         """All of it as plain values, for a table and a file. Sizes are width x height, colours RGB from 0 to 255."""
+        groups = self.duplicates()
         sizes = np.array(self.sizes, dtype=float).reshape(-1, 2)
         aspect = sizes[:, 0] / sizes[:, 1]
 
@@ -178,7 +189,8 @@ class Census:
             "transformed std": self.transformed.std.tolist(),
             "broken": [{"index": e.index, "name": e.name, "step": e.step, "message": e.message} for e in self.bad],
             "annotation": [{"index": index, "name": name, "fault": text} for index, name, text in self.faults],
-            "duplicates": [list(group) for group in self.duplicates()],
+            "duplicates": [[self.names[k] for k in group] for group in groups],
+            "contradictions": self.contradictions(groups),
         }
 
 

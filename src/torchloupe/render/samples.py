@@ -318,6 +318,21 @@ def table(name: str, summary: dict[str, Any]) -> list[str]:
         row("in both", f"{here} and {there}")
     if len(summary.get("leaked", [])) > 20:
         row("in both", f"{len(summary['leaked']) - 20} more")
+    doubted = summary.get("doubts")
+    if doubted:
+        row("neighbours", f"{doubted['agreement']:.0%} of the {doubted['neighbours']} nearest have the same class, "
+            f"{doubted['chance']:.0%} by chance ({doubted['model']}, {doubted['layer']})")  # fmt: skip
+        if doubted["blind"]:
+            row("", "hardly more than by chance: these features do not tell the classes apart, nothing is doubted")
+        found = [] if doubted["blind"] else doubted["candidates"]
+        for one in found[:20]:
+            row("label?", f"sample {one['index']} ({one['name']}): {one['label']}, but {one['share']:.0%} of its neighbours are "
+                f"{one['suggests']}")  # fmt: skip
+        if len(found) > 20:
+            row("label?", f"{len(found) - 20} more")
+    for one in summary.get("contradictions", [])[:20]:
+        pairs = [f"{name} ({label})" for name, label in zip(one["names"], one["labels"], strict=True)]
+        row("same, other class", ", ".join(pairs[:6]) + (f" and {len(pairs) - 6} more" if len(pairs) > 6 else ""))
     for group in summary["duplicates"][:20]:
         row("look the same", ", ".join(group[:6]) + (f" and {len(group) - 6} more" if len(group) > 6 else ""))
     if len(summary["duplicates"]) > 20:

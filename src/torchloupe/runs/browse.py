@@ -13,6 +13,9 @@ from torchloupe.data.samples import BadSample, Feed, Sample
 from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.kinds.census import Seen
 from torchloupe.methods.browse import Census, alike, fingerprint, samples
+from torchloupe.methods.doubts import doubts
+from torchloupe.methods.embed import Embedder
+from torchloupe.probe import Subject
 from torchloupe.runs.progress import progress
 
 # As many bad samples as are told while the others go on.
@@ -90,6 +93,48 @@ def leaked(census: Census, other: Feed, total: int) -> list[tuple[str, str]]:
         here, there = [k for k in group if k < count], [k - count for k in group if k >= count]
         pairs += [(census.names[a], names[b]) for a in here for b in there]
     return pairs
+
+
+class Closeness:
+    """What a network makes of the originals of a data set, to find labels that their neighbours contradict.
+
+    Only samples of one class count. Errors: BadInput for a network that takes no pictures.
+    """
+
+    def __init__(self, subject: Subject, batch: int = 32) -> None:
+        if subject.prepare is None:
+            raise BadInput(f"--embedding {subject.spec}: does not say how it takes pictures")
+        self.subject, self.batch = subject, batch
+        self.ask = Embedder(subject)
+        self.held: list[Any] = []
+        self.feats: list[np.ndarray] = []
+        self.rows: list[int] = []
+
+    def add(self, sample: Sample, row: int) -> None:
+        """The sample that the census has at a row."""
+        from PIL import Image
+
+        if len(sample.labels) == 1 or (sample.label and not sample.labels):
+            self.held.append(Image.fromarray(sample.original.pictures[0]))
+            self.rows.append(row)
+            if len(self.held) == self.batch:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self.held and self.subject.prepare is not None:
+            batch = self.subject.prepare(self.held, tuple(map(str, self.rows[-len(self.held) :])))
+            self.feats.append(self.ask(batch))
+            self.held = []
+
+    def summary(self, census: Census) -> dict[str, Any]:
+        """See `methods.doubts.Doubts.summary`. Errors: BadInput where there are too few samples of one class."""
+        self._flush()
+        if not self.rows:
+            raise BadInput("--embedding: no sample has one class, so there are no labels to doubt")
+        classes = [", ".join(census.classes[row]) for row in self.rows]
+        found = doubts(np.concatenate(self.feats), classes)
+        names, indices = [census.names[row] for row in self.rows], [census.indices[row] for row in self.rows]
+        return {**found.summary(names, indices, classes), "model": self.subject.spec, "layer": self.ask.layer}
 
 
 def seen(name: str, census: Census, asked: dict[str, Any], summary: dict[str, Any]) -> Seen:

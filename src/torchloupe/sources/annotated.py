@@ -258,7 +258,9 @@ def _voc(path: Path, _asked: Mapping[str, str], phase: str) -> list[Entry]:
         mask = path / "SegmentationClass" / f"{file.stem}.png"
 
         def known(size: Size) -> Truth:
-            boxes, names, bare = [], [], []
+            boxes: list[list[float]] = []
+            names: list[str] = []
+            bare: list[str] = []
             outlines: list[tuple[Any, ...]] = []
             for one in root.iter("object"):
                 box, turned = one.find("bndbox"), one.find("robndbox")
