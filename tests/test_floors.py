@@ -27,6 +27,7 @@ FLOORS = [
         "replay",
         "points",
         "sites",
+        "windows",
     },
     {"methods", "metrics", "targets", "networks"},
     {"sources"},

@@ -24,6 +24,7 @@ from torchloupe.outputs import Features
 from torchloupe.probe import INPUT, Batch, Subject, full, reject_wrapped
 from torchloupe.taps import Tap, in_place, leaves, watched
 from torchloupe.trace import Trace, Visit, every_name, find_layout, tensors, tracing
+from torchloupe.windows import whole
 
 
 @dataclass(frozen=True)
@@ -404,6 +405,12 @@ def _activation(
     around = Trace([*trace.visits[: record.at], visit, *trace.visits[record.at :]])
     layout: Layout | str = "it is a single number"
     if tensor.ndim:
+        if point.kind == "module" and tensor.ndim == 3 and tensor.shape[0] > batch.n:
+            cut = whole(tensor, point.name, record.at, every_name(subject.module), subject, batch, trace)
+            if isinstance(cut, tuple):
+                return Seen(label, cut[0], cut[1], batch.n, batch.size)
+            if cut is not None:
+                return Seen(label, tensor, cut, batch.n, batch.size)
         layout = settle(subject, batch, visit, around, _watch(point, keys))
     matrices = isinstance(layout, str) and tensor.ndim == 4 and tensor.shape[0] == batch.n
     return Seen(label, tensor, Layout() if matrices else layout, batch.n, batch.size, not matrices)
