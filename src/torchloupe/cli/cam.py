@@ -50,7 +50,8 @@ def cam(
     NAME.npz and how they were made as NAME.json. `loupe draw NAME.npz` redraws them with other settings.
 
     Parameters:
-        images: Pictures, folders, globs, or a text file that lists pictures.
+        images: Pictures, folders, globs, a text file that lists pictures, or words of data sets: coco:FILE.json, csv:FILE,
+            hf:FOLDER, webdataset:GLOB ...; with ?crops the objects in them.
         model: timm:NAME, transformers:NAME-or-FOLDER, torchvision:NAME, torch:package.module:factory?key=value,
             mmpretrain:CONFIG.py (a Python config runs its code); mmdet:CONFIG.py and other OpenMMLab repositories.
         layers: Layers by dotted name, layer4[-1], a glob such as layer*, or relu#1 for the second call. Default: the layer
@@ -90,14 +91,15 @@ def cam(
     from torchloupe.render.pictures import draw_run
     from torchloupe.runs.found import chosen
     from torchloupe.runs.run import Job
-    from torchloupe.sources.images import find, names_of
+    from torchloupe.sources.images import names_of
+    from torchloupe.sources.items import items
 
-    files = find(images)
+    files = items(images)
     palette(style.cmap)
     if save.suffix.lower() in (".gif", ".mp4") and style.video is None:
         style = replace(style, video="gif" if save.suffix.lower() == ".gif" else "mp4")
     folder, single = destination(save)
-    names = names_of(files)
+    names = names_of([item.path for item in files])
     ask: dict[str, Any] = {
         "layers": layers,
         "methods": method or ["gradcam"],
@@ -111,7 +113,10 @@ def cam(
         "aug_smooth": aug_smooth,
         "eigen_smooth": eigen_smooth,
     }
-    data = {"files": dict(zip(names, map(str, files), strict=True)), "labels": labels and str(labels)}
+    data = {
+        "files": {name: item.where for name, item in zip(names, files, strict=True)},
+        "labels": labels and str(labels),
+    }
     if metrics:
         if aug_smooth:
             raise BadInput(

@@ -53,7 +53,10 @@ def embed(
         run: With --of maps: the folder of the heatmaps.
         model: timm:NAME, transformers:FOLDER, torchvision:NAME, torch:package.module:factory, mmpretrain:CONFIG.py,
             opengait:CONFIG.yaml.
-        data: folder:PATH, pictures whose first folder is their label; sequences:PATH, a gait tree ID/TYPE/VIEW/.
+        data: folder:PATH, pictures whose first folder is their label; sequences:PATH, a gait tree ID/TYPE/VIEW/; or what a tool
+            exports: list:FILE, csv:FILE (its other columns come along), coco:FILE.json?images=DIR, yolo:FILE.yaml, voc:DIR,
+            labelme:DIR, cvat:FILE.xml, hf:DIR, webdataset:GLOB, torch:module:factory. Behind ?: phase=val; crops, the objects
+            in place of the pictures, with margin=0.1 around; detections=FILE, a detector's boxes, with score=0.5.
         layer: Whose activation is pooled; output is what the model returns. Default: the output of an embedder, the
             last of the default layers of any other model.
         pool: How a layer becomes a vector: mean (default) or max over time, rows and columns; flatten, everything; parts,

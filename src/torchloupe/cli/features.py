@@ -62,7 +62,8 @@ def features(
     NAME.npz, and how they were made with statistics of every point as NAME.json. `loupe draw NAME.npz` redraws.
 
     Parameters:
-        images: Pictures, folders, globs, or a text file that lists pictures; for opengait: models, folders of walks.
+        images: Pictures, folders, globs, a text file that lists pictures, or words of data sets, as for loupe cam; for
+            opengait: models, folders of walks.
         model: As for loupe cam; also mmdet:CONFIG.py and other OpenMMLab repositories.
         at: Points: NAME of a module (globs are understood), in:NAME for what goes into it, fn:package.module.function and
             in-fn:..., param:NAME, attn:NAME for what a module attends to, head by head (@N behind it: of token N); #N behind it for the N-th call, @N or @KEY for an element of a tuple, list or dict.

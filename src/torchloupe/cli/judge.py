@@ -204,10 +204,11 @@ def asked(
 
 def pictures(images: Sequence[str]) -> dict[str, Any]:
     """The pictures by the names of their results."""
-    from torchloupe.sources.images import find, names_of
+    from torchloupe.sources.images import names_of
+    from torchloupe.sources.items import items
 
-    files = find(images)
-    return {"files": dict(zip(names_of(files), map(str, files), strict=True))}
+    files = items(images)
+    return {"files": {name: one.where for name, one in zip(names_of([one.path for one in files]), files, strict=True)}}
 
 
 def stored(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torchloupe.methods.features import REDUCTIONS, from_array, statistics
 from torchloupe.probe import Batch, Subject
 from torchloupe.runs.run import Job
 from torchloupe.sites import capture, features
-from torchloupe.sources.images import find, read
+from torchloupe.sources.items import Item, items
 from torchloupe.sources.safe import state_sha256
 from torchloupe.sources.sequences import sequences
 from torchloupe.store import plain, safe_name, sha256
@@ -35,11 +36,22 @@ class Seen:
     name: str
     path: Path
     walk: Any = None
+    item: Item | None = None
 
     def batch(self, subject: Subject) -> Batch:
         """As the model takes it, alone."""
         assert subject.prepare is not None
-        return subject.prepare([read(self.path)], (self.name,)) if self.walk is None else subject.prepare(self.walk)
+        return subject.prepare(self.walk) if self.item is None else subject.prepare([self.picture()], (self.name,))
+
+    def picture(self) -> Any:
+        """The picture, of what is no walk. Errors: BadInput for one that cannot be read."""
+        assert self.item is not None
+        return self.item.read()
+
+    @property
+    def place(self) -> str:
+        """Where it is: a file, or a picture of a data set."""
+        return str(self.path if self.item is None else self.item)
 
     @property
     def called(self) -> str:
@@ -48,9 +60,10 @@ class Seen:
 
     def sha256(self) -> str:
         """The fingerprint of its file, or of all files of its walk. Errors: BadSample where one cannot be read."""
-        files = [self.path] if self.walk is None else list(self.walk.files)
+        if self.item is not None:
+            return self.item.sha256()
         try:
-            found = [sha256(file) for file in files]
+            found = [sha256(file) for file in self.walk.files]
         except OSError as error:
             raise BadSample(f"{self.path}: cannot be read ({error.strerror or error})") from error
         return found[0] if len(found) == 1 else "+".join(found)
@@ -65,10 +78,11 @@ def looked_at(paths: Sequence[str], models: Sequence[str]) -> list[Seen]:
         if not paths:
             raise BadInput("no walk was named; give its folder, as <id>/<type>/<view>, or a folder above it")
         return [Seen(walk.name, walk.files[0], walk) for path in paths for walk in sequences(path)]
-    files = find(paths)
-    stems = [file.stem for file in files]
-    names = [f"{stem}-{i}" if stems.count(stem) > 1 else stem for i, stem in enumerate(stems)]
-    return [Seen(name, file) for name, file in zip(names, files, strict=True)]
+    found = items(paths)
+    stems = [one.path.stem for one in found]
+    often = Counter(stems)
+    names = [f"{stem}-{i}" if often[stem] > 1 else stem for i, stem in enumerate(stems)]
+    return [Seen(name, one.path, item=one) for name, one in zip(names, found, strict=True)]
 
 
 def opened_model(words: Mapping[str, Any]) -> Subject:
@@ -181,7 +195,7 @@ class Capturing:
         record = {
             **told(subject, self.words),
             "id": sample.name,
-            "source": str(sample.path),
+            "source": sample.place,
             "points": list(seen.values),
             "asked points": self.points,
             "layouts": dict(seen.layouts),
@@ -299,7 +313,7 @@ class Comparing:
         )
         record = {
             "id": " against ".join(dict.fromkeys((one.called, other.called))),
-            "sources": [str(one.path), str(other.path)],
+            "sources": [one.place, other.place],
             "models": self._specs,
             "names": list(self.names),
             "points": list(first.values),
@@ -320,7 +334,7 @@ class Comparing:
         found: CKA | None = None
         groups = batches(len(samples), self.batch)
         for done, group in enumerate(groups):
-            images, ids = [read(samples[i].path) for i in group], tuple(str(samples[i].path) for i in group)
+            images, ids = [samples[i].picture() for i in group], tuple(samples[i].place for i in group)
             sides = []
             for side, subject in enumerate(self.subjects):
                 asked = {names[side]: names[side] for _, *names in self.points}
@@ -338,7 +352,7 @@ class Comparing:
             "models": self._specs,
             "samples": found.samples,
             "batches": [len(group) for group in groups],
-            "sources": [str(one.path) for one in samples],
+            "sources": [one.place for one in samples],
         }
         return Likeness(found.value().numpy(), plain(record))
 

@@ -105,7 +105,9 @@ class Judging(Explaining):
         """The judgement of these maps."""
         if self.places is not None:
             labels = probe.ask(batch)[0].labels
-            batch, said = with_places(self.places, batch, [self.files[name] for name in names], labels, self.subject)
+            batch, said = with_places(
+                self.places, batch, [self.files[name].path for name in names], labels, self.subject
+            )
             for line in said:
                 self.say(line)
         options = {key: value for key, value in self.judging.items() if key not in ("value", "seed")}

@@ -22,6 +22,7 @@ from torchloupe.probe import Batch, Probe
 from torchloupe.runs.ahead import Ahead
 from torchloupe.runs.run import Job
 from torchloupe.sources.images import read
+from torchloupe.sources.items import Item, item_at, of_file
 from torchloupe.sources.safe import state_sha256
 from torchloupe.store import key, plain, sha256
 from torchloupe.store.reading import reads
@@ -41,7 +42,7 @@ TRUTH = ("truth", "true", "label")
 class Explaining:
     """Why a model answers as it does, for every picture of a list.
 
-    job.model: the arguments of `sources.subject`. job.data: files (name -> path), labels (a file, or None).
+    job.model: the arguments of `sources.subject`. job.data: files (name -> path, or where `items.item_at` finds it), labels (a file, or None).
     job.ask: layers, methods, options, target (words, or None), templates (or absent), each, explain, threshold, aug_smooth, eigen_smooth.
     notices: what the person who asks should be told before.
     Errors: BadInput for what is not known or does not fit.
@@ -50,8 +51,8 @@ class Explaining:
     part: Callable[[int, int], None] | None = None
 
     def __init__(self, job: Job) -> None:
-        ask, self.files = job.ask, {str(name): Path(path) for name, path in job.data["files"].items()}
-        self._ahead = Ahead(lambda id: self._read(self.parts[id]))
+        ask, self.files = job.ask, {str(name): item_at(str(at)) for name, at in job.data["files"].items()}
+        self._ahead = Ahead(self._sample)
         self.notices: list[str] = []
         self.methods = {fn.__name__: fn for fn in map(named, ask["methods"])}
         self.options = dict(ask["options"])
@@ -113,12 +114,17 @@ class Explaining:
         """What the samples are called, in the plural."""
         return "pictures" if self.subject.recordings is None else self.subject.recordings.what
 
-    def _parts(self, files: Mapping[str, Path]) -> Mapping[str, Sequence[Path]]:
-        """The files of every sample; self.files has the one file, or the folder, that stands for them."""
+    def _parts(self, files: Mapping[str, Item]) -> Mapping[str, Sequence[Path]]:
+        """The files of every recording; self.files has the one file, or the folder, that stands for them. None of pictures."""
         if self.subject.recordings is None:
-            return {name: (file,) for name, file in files.items()}
-        parts = self.subject.recordings.samples(files)
-        self.files = {name: some[0] if len(some) == 1 else some[0].parent for name, some in parts.items()}
+            return {}
+        odd = next((item for item in files.values() if not item.whole), None)
+        if odd is not None:
+            raise BadInput(
+                f"{odd}: a picture of a data set; {self.spec!r} takes {self.what}, which are files of their own"
+            )
+        parts = self.subject.recordings.samples({name: item.path for name, item in files.items()})
+        self.files = {name: of_file(some[0] if len(some) == 1 else some[0].parent) for name, some in parts.items()}
         return parts
 
     def _batch(self, found: Sequence[Any], ids: Sequence[str]) -> Batch:
@@ -127,6 +133,9 @@ class Explaining:
             return self.subject.recordings.joined(found, tuple(ids))
         assert self.subject.prepare is not None
         return self.subject.prepare(list(found), tuple(ids))
+
+    def _sample(self, id: str) -> Any:
+        return self._read(self.parts[id]) if id in self.parts else self.files[id].read()
 
     def _read(self, files: Sequence[Path]) -> Any:
         return read(files[0]) if self.subject.recordings is None else self.subject.recordings.read(files)
@@ -220,13 +229,16 @@ class Explaining:
         classes = self.subject.classes
         count = len(classes) or 10**9
         if labels is None:
-            named_by = {name: file.resolve().parent.name for name, file in self.files.items()}
+            named_by = {name: item.label for name, item in self.files.items()}
+            without = next((name for name, label in named_by.items() if not label), None)
+            if without is not None:
+                raise BadInput(f"--target truth: {self.files[without]} has no label; give --labels")
         else:
             known = _listed(Path(labels))
-            missing = [file.name for file in self.files.values() if file.name not in known]
+            missing = [item.path.name for item in self.files.values() if item.path.name not in known]
             if missing:
                 raise BadInput(f"--labels {labels}: no label for {missing[0]}; expected lines of 'picture class'")
-            named_by = {name: known[file.name] for name, file in self.files.items()}
+            named_by = {name: known[item.path.name] for name, item in self.files.items()}
         return {name: class_index(label, classes, count) for name, label in named_by.items()}
 
     def about(self) -> Mapping[str, Any]:
@@ -240,7 +252,7 @@ class Explaining:
     def asked(self, id: str) -> Mapping[str, Any]:
         """See `runs.run.Work.asked`; the class or joint that is asked of this picture alone, and its file's sha256."""
         try:
-            digests = [sha256(file) for file in self.parts[id]]
+            digests = [self.files[id].sha256()] if id not in self.parts else [sha256(file) for file in self.parts[id]]
         except OSError as error:
             raise BadSample(f"{self.files[id]}: cannot be read ({error.strerror or error})") from error
         self._sources[id] = digests[0] if len(digests) == 1 else key({"files": digests})
@@ -313,7 +325,7 @@ class Explaining:
             weights_sha256=weights.get("sha256"),
             layouts=self._layouts,
             options=used,
-            source=self.files[name],
+            source=str(self.files[name]),
             source_sha256=self._sources[name],
             seed=self.options.get("seed", 0),
             aug_smooth=self.aug,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torchloupe.errors import LoupeError
 from torchloupe.runs.found import Found
 from torchloupe.runs.progress import progress
-from torchloupe.store import sha256
+from torchloupe.sources.items import item_at
 from torchloupe.store.shards import Shards
 
 
@@ -24,10 +22,18 @@ def damaged(found: Found) -> list[str]:
             else:
                 source, told = record.get("source"), record.get("source_sha256")
                 if source and told:
-                    path = Path(source)
-                    if not path.is_file():
+                    now = _now(str(source))
+                    if now is None:
                         wrong.append(f"{id}: its source {source} is gone")
-                    elif sha256(path) != told:
+                    elif now != told:
                         wrong.append(f"{id}: its source {source} has changed since")
             bar.advance()
     return wrong
+
+
+def _now(source: str) -> str | None:
+    """The fingerprint of a source as it is now, a file or a picture of a data set; None where it is gone."""
+    try:
+        return item_at(source).sha256()
+    except (LoupeError, OSError):
+        return None

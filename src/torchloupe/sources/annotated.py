@@ -536,11 +536,17 @@ def hugging_face(folder: str, phase: str) -> Any:
     return found
 
 
-def shards(pattern: str) -> Any:
-    """WebDataset's tar files, in order: members of one name make a sample, pictures are decoded, JSON gives fields, cls a class."""
+def shard_files(pattern: str) -> list[str]:
+    """The tar files behind a path or glob, in order. Errors: BadInput where there are none."""
     files = sorted(glob.glob(pattern)) if any(mark in pattern for mark in "*?[") else [pattern]
     if not files or not all(Path(file).is_file() for file in files):
         raise BadInput(f"webdataset:{pattern}: no such tar files")
+    return files
+
+
+def shards(pattern: str) -> Any:
+    """WebDataset's tar files, in order: members of one name make a sample, pictures are decoded, JSON gives fields, cls a class."""
+    files = shard_files(pattern)
     from torch.utils.data import IterableDataset
 
     class Shards(IterableDataset):
@@ -562,17 +568,17 @@ def _samples(file: str) -> Iterator[dict[str, Any]]:
             stem, _, kind = name.partition(".")
             key = f"{folder}/{stem}"
             if key != last and held:
-                yield _decoded(held)
+                yield decoded(held)
                 held = {}
             opened = archive.extractfile(member)
             last = key
             if opened is not None:
                 held[kind.lower()] = opened.read()
         if held:
-            yield _decoded(held)
+            yield decoded(held)
 
 
-def _decoded(held: Mapping[str, bytes]) -> dict[str, Any]:
+def decoded(held: Mapping[str, bytes]) -> dict[str, Any]:
     from PIL import Image
 
     found: dict[str, Any] = {}

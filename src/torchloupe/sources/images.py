@@ -72,10 +72,11 @@ def _listed(path: Path) -> list[Path]:
     names = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
     if not names:
         raise BadInput(f"{path}: this list names no picture; expected one path a line")
-    return [beside if _there(beside := path.parent / name) else name for name in names]
+    return [beside if there(beside := path.parent / name) else name for name in names]
 
 
-def _there(path: Path) -> bool:
+def there(path: Path) -> bool:
+    """Whether there is such a file or folder; a name that no disk takes is none."""
     try:
         return path.exists()
     except OSError:  # a name that no disk takes

@@ -1,4 +1,4 @@
-"""A data set as named samples that a model can be fed with: `folder:PATH` of pictures, `sequences:PATH` of gait."""
+"""A data set as named samples that a model can be fed with: pictures by any word of `sources.items`, `sequences:PATH` of gait."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from torchloupe.errors import BadInput, BadSample, legible, nearest
+from torchloupe.errors import BadInput, BadSample, nearest
 from torchloupe.points import LABELS
 from torchloupe.probe import Batch, Subject
-from torchloupe.sources.images import find, read
+from torchloupe.sources.items import WORDS, Item, columns_of, opened
 from torchloupe.sources.sequences import Walk, sequences
-from torchloupe.store import sha256
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,26 @@ class Samples:
         return len(self.ids)
 
 
+def pictures(word: str) -> Samples:
+    """The pictures of a data set, or the objects in them, see `items.opened`; labels and what else is known become columns."""
+    return of_items(opened(word))
+
+
 def folder(path: str) -> Samples:
     """All pictures below a folder, sorted; ids are paths relative to it, the first folder below it is the label."""
-    root = Path(path)
-    if not root.is_dir():
-        raise BadInput(f"{root}: no such folder of pictures")
-    files = find(root)
-    relative = [file.relative_to(root) for file in files]
-    names = [legible(name.as_posix()) for name in relative]
-    columns = {}
-    if all(len(name.parts) > 1 for name in relative):
-        columns[LABELS] = np.array([legible(name.parts[0]) for name in relative])
+    return pictures(f"folder:{path}")
+
+
+def of_items(found: Sequence[Item]) -> Samples:
+    """These pictures as samples."""
 
     def load(subject: Subject, rows: Sequence[int]) -> Batch:
         if subject.prepare is None:
             raise BadInput(f"model {subject.spec or 'given'!r} does not say how it takes pictures: no data to embed")
-        return subject.prepare([read(files[row]) for row in rows], tuple(names[row] for row in rows))
+        return subject.prepare([found[row].read() for row in rows], tuple(found[row].name for row in rows))
 
-    return Samples(np.array(names), load, columns, lambda row: sha256(files[row]))
+    names = np.array([item.name for item in found])
+    return Samples(names, load, columns_of(found), lambda row: found[row].sha256())
 
 
 def walks(path: str) -> Samples:
@@ -91,11 +92,8 @@ def of_walks(found: Sequence[Walk]) -> Samples:
     return Samples(ids, load, columns, lambda row: found[row].digest(), together=1)
 
 
-KINDS: dict[str, Callable[[str], Samples]] = {"folder": folder, "sequences": walks}
-
-
 def samples(spec: str) -> Samples:
-    """A data set from "kind:rest"; a folder's path alone is a folder of pictures."""
+    """A data set from a word of `items.WORDS` or sequences:PATH; a folder's path alone is a folder of pictures."""
     kind, colon, rest = spec.partition(":")
     if not spec or (colon and not rest):
         raise BadInput(
@@ -103,7 +101,7 @@ def samples(spec: str) -> Samples:
         )
     if not colon and Path(spec).is_dir():
         return folder(spec)
-    if not colon or kind not in KINDS:
-        known = ", ".join(f"{name}:PATH" for name in KINDS)
-        raise BadInput(f"data {spec!r}: expected {known}.{nearest(kind, KINDS)}")
-    return KINDS[kind](rest)
+    known = (*WORDS, "sequences")
+    if not colon or kind not in known:
+        raise BadInput(f"data {spec!r}: expected {', '.join(f'{name}:' for name in known)}.{nearest(kind, known)}")
+    return walks(rest) if kind == "sequences" else pictures(spec)
