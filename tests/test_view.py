@@ -195,7 +195,7 @@ def test_a_click_shows_the_right_sample_and_the_pointer_reads_its_values(browser
         assert said[0][1].startswith(f" {row}, column {column}")
     page.click(".tabs button:nth-child(2)")
     page.wait_for_function(
-        "() => document.querySelector('.tabs button:nth-child(2)').getAttribute('aria-selected') === 'true'"
+        "() => document.querySelector('.tabs button:nth-child(2)').getAttribute('aria-pressed') === 'true'"
     )
     page.click(".matrix .small:nth-child(2)")
     page.wait_for_function(

@@ -24,7 +24,7 @@ from torchloupe.methods.rows import Parts, Rows, metrics, prepare
 from torchloupe.points import LABELS, Points, numbered
 from torchloupe.sources.points import read_points, read_record, with_labels
 from torchloupe.sources.tables import pyarrow
-from torchloupe.store import aside, never_over, plain, write_arrays
+from torchloupe.store import aside, never_over, plain, spoken, write_arrays
 from torchloupe.store.records import load_record
 from torchloupe.store.results import RUN, Results, difference
 from torchloupe.store.shards import Shards
@@ -69,7 +69,9 @@ def write_points(points: Points, path: str | Path) -> Path:
             _to_parquet(points, data)
         else:
             write_arrays(data, points.arrays())
-        words.write_text(json.dumps(plain(points.record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        words.write_text(
+            json.dumps({**plain(points.record), **spoken()}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return path
 
 

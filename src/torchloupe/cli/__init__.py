@@ -168,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     Whatever goes wrong is one line on standard error, except with --debug.
     """
     from torchloupe.cli.edge import spelled
+    from torchloupe.store import speaking
 
     arguments = spelled(list(sys.argv[1:] if argv is None else argv))
     debug = "--debug" in arguments
@@ -177,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
         interrupted: list[int] = []
         try:
             _settle(undone, interrupted)
+            undone.enter_context(speaking(["loupe", *arguments]))
             status = _run(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()

@@ -37,20 +37,31 @@ def opened(folder: Path) -> stores.Results:
         raise BadInput(f"{folder}: no such folder of results")
     if folder.with_suffix(".json").is_file() and any(folder.glob("[!.]*.npz")):
         return Stream(folder.parent, folder.name)
-    # a folder beside NAME.npz holds pictures of that result
-    named = (one for one in folder.glob("*.json") if not one.with_suffix(".npz").is_file())
-    streams = sorted(one.stem for one in named if (folder / one.stem).is_dir())
-    if len(streams) > 1:
-        several = ", ".join(str(folder / name) for name in streams)
+    named = streams(folder)
+    if len(named) > 1:
+        several = ", ".join(str(folder / name) for name in named)
         raise BadInput(f"{folder}: holds several runs; name one: {several}")
-    if streams:
-        return Stream(folder, streams[0])
+    if named:
+        return Stream(folder, named[0])
     if holds_shards(folder):
         return Shards(folder)
     files = stores.Files(folder)
     if not files.ids() and not files.failed():
         raise BadInput(f"{folder}: no results in this folder")
     return files
+
+
+def parts(path: Path) -> list[Path]:
+    """The folders of several runs in one folder, such as those of a pose diagnosis; else the path itself."""
+    named = streams(path) if path.is_dir() else []
+    return [path / name for name in named] if len(named) > 1 else [path]
+
+
+def streams(folder: Path) -> list[str]:
+    """Names of the runs of which a folder holds NAME.json and a folder NAME."""
+    # a folder beside NAME.npz holds pictures of that result
+    named = (one for one in folder.glob("*.json") if not one.with_suffix(".npz").is_file())
+    return sorted(one.stem for one in named if (folder / one.stem).is_dir())
 
 
 def holds_shards(folder: Path) -> bool:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,9 @@ from torchloupe.store.files import aside, safe_name
 from torchloupe.store.reading import members, reads
 
 TIMES = ("created", "seconds")
+COMMAND = "command"
+"""The word under which a record holds the command line that made it; no part of its key."""
+_SPOKEN = "LOUPE_COMMAND"
 
 
 class Artifact(NamedTuple):
@@ -34,10 +39,29 @@ class Artifact(NamedTuple):
 
 
 def key(record: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON (sorted, no blanks) of a record or a part of one, without its times and own key."""
-    kept = {name: value for name, value in record.items() if name not in (*TIMES, "key")}
+    """sha256 of the canonical JSON (sorted, no blanks) of a record or a part of one, without its times, command and own key."""
+    kept = {name: value for name, value in record.items() if name not in (*TIMES, COMMAND, "key")}
     text = json.dumps(plain(kept), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
+
+
+@contextmanager
+def speaking(words: Sequence[str]) -> Iterator[None]:
+    """Records written meanwhile, here or in a process begun here, tell these words of a command line."""
+    before = os.environ.get(_SPOKEN)
+    os.environ[_SPOKEN] = shlex.join(words)  # what processes of workers are given
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SPOKEN]
+        else:
+            os.environ[_SPOKEN] = before
+
+
+def spoken() -> dict[str, str]:
+    """The command under way, as an entry of a record; nothing where there is none."""
+    return {COMMAND: os.environ[_SPOKEN]} if _SPOKEN in os.environ else {}
 
 
 def plain(value: Any) -> Any:
@@ -75,7 +99,7 @@ def save(
     for entry, array in held.items():
         if array.dtype.hasobject:
             raise BadInput(f"array {entry!r} holds Python objects; expected numbers or text")
-    text = json.dumps({**plain(record), "key": key(record)}, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({**spoken(), **plain(record), "key": key(record)}, indent=1, ensure_ascii=False, allow_nan=False)
     stem = Path(folder) / safe_name(name)
     goal = stem.with_name(stem.name + ".json")
     with aside(stem.with_name(stem.name + ".npz"), goal) as (data, words):

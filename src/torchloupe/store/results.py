@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torchloupe.errors import BadInput, LoupeError, nearest
 from torchloupe.store.files import safe_name, whole
-from torchloupe.store.records import Artifact, load, load_record, plain, save
+from torchloupe.store.records import COMMAND, Artifact, load, load_record, plain, save
 
 LEFT_OUT = "left-out.json"
 RUN = "run.json"
@@ -151,9 +151,9 @@ class Files:
 
 
 def difference(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first thing that differs, by its dotted name, with both values; versions may differ."""
+    """The first thing that differs, by its dotted name, with both values; versions and the command may differ."""
     one, other = flat(begun), flat(wanted)
-    for name in sorted(name for name in {*one, *other} if not name.startswith("versions.")):
+    for name in sorted(name for name in {*one, *other} if name != COMMAND and not name.startswith("versions.")):
         if one.get(name) != other.get(name):
             return name, one.get(name), other.get(name)
     return None

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from torchloupe.errors import BadInput, nearest
 from torchloupe.store.files import aside, whole
 from torchloupe.store.packing import Precision, packed, unpacked
-from torchloupe.store.records import Artifact, key, load_record, plain
+from torchloupe.store.records import COMMAND, Artifact, key, load_record, plain, spoken
 from torchloupe.store.results import RUN, difference, short
 
 BETWEEN = "\x1f"
@@ -66,7 +66,9 @@ class Shards:
                 )
             if differs is None:
                 return
-        whole(path, json.dumps({"store": "shards", "about": self._about}, indent=1, ensure_ascii=False) + "\n")
+        whole(
+            path, json.dumps({"store": "shards", "about": self._about, **spoken()}, indent=1, ensure_ascii=False) + "\n"
+        )
 
     def there(self, asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
         """See `Results.there`."""
@@ -192,7 +194,10 @@ class Shards:
     def shared(self) -> dict[str, Any]:
         """What all samples share."""
         path = self.root / RUN
-        return dict(load_record(path).get("about", {})) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        told = load_record(path)
+        return {**told.get("about", {}), **{name: told[name] for name in (COMMAND,) if name in told}}
 
     def verify(self) -> list[str]:
         """A line for every array or shard that is not what was written; none where all are."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchloupe.errors import BadInput
 from torchloupe.store.files import sweep, unwritable, whole
 from torchloupe.store.reading import members, reading
-from torchloupe.store.records import Artifact, load_record
+from torchloupe.store.records import Artifact, load_record, spoken
 from torchloupe.store.results import difference, short
 
 
@@ -49,7 +49,7 @@ class Stream:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise unwritable(error, self.folder) from None
-            whole(path, json.dumps(wanted, indent=1))
+            whole(path, json.dumps({**wanted, **spoken()}, indent=1))
             for failed in self.folder.glob("*.failed"):
                 failed.unlink()
         for left in self.folder.glob("*.part"):  # the drafts of older versions

@@ -13,14 +13,15 @@ import numpy as np
 
 from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.runs.found import Found, results
+from torchloupe.runs.found import Found, parts, results
 from torchloupe.store import plain
-from torchloupe.view.shown import Shown, shown
+from torchloupe.view.shown import Shown, shown, still, top
 from torchloupe.view.table import Table
 
 PALETTES = ("inferno", "viridis", "cividis", "gray", "coolwarm", "jet")
 LARGEST = 2048
 HELD = 64
+MOST_PEAK = 200
 
 
 class Library:
@@ -29,7 +30,7 @@ class Library:
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
             raise BadInput("nothing to look at: name folders of results, or maps of points")
-        self.runs = [Run(path) for path in paths]
+        self.runs = [Run(part) for path in paths for part in parts(path)]
 
     def plain(self) -> dict[str, Any]:
         """All runs, and what every page needs."""
@@ -58,6 +59,8 @@ class Run:
             self.found: Found = results(path)
             self.table = Table(self.found)
         self._sample = lru_cache(HELD)(self._read)
+        self._peaks: dict[tuple[str, str], dict[str, Any]] = {}
+        self._drawn: dict[str, bytes] = {}
 
     def plain(self) -> dict[str, Any]:
         """What the list of runs says. A run that is gone says so."""
@@ -66,10 +69,11 @@ class Run:
         if not self.path.is_dir():
             return {"name": self.path.name, "kind": "gone", "error": "this folder is not there any more"}
         told = [line.replace(str(self.path), self.path.name) for line in self.found.told()]  # a report may be mailed
-        kinds = next((record.get("kind") for _, record in self.found.store.records()), "nothing")
+        first = next((record for _, record in self.found.store.records()), {})
         return {
             "name": self.path.name,
-            "kind": str(kinds),
+            "kind": str(first.get("kind", "nothing")),
+            "command": first.get("command"),
             "count": self.table.count(),
             "failed": self.table.count(failed=True),
             "columns": self.table.columns(),
@@ -83,7 +87,7 @@ class Run:
     def sample(self, id: str) -> dict[str, Any]:
         """A sample's record and what there is to see of it. Errors: BadInput for an id that the run does not have."""
         seen, record = self._sample(id)
-        return {"id": id, "record": plain(record), **seen.plain()}
+        return {"id": id, "record": plain(record), **plain(seen.plain())}
 
     def plane(self, id: str, number: int) -> np.ndarray:
         """Maps (k, t, h, w) as little-endian float32. Errors: BadInput for a plane that there is not."""
@@ -92,20 +96,44 @@ class Run:
             raise BadInput(f"sample {id!r} has {len(seen.planes)} planes, not one of number {number}")
         return seen.planes[number].values
 
-    def picture(self, id: str, frame: int = 0, size: int | None = None) -> bytes:
-        """The base of a sample as PNG, at most so many pixels a side. Errors: BadInput where there is none."""
+    def picture(self, id: str, frame: int = 0, size: int | None = None, answer: bool = False) -> bytes:
+        """The base of a sample, or its answer, as PNG, at most so many pixels a side. Errors: BadInput where there is none."""
         from PIL import Image
 
         seen, _ = self._sample(id)
-        if seen.base is None or not 0 <= frame < len(seen.base):
+        base = seen.answer if answer else seen.base
+        if base is None or not 0 <= frame < len(base):
             raise BadInput(f"sample {id!r} has no picture of number {frame}")
-        picture = Image.fromarray(seen.base[frame])
+        picture = Image.fromarray(base[frame])
         side = min(size or LARGEST, LARGEST)
         if max(picture.size) > side:
             picture.thumbnail((side, side))
         held = io.BytesIO()
         picture.save(held, "PNG")
         return held.getvalue()
+
+    def peak(self, method: str, layer: str) -> dict[str, Any]:
+        """The value of the last colour over the run, of at most 200 samples spread evenly, and of how many."""
+        if (method, layer) not in self._peaks:
+            ids = [row["id"] for row in self.table.spread(MOST_PEAK)]
+            tops = []
+            for id in ids:
+                seen, _ = self._sample(id)
+                tops += [top(one) for one in seen.planes if (one.method, one.layer) == (method, layer)]
+            self._peaks[method, layer] = {"top": max(tops, default=0.0), "of": len(ids)}
+        return self._peaks[method, layer]
+
+    def npz(self, id: str) -> bytes:
+        """All arrays of a sample as an npz file, as they are stored. Errors: BadInput for an id that the run does not have."""
+        held = io.BytesIO()
+        np.savez(held, **self.found.store.read(id).arrays)  # type: ignore[arg-type]
+        return held.getvalue()
+
+    def drawing(self, id: str) -> bytes:
+        """The still picture of a result, as `loupe draw` makes it, as PNG. Errors: BadInput for a kind that is not drawn."""
+        if id not in self._drawn:
+            self._drawn[id] = still(self.found.store.read(id), id)
+        return self._drawn[id]
 
     def page(self) -> str:
         """The interactive page of a map of points."""

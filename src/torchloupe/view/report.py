@@ -61,6 +61,8 @@ def _sample(run: Run, id: str) -> dict[str, Any]:
         "about": about,
         "planes": [_text(run.plane(id, i).tobytes()) for i in range(len(about["planes"]))],
         "pictures": [_text(run.picture(id, i, SIDE)) for i in range(frames)],
+        "answers": [_text(run.picture(id, i, SIDE, answer=True)) for i in range((about.get("answer") or [0])[0])],
+        "drawing": _text(run.drawing(id)) if about.get("drawing") else "",
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from torchloupe.errors import BadInput, LoupeError, need
+from torchloupe.errors import BadInput, LoupeError, nearest, need
 from torchloupe.view.api import Library
 
 # the page of a map of points is one file with its script inside, and its WebGL library writes code of its own
@@ -19,6 +19,7 @@ INLINE = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval' blob:; "
     "worker-src blob:"
 )
+MOST_SPREAD = 50_000
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
     "frame-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'",
@@ -108,7 +109,32 @@ def application(library: Library, token: str, port: int) -> Any:
         asked = request.query_params
         size = _number(asked["size"]) if "size" in asked else None
         run = library.run(request.path_params["run"])
-        return run.picture(asked.get("id", ""), _number(asked.get("frame", "0")), size), "image/png"
+        frame, answer = _number(asked.get("frame", "0")), asked.get("answer") == "1"
+        return run.picture(asked.get("id", ""), frame, size, answer), "image/png"
+
+    def columns(request: Request) -> tuple[bytes, str]:
+        asked = request.query_params
+        table = library.run(request.path_params["run"]).table
+        conditions, names = _conditions(asked.get("filter")), _names(asked.get("names"), table)
+        rows = table.spread(MOST_SPREAD, conditions)
+        values = {name: [row.get(name) for row in rows] for name in names}
+        return put({"ids": [row["id"] for row in rows], "values": values, "of": table.count(conditions)})
+
+    def peak(request: Request) -> tuple[bytes, str]:
+        asked = request.query_params
+        return put(library.run(request.path_params["run"]).peak(asked.get("method", ""), asked.get("layer", "")))
+
+    def npz(request: Request) -> tuple[bytes, str]:
+        return library.run(request.path_params["run"]).npz(request.query_params.get("id", "")), "application/zip"
+
+    def drawing(request: Request) -> tuple[bytes, str]:
+        return library.run(request.path_params["run"]).drawing(request.query_params.get("id", "")), "image/png"
+
+    def csv(request: Request) -> tuple[bytes, str]:
+        asked = request.query_params
+        table = library.run(request.path_params["run"]).table
+        order = asked.get("sort", "id"), asked.get("down") == "1"
+        return table.csv(_conditions(asked.get("filter")), *order).encode(), "text/csv; charset=utf-8"
 
     def points(request: Request) -> tuple[bytes, str]:
         return library.run(request.path_params["run"]).page().encode(), "text/html; charset=utf-8"
@@ -127,6 +153,11 @@ def application(library: Library, token: str, port: int) -> Any:
         "/api/runs/{run}/plane": plane,
         "/api/runs/{run}/picture": picture,
         "/api/runs/{run}/points": points,
+        "/api/runs/{run}/columns": columns,
+        "/api/runs/{run}/peak": peak,
+        "/api/runs/{run}/npz": npz,
+        "/api/runs/{run}/drawing": drawing,
+        "/api/runs/{run}/csv": csv,
     }
     return Starlette(routes=[Route("/{token}" + path, answer(act)) for path, act in acts.items()])
 
@@ -160,6 +191,16 @@ def _conditions(text: str | None) -> list[Any]:
         raise BadInput(f"filter {text!r}: expected JSON ({error})") from error
     if not isinstance(found, list) or len(found) > 50:
         raise BadInput(f"filter {text[:80]!r}: expected a list of at most 50 conditions")
+    return found
+
+
+def _names(text: str | None, table: Any) -> list[str]:
+    """Columns of a table, from a JSON list."""
+    found = _conditions(text)
+    known = table.columns()
+    for name in found:
+        if name not in known:
+            raise BadInput(f"no column {name!r}.{nearest(str(name), known)} Columns: {', '.join(known)}")
     return found
 
 

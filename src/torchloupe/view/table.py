@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -120,6 +122,26 @@ class Table:
         query = f"SELECT id, failed, row FROM run WHERE {where} ORDER BY {order} {way}, id LIMIT ? OFFSET ?"
         found = self._ask(query, [*values, *more, max(0, min(count, MOST)), max(0, start)])
         return [{"id": id, "failed": why, **json.loads(row or "{}")} for id, why, row in found]
+
+    def spread(self, most: int, conditions: Sequence[Sequence[Any]] = ()) -> list[dict[str, Any]]:
+        """At most so many rows, evenly spread over those that fit, in the order of their ids."""
+        where, values = self._where(conditions, False, self.columns())
+        step = max(1, -(-self.count(conditions) // most))
+        query = (
+            f"SELECT id, row FROM (SELECT id, row, row_number() OVER (ORDER BY id) - 1 AS n FROM run WHERE {where}) "
+            "WHERE n % ? = 0 ORDER BY n"
+        )
+        return [{"id": id, **json.loads(row or "{}")} for id, row in self._ask(query, [*values, step])]
+
+    def csv(self, conditions: Sequence[Sequence[Any]] = (), sort: str = "id", down: bool = False) -> str:
+        """All rows that fit, as CSV."""
+        names = ["id", *self.columns()]
+        held = io.StringIO()
+        out = csv.DictWriter(held, names, extrasaction="ignore")
+        out.writeheader()
+        for start in range(0, self.count(conditions), MOST):
+            out.writerows(self.rows(conditions, sort, down, start, MOST))
+        return held.getvalue()
 
     def histogram(self, column: str, conditions: Sequence[Sequence[Any]] = ()) -> dict[str, Any]:
         """Counts of a column: of 40 bins between its least and largest number, or of its 40 commonest words."""

@@ -78,20 +78,26 @@ export class Gallery {
     const run = get("run"), about = await sample(run, row.id);
     if (!tile.isConnected) return;
     if (about.base) frame.append(make("img", { src: source.picture(run, row.id, 0, 256), alt: "", loading: "lazy" }));
-    await overlay(frame, run, about, Number(get("plane")), Number(get("question")), 0, isNumber(shown) ? 128 : 128);
+    await overlay(frame, run, about, Number(get("plane")), Number(get("question")), 0, 128);
   }
   repaint() { for (const tile of this.tiles.values()) tile.querySelector("canvas")?.repaint?.(); }
 }
 
 // A canvas over a picture that can be painted again without asking anybody.
-export async function overlay(frame, run, about, number, question, step, most = 512) {
-  const one = about.planes[number] ?? about.planes[0];
+// given: a map that was made here, {one, values}, in the place of a stored one.
+export async function overlay(frame, run, about, number, question, step, most = 512, given = null) {
+  const one = given?.one ?? about.planes[number] ?? about.planes[0];
   if (!one) return null;
-  const values = await plane(run, about.id, about.planes.indexOf(one));
+  one.run ??= run;
+  const values = given?.values ?? (await plane(run, about.id, about.planes.indexOf(one)));
   const [, , h, w] = one.shape, [tall, wide] = about.base ? about.base.slice(1) : [h, w];
   const scale = Math.min(1, most / Math.max(tall, wide)) || 1;
   const canvas = make("canvas", { width: Math.max(1, Math.round(wide * scale)), height: Math.max(1, Math.round(tall * scale)), className: "over" });
-  canvas.repaint = () => { const cells = grid(one, values, question, step); paint(canvas, cells, look(one, cells, values)); };
+  canvas.repaint = (now = canvas.now ?? step) => {
+    canvas.now = now;
+    const cells = grid(one, values, question, now);
+    paint(canvas, cells, look(one, cells, values, () => canvas.repaint()));
+  };
   canvas.repaint();
   frame.append(canvas);
   return { canvas, one, values };

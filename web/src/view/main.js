@@ -1,5 +1,7 @@
 import { $, digits, make } from "./dom.js";
 import { Gallery } from "./gallery.js";
+import { Compare, Scatter, Spread } from "./numbers.js";
+import * as save from "./save.js";
 import { sample } from "./held.js";
 import { names, usePalettes } from "./paint.js";
 import { Sample } from "./sample.js";
@@ -8,9 +10,10 @@ import { filters, get, listen, set } from "./state.js";
 import { Table } from "./table.js";
 
 let library, view, drawn = "", turn = 0;
-const PAINT = ["opacity", "cmap", "scale", "threshold", "fade"];
 const own = (run) => library.runs[Number(run)] ?? library.runs[0];
-const views = (about) => (about.kind === "points" ? ["map"] : ["gallery", "table", ...(about.failed ? ["failed"] : [])]);
+const views = (about) => (about.kind === "points" ? ["map"] : ["gallery", "table", "scatter", "spread", ...(library.runs.length > 1 ? ["compare"] : []), ...(about.failed ? ["failed"] : [])]);
+const VIEWS = { table: Table, scatter: Scatter, spread: Spread, compare: Compare, sample: Sample };
+const WORDS = { spread: "by group" };
 
 function say(text, kind = "") { $("said").textContent = text; $("said").className = kind; }
 
@@ -23,7 +26,7 @@ function rail() {
 
 function bar(about) {
   const choices = views(about), now = get("view");
-  $("views").replaceChildren(...choices.map((name) => make("button", { textContent: name === "failed" ? `left out (${about.failed})` : name, aria: { pressed: String(now === name) }, onclick: () => set({ view: name, id: "", with: "" }) })));
+  $("views").replaceChildren(...choices.map((name) => make("button", { textContent: name === "failed" ? `left out (${about.failed})` : WORDS[name] ?? name, aria: { pressed: String(now === name) }, onclick: () => set({ view: name, id: "", with: "" }) })));
   $("chips").replaceChildren(...filters().map((one, i) => make("button", { className: "chip", textContent: `${one[0]} ${one[1]} ${digits(one[2])} \u00d7`, aria: { label: `remove filter ${one.join(" ")}` },
     onclick: () => set({ filter: JSON.stringify(filters().filter((_, j) => j !== i)) }) })));
   const columns = ["id", ...Object.keys(about.columns ?? {})];
@@ -36,13 +39,27 @@ function bar(about) {
 async function inspector() {
   const id = get("id"), box = $("about");
   $("paint").hidden = own(get("run")).kind === "points";
-  if (get("view") !== "sample" || !id) { box.replaceChildren(...(own(get("run")).told ?? []).map((line) => make("p", { textContent: line.trim() }))); return; }
+  if (get("view") !== "sample" || !id) { box.replaceChildren(...(own(get("run")).told ?? []).map((line) => make("p", { textContent: line.trim() })), ...(own(get("run")).kind === "points" ? [] : [make("div", { className: "files" }, csv())]), ...again(own(get("run")).command)); return; }
   const about = await sample(get("run"), id), row = about.record.row ?? {};
-  const facts = Object.entries(row).map(([name, value]) => make("tr", {}, make("th", { textContent: name }), make("td", { textContent: digits(value) })));
+  const facts = Object.entries(row).map(([name, value]) => make("tr", {}, make("th", { textContent: name }), make("td", { className: typeof value, textContent: digits(value) })));
   const step = (way) => make("button", { textContent: way > 0 ? "next \u2192" : "\u2190 previous", onclick: () => move(way) });
   box.replaceChildren(make("p", { className: "steps" }, step(-1), step(1)), make("table", { className: "facts" }, ...facts),
-    make("label", {}, "beside it ", make("input", { id: "with", value: get("with"), placeholder: "id of another sample", onchange: (event) => set({ with: event.target.value }) })),
+    beside(), make("div", { className: "files" }, ...(document.querySelector(".one .large") ? [make("button", { textContent: "PNG", onclick: () => save.png(id) }), make("button", { textContent: "SVG", onclick: () => save.vector(id) })] : []),
+      make("button", { textContent: "npz", title: "all arrays", onclick: () => save.arrays(get("run"), id) }), csv()),
+    ...again(about.record.command),
     make("details", {}, make("summary", { textContent: "How it was made" }), make("pre", { tabIndex: 0, textContent: JSON.stringify(about.record, null, 1) })));
+}
+
+function beside() {
+  const runs = library.runs.map((run, i) => [i, run]).filter(([, run]) => run.count);
+  return make("form", { className: "beside", onsubmit: (event) => { event.preventDefault(); set({ with: $("with").value, other: $("whose")?.value ?? "" }); } },
+    make("label", {}, "beside it ", make("input", { id: "with", value: get("with") || "", placeholder: "id of another sample" })),
+    ...(runs.length > 1 ? [make("label", {}, "of ", make("select", { id: "whose" }, ...runs.map(([i, run]) => make("option", { value: i, textContent: run.name, selected: String(i) === (get("other") || get("run")) }))))] : []), make("button", { textContent: "show" }));
+}
+const csv = () => make("button", { textContent: "CSV", title: "the table, as it is filtered and sorted", onclick: () => save.table(get("run"), own(get("run")).name) });
+function again(command) {
+  if (!command) return [];
+  return [make("div", { className: "again" }, make("strong", { textContent: "To make it again" }), make("pre", { id: "command", tabIndex: 0, textContent: command }), make("button", { textContent: "copy", onclick: (event) => navigator.clipboard?.writeText(command).then(() => { event.target.textContent = "copied"; }) }))];
 }
 
 async function move(way) {
@@ -61,15 +78,16 @@ async function move(way) {
 }
 
 function controls() {
-  $("opacity").value = get("opacity"); $("threshold").value = get("threshold"); $("fade").checked = get("fade") === "1";
+  $("opacity").value = get("opacity"); $("threshold").value = get("threshold"); for (const name of ["fade", "contour", "marks"]) $(name).checked = get(name) === "1";
   $("cmap").replaceChildren(...["auto", ...names()].map((name) => make("option", { value: name, textContent: name, selected: name === get("cmap") })));
   $("scale").value = get("scale");
 }
 
 async function draw() {
-  const structure = ["run", "view", "id", "with", "plane", "question", "frame", "sort", "down", "filter"].map(get).join("|");
+  // the place matters to feature maps, which then say how alike other places are
+  const structure = JSON.stringify(["run", "view", "id", "with", "other", "plane", "question", "sort", "down", "filter", "by", "x", "y", "group", "diagonal"].map(get)) + (view?.channelled ? get("place") : "");
   controls();
-  if (structure === drawn) { view?.repaint?.(); return; }
+  if (structure === drawn) { view?.step?.(); view?.repaint?.(); return; }
   drawn = structure;
   const mine = ++turn;
   const about = own(get("run")), now = get("view");
@@ -84,10 +102,11 @@ async function draw() {
       box.replaceChildren(make("iframe", { title: `map of ${about.name}`, src: source.points(get("run")) }));
       say("");
     } else {
-      if (!(now === "sample" && view instanceof Sample)) view = now === "table" ? new Table(box, about) : now === "sample" ? new Sample(box, library.runs) : new Gallery(box, about);
+      if (!(now === "sample" && view instanceof Sample)) view = new (VIEWS[now] ?? Gallery)(box, about, library.runs);
       const found = await view.load();
       if (mine !== turn) return;
       say(typeof found === "number" ? (found ? `${found.toLocaleString("en")} samples` : filters().length ? "No sample passes these filters: remove one." : "Nothing here yet.") : "");
+      view.repaint?.();
     }
     await inspector();
     window.loupe = { ready: true, turn };
@@ -115,7 +134,10 @@ async function begin() {
   usePalettes(library.palettes);
   for (const name of ["opacity", "threshold"]) $(name).oninput = () => set({ [name]: $(name).value }, { replace: true });
   for (const name of ["cmap", "scale", "sort"]) $(name).onchange = () => set({ [name]: $(name).value }, { replace: name !== "sort" });
-  $("fade").onchange = () => set({ fade: $("fade").checked ? "1" : "" }, { replace: true });
+  for (const name of ["fade", "contour"]) $(name).onchange = () => set({ [name]: $(name).checked ? "1" : "" }, { replace: true });
+  $("marks").onchange = () => set({ marks: $("marks").checked ? "1" : "0" }, { replace: true });
+  for (const [name, factor] of [["closer", 1.5], ["farther", 1 / 1.5]]) $(name).onclick = () => view?.zoomBy?.(factor);
+  $("whole").onclick = () => set({ zoom: "", place: "" }, { replace: true });
   $("way").onclick = () => set({ down: get("down") === "1" ? "" : "1" });
   $("filters").onsubmit = (event) => {
     event.preventDefault();

@@ -33,10 +33,11 @@ function axis(length, size) {
   return { low, high, part };
 }
 
-export function paint(canvas, cells, { top, signed, cmap, opacity, threshold, fade }) {
+export function paint(canvas, cells, { top, signed, cmap, opacity, threshold, fade, contour }) {
   const { width, height } = canvas, x = axis(cells.w, width), y = axis(cells.h, height), table = palette(cmap, signed);
   const context = canvas.getContext("2d"), image = context.createImageData(width, height), out = image.data;
   const alpha = Math.round(255 * opacity), v = cells.values, w = cells.w;
+  const level = threshold > 0 ? threshold : 0.5, above = contour ? new Uint8Array(width * height) : null;
   for (let r = 0, o = 0; r < height; r++) {
     const up = y.low[r] * w, below = y.high[r] * w, q = y.part[r];
     for (let c = 0; c < width; c++, o += 4) {
@@ -48,11 +49,35 @@ export function paint(canvas, cells, { top, signed, cmap, opacity, threshold, fa
         continue;
       }
       const unit = top > 0 ? Math.max(signed ? -1 : 0, Math.min(1, value / top)) : 0;
+      if (above && Math.abs(unit) >= level) above[o >> 2] = 1;
       if (Math.abs(unit) < threshold) { out[o + 3] = 0; continue; }
       const at = 3 * Math.round(255 * (signed ? (unit + 1) / 2 : unit));
       out[o] = table[at]; out[o + 1] = table[at + 1]; out[o + 2] = table[at + 2];
       out[o + 3] = fade ? Math.round(alpha * Math.abs(unit)) : alpha;
     }
   }
+  if (above) outline(above, width, height, out);
   context.putImageData(image, 0, 0);
+}
+
+// The edge of what lies above the level: white within, dark without, so that it is seen on any colour.
+function outline(above, width, height, out) {
+  const thick = Math.max(1, Math.round(Math.min(width, height) / 250)), same = (i, r, c) => r < 0 || c < 0 || r >= height || c >= width || above[r * width + c] === above[i];
+  for (let r = 0, i = 0; r < height; r++)
+    for (let c = 0; c < width; c++, i++) {
+      if (same(i, r - thick, c) && same(i, r + thick, c) && same(i, r, c - thick) && same(i, r, c + thick)) continue;
+      out[4 * i] = out[4 * i + 1] = out[4 * i + 2] = above[i] ? 255 : 0;
+      out[4 * i + 3] = above[i] ? 255 : 160;
+    }
+}
+
+// Values of a grid at w x h pixels, as paint reads them.
+export function fine(cells, width, height) {
+  const x = axis(cells.w, width), y = axis(cells.h, height), v = cells.values, w = cells.w, out = new Float32Array(width * height);
+  for (let r = 0, o = 0; r < height; r++)
+    for (let c = 0, up = y.low[r] * w, below = y.high[r] * w, q = y.part[r]; c < width; c++, o++) {
+      const p = x.part[c], a = x.low[c], b = x.high[c];
+      out[o] = (1 - q) * ((1 - p) * v[up + a] + p * v[up + b]) + q * ((1 - p) * v[below + a] + p * v[below + b]);
+    }
+  return out;
 }

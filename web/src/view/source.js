@@ -1,4 +1,7 @@
 // Three ways to feed the page: a server, what a report embeds, later a notebook. All answer the same questions.
+import { npz } from "./npz.js";
+import { peak } from "./paint.js";
+
 const held = document.getElementById("embedded");
 
 export class Gone extends Error {}
@@ -21,7 +24,12 @@ const http = {
   histogram: (run, asked) => fetched(`api/runs/${run}/histogram?${query(asked)}`, "json"),
   sample: (run, id) => fetched(`api/runs/${run}/sample?${query({ id })}`, "json"),
   plane: async (run, id, plane) => new Float32Array(await fetched(`api/runs/${run}/plane?${query({ id, plane })}`, "arrayBuffer")),
-  picture: (run, id, frame = 0, size = 0) => `api/runs/${run}/picture?${query({ id, frame, size: size || "" })}`,
+  picture: (run, id, frame = 0, size = 0, answer = 0) => `api/runs/${run}/picture?${query({ id, frame, size: size || "", answer: answer || "" })}`,
+  columns: (run, asked) => fetched(`api/runs/${run}/columns?${query({ ...asked, names: JSON.stringify(asked.names) })}`, "json"),
+  peak: (run, { method, layer }) => fetched(`api/runs/${run}/peak?${query({ method, layer })}`, "json"),
+  npz: async (run, id) => `api/runs/${run}/npz?${query({ id })}`,
+  drawing: (run, id) => `api/runs/${run}/drawing?${query({ id })}`,
+  csv: async (run, asked) => `api/runs/${run}/csv?${query(asked)}`,
   points: (run) => `api/runs/${run}/points`,
 };
 
@@ -58,7 +66,31 @@ function report(data) {
     },
     sample: async (run, id) => data.runs[run].samples[id]?.about ?? Promise.reject(new Error(`this report holds no sample ${id}`)),
     plane: async (run, id, plane) => new Float32Array(bytes(data.runs[run].samples[id].planes[plane]).buffer),
-    picture: (run, id, frame = 0) => "data:image/png;base64," + (data.runs[run].samples[id]?.pictures[frame] ?? ""),
+    picture: (run, id, frame = 0, size = 0, answer = 0) => "data:image/png;base64," + (data.runs[run].samples[id]?.[answer ? "answers" : "pictures"][frame] ?? ""),
+    columns: async (run, { names, filter }) => {
+      const rows = data.runs[run].rows.filter((row) => !row.failed && fits(row, filter));
+      return { ids: rows.map((row) => row.id), of: rows.length, values: Object.fromEntries(names.map((name) => [name, rows.map((row) => row[name] ?? null)])) };
+    },
+    peak: async (run, { method, layer }) => {
+      const held = Object.values(data.runs[run].samples);
+      let top = 0;
+      for (const one of held) one.about.planes.forEach((plane, i) => {
+        if (plane.method === method && plane.layer === layer) top = Math.max(top, peak(new Float32Array(bytes(one.planes[i]).buffer), plane.signed));
+      });
+      return { top, of: held.length };
+    },
+    npz: async (run, id) => {
+      const held = data.runs[run].samples[id];
+      const arrays = held.about.planes.map((plane, i) => [`map/${plane.method}/${plane.layer}`, plane.shape, bytes(held.planes[i])]);
+      return URL.createObjectURL(npz(arrays));
+    },
+    drawing: (run, id) => "data:image/png;base64," + (data.runs[run].samples[id]?.drawing ?? ""),
+    csv: async (run, asked) => {
+      const { rows } = await source.rows(run, { ...asked, count: Infinity }), names = ["id", ...Object.keys(data.library.runs[run].columns ?? {})];
+      const cell = (value) => (value == null ? "" : /[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+      const text = [names, ...rows.map((row) => names.map((name) => row[name]))].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
+      return URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    },
     points: (run) => URL.createObjectURL(new Blob([data.runs[run].points], { type: "text/html" })),
   };
 }

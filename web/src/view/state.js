@@ -1,6 +1,7 @@
 // One selection, in the address: every view draws it and changes it; back and forward work, a link reproduces the screen.
 const DEFAULTS = { run: "0", view: "gallery", id: "", with: "", plane: "0", question: "0", frame: "0", sort: "id", down: "", filter: "[]",
-  opacity: "0.5", cmap: "auto", scale: "map", threshold: "0", fade: "" };
+  other: "", place: "", zoom: "", marks: "1", by: "number", x: "", y: "", group: "", diagonal: "",
+  opacity: "0.5", cmap: "auto", scale: "map", threshold: "0", fade: "", contour: "" };
 const listeners = new Set();
 
 export const get = (name) => new URLSearchParams(location.hash.slice(1)).get(name) ?? DEFAULTS[name];
