@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -80,6 +81,9 @@ def served(paths: list[Path]) -> Iterator[str]:
     found: list[str] = []
     kept: list[uvicorn.Server] = []
     begin = uvicorn.Server.run
+    levels = {
+        log: log.level for log in map(logging.getLogger, ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"))
+    }
 
     def noted(self: uvicorn.Server, *args: Any, **more: Any) -> None:
         kept.append(self)
@@ -95,6 +99,8 @@ def served(paths: list[Path]) -> Iterator[str]:
         uvicorn.Server.run = begin  # type: ignore[method-assign]
         kept[0].should_exit = True
         thread.join(10)
+        for log, level in levels.items():
+            log.setLevel(level)
 
 
 def until(ready: Callable[[], Any], limit: float = 30) -> Any:
@@ -234,7 +240,7 @@ def test_sliders_change_pixels_as_the_formula_says(browser: Any, address: str, r
         np.abs(got[..., :3] - colours(unit(fine, values.max(), False), palette("viridis"), False) * 255).max() <= 4
     )  # opacity costs precision
     assert page.evaluate("() => window.loupe.turn") == turn  # nobody was asked
-    go(page, plane=1)
+    go(page, plane=1, fade=0)
     signed = results(run)["s005"].maps["occlusion", "input"][0, 0].astype(float)
     page.select_option("#cmap", "auto")
     got = np.array(pixels(page, ".large canvas")).reshape(32, 48, 4)

@@ -47,6 +47,10 @@ def told(found: Diagnosed, study: Study, root: Path, examples: int = 2) -> dict[
         "joints": _by_kind(counts.sum(1)),
         "by_joint": {name: _by_kind(counts[:, j]) for j, name in enumerate(joints)},
     }
+    content["samples"] = {
+        sample: [KINDS[kind] if kind >= 0 else None for kind in row]
+        for sample, row in zip(found.samples, found.found.kind.tolist(), strict=True)
+    }
     for name, groups in found.groups().items():
         content[f"by_{name}"] = {
             group: {"poses": len(rows), **_by_kind(found.found.counts(rows).sum(1))} for group, rows in groups.items()

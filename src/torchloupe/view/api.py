@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_hex
 
 from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeError
+from torchloupe.render.mapped import class_colours
 from torchloupe.runs.found import Found, parts, results
-from torchloupe.store import plain
+from torchloupe.store import Artifact, plain
+from torchloupe.view.joints import Joints
 from torchloupe.view.shown import Shown, shown, still, top
 from torchloupe.view.table import Table
 
@@ -30,13 +34,19 @@ class Library:
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
             raise BadInput("nothing to look at: name folders of results, or maps of points")
-        self.runs = [Run(part) for path in paths for part in parts(path)]
+        self.runs: list[Run] = []
+        for path in paths:
+            several = parts(path)
+            if {part.name for part in several} & {"ig", "epe"} and several != [path]:
+                self.runs.append(JointsRun(path))
+            self.runs += [Run(part, path.name if several != [path] else "") for part in several]
 
     def plain(self) -> dict[str, Any]:
         """All runs, and what every page needs."""
         return {
             "runs": [run.plain() for run in self.runs],
             "palettes": {name: _palette(name) for name in PALETTES},
+            "classes": [to_hex(colour) for colour in class_colours(60)],
             "version": __version__,
         }
 
@@ -50,8 +60,9 @@ class Library:
 class Run:
     """One opened folder of results, or one map of points."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, within: str = "") -> None:
         self.path = path
+        self.name = f"{within}/{path.name}" if within else path.name
         self.points = path.suffix in (".npz", ".parquet")
         if self.points and not path.is_file():
             raise BadInput(f"{path}: no such map of points")
@@ -65,13 +76,13 @@ class Run:
     def plain(self) -> dict[str, Any]:
         """What the list of runs says. A run that is gone says so."""
         if self.points:
-            return {"name": self.path.name, "kind": "points"}
+            return {"name": self.name, "kind": "points"}
         if not self.path.is_dir():
-            return {"name": self.path.name, "kind": "gone", "error": "this folder is not there any more"}
+            return {"name": self.name, "kind": "gone", "error": "this folder is not there any more"}
         told = [line.replace(str(self.path), self.path.name) for line in self.found.told()]  # a report may be mailed
         first = next((record for _, record in self.found.store.records()), {})
         return {
-            "name": self.path.name,
+            "name": self.name,
             "kind": str(first.get("kind", "nothing")),
             "command": first.get("command"),
             "count": self.table.count(),
@@ -125,9 +136,7 @@ class Run:
 
     def npz(self, id: str) -> bytes:
         """All arrays of a sample as an npz file, as they are stored. Errors: BadInput for an id that the run does not have."""
-        held = io.BytesIO()
-        np.savez(held, **self.found.store.read(id).arrays)  # type: ignore[arg-type]
-        return held.getvalue()
+        return packed(self.found.store.read(id))
 
     def drawing(self, id: str) -> bytes:
         """The still picture of a result, as `loupe draw` makes it, as PNG. Errors: BadInput for a kind that is not drawn."""
@@ -141,6 +150,46 @@ class Run:
         from torchloupe.render.page import page
 
         return page(read_map(self.path))
+
+
+class JointsRun(Run):
+    """The joints of a pose diagnosis; see `Joints`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.points, self.name = path, False, f"{path.name}: joints"
+        self.joints = Joints(path)
+        self.table = Table(self.joints)
+        self._sample = lru_cache(HELD)(self._read)
+        self._peaks, self._drawn = {}, {}
+
+    def plain(self) -> dict[str, Any]:
+        """See `Run.plain`."""
+        if not self.path.is_dir():
+            return {"name": self.name, "kind": "gone", "error": "this folder is not there any more"}
+        about = {"name": self.name, "kind": "pose joints", "count": self.table.count(), "failed": 0}
+        return {**about, "columns": self.table.columns(), "told": [], "command": self.joints.settings.get("command")}
+
+    def _read(self, id: str) -> tuple[Shown, dict[str, Any]]:
+        found, joint = self.joints.read(id)
+        seen = shown(found, id)
+        row = next(iter(self.table.rows([["id", "=", id]])), {})
+        focus = {"focus": seen.questions.index(joint) if joint in seen.questions else None, "joint": joint}
+        return replace(seen, more={**seen.more, **focus}), {**found.record, "row": row}
+
+    def npz(self, id: str) -> bytes:
+        """See `Run.npz`: of the joint's sample."""
+        return packed(self.joints.read(id)[0])
+
+    def drawing(self, id: str) -> bytes:
+        """Joints have no still picture of their own."""
+        raise BadInput(f"{id}: a joint has no picture of its own")
+
+
+def packed(found: Artifact) -> bytes:
+    """The arrays of a result as an npz file."""
+    held = io.BytesIO()
+    np.savez(held, **found.arrays)  # type: ignore[arg-type]
+    return held.getvalue()
 
 
 @lru_cache

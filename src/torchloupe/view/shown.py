@@ -170,9 +170,13 @@ def _pose(made: PoseMaps) -> Shown:
     true = np.where(held["weight"][:, None] > 0, held["true"][:, :2], np.nan)
     limbs = made.record["skeleton"].get("limbs", [])
     figures = {name: held[name].tolist() for name in ("DI", "FI", "LI") if name in held}
-    more: dict[str, Any] = {"joints": _joints(names, limbs, {"true": true[None]}), "by joint": figures}
+    sets = {"true": true[None]}
+    if "predicted" in held:
+        sets["predicted"] = held["predicted"][None, :, :2]
+    figures |= {name: held[name].tolist() for name in ("EPE", "confidence") if name in held}
+    more: dict[str, Any] = {"joints": _joints(names, limbs, sets), "by joint": figures}
     if "RI" in held:
-        more["matrices"] = [{"title": "RI: of a map's mass, the share at another joint", "rows": names, "columns": names,
+        more["matrices"] = [{"title": "RI: a joint's map (row) under another's heatmap; 1 is a uniform map's", "rows": names, "columns": names,
                              "values": held["RI"].tolist()}]  # fmt: skip
     return Shown(base, planes, questions, held["scores"].tolist(), more=more)
 

@@ -14,6 +14,7 @@ from typing import Any
 from torchloupe.errors import BadInput, nearest
 from torchloupe.runs.found import Found
 from torchloupe.store.shards import Shards
+from torchloupe.view.joints import Joints
 
 SIGNS = {"=": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 BINS = 40
@@ -28,7 +29,7 @@ class Table:
     read from their index; those of files are put into a table in memory, again when the run has grown.
     """
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: Found | Joints) -> None:
         self.found = found
         self._lock = Lock()
         self._memory: sqlite3.Connection | None = None
@@ -36,8 +37,8 @@ class Table:
 
     def _ask(self, query: str, values: Sequence[Any]) -> list[Any]:
         """The rows of a query over the table `run` (id, failed, row as JSON)."""
-        store = self.found.store
         with self._lock:
+            store = None if isinstance(self.found, Joints) else self.found.store
             if not isinstance(store, Shards):
                 return self._in_memory().execute(query, values).fetchall()
             with closing(store.index()) as index:
@@ -46,19 +47,12 @@ class Table:
                 return index.execute(query, values).fetchall()
 
     def _in_memory(self) -> sqlite3.Connection:
-        store = self.found.store
-        stamp = tuple(
-            (path.name, path.stat().st_mtime_ns)
-            for path in (store.root, *store.root.glob("*"))
-            if path.is_dir() or path.suffix == ".json"
-        )
+        stamp = self.found.stamp() if isinstance(self.found, Joints) else _stamp(self.found)
         if self._memory is None or stamp != self._stamp:
             memory = sqlite3.connect(":memory:", check_same_thread=False)
             memory.execute("CREATE TABLE run (id TEXT PRIMARY KEY, failed TEXT, row TEXT)")
-            fresh = Found(store)
-            rows: list[tuple[str, str | None, str]]
-            rows = [(str(row.pop("id")), None, json.dumps(row)) for row in fresh.table]
-            rows += [(id, str(why), "{}") for id, why in fresh.failed.items()]
+            fresh = self.found if isinstance(self.found, Joints) else Found(self.found.store)
+            rows = fresh.rows() if isinstance(fresh, Joints) else _rows(fresh)
             memory.executemany("INSERT OR REPLACE INTO run VALUES (?, ?, ?)", rows)
             self._memory, self._stamp, self.found = memory, stamp, fresh
         return self._memory
@@ -165,3 +159,17 @@ class Table:
         for place, number in self._ask(query, [*more, low, float(high - low) or 1.0, *values, *more]):
             counts[place] = number
         return {"kind": "number", "low": low, "high": high, "counts": counts}
+
+
+def _stamp(found: Found) -> object:
+    """Changes when the run grows."""
+    root = found.store.root
+    paths = [path for path in (root, *root.glob("*")) if path.is_dir() or path.suffix == ".json"]
+    return [(path.name, path.stat().st_mtime_ns) for path in paths]
+
+
+def _rows(found: Found) -> list[tuple[str, str | None, str]]:
+    """(id, why it was left out, row as JSON) of every sample."""
+    rows: list[tuple[str, str | None, str]]
+    rows = [(str(row.pop("id")), None, json.dumps(row)) for row in found.table]
+    return rows + [(id, str(why), "{}") for id, why in found.failed.items()]

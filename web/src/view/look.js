@@ -15,5 +15,5 @@ export function ofRun(plane, done) {
 export function look(plane, cells, values, again = () => {}) {
   const signed = plane.signed, scale = get("scale"), own = peak(cells.values, signed);
   const top = scale === "picture" ? peak(values, signed) : scale === "run" && plane.method !== "b - a" ? ofRun(plane, again)?.top ?? own : own;
-  return { top, signed, cmap: get("cmap"), opacity: Number(get("opacity")), threshold: Number(get("threshold")), fade: get("fade") === "1", contour: get("contour") === "1" };
+  return { top, signed, cmap: get("cmap"), opacity: Number(get("opacity")), threshold: Number(get("threshold")), fade: get("fade") === "" ? signed : get("fade") === "1", contour: get("contour") === "1" };
 }

@@ -40,7 +40,7 @@ async function inspector() {
   const id = get("id"), box = $("about");
   $("paint").hidden = own(get("run")).kind === "points";
   if (get("view") !== "sample" || !id) { box.replaceChildren(...(own(get("run")).told ?? []).map((line) => make("p", { textContent: line.trim() })), ...(own(get("run")).kind === "points" ? [] : [make("div", { className: "files" }, csv())]), ...again(own(get("run")).command)); return; }
-  const about = await sample(get("run"), id), row = about.record.row ?? {};
+  const about = await sample(get("run"), id), { id: _, failed, ...row } = about.record.row ?? {};
   const facts = Object.entries(row).map(([name, value]) => make("tr", {}, make("th", { textContent: name }), make("td", { className: typeof value, textContent: digits(value) })));
   const step = (way) => make("button", { textContent: way > 0 ? "next \u2192" : "\u2190 previous", onclick: () => move(way) });
   box.replaceChildren(make("p", { className: "steps" }, step(-1), step(1)), make("table", { className: "facts" }, ...facts),
@@ -78,7 +78,8 @@ async function move(way) {
 }
 
 function controls() {
-  $("opacity").value = get("opacity"); $("threshold").value = get("threshold"); for (const name of ["fade", "contour", "marks"]) $(name).checked = get(name) === "1";
+  $("opacity").value = get("opacity"); $("threshold").value = get("threshold"); for (const name of ["contour", "marks"]) $(name).checked = get(name) === "1";
+  $("fade").value = get("fade");
   $("cmap").replaceChildren(...["auto", ...names()].map((name) => make("option", { value: name, textContent: name, selected: name === get("cmap") })));
   $("scale").value = get("scale");
 }
@@ -131,10 +132,10 @@ async function turned(name) {
 
 async function begin() {
   try { library = await source.library(); } catch (error) { say(error.message, "error"); return; }
-  usePalettes(library.palettes);
+  usePalettes(library.palettes, library.classes);
   for (const name of ["opacity", "threshold"]) $(name).oninput = () => set({ [name]: $(name).value }, { replace: true });
-  for (const name of ["cmap", "scale", "sort"]) $(name).onchange = () => set({ [name]: $(name).value }, { replace: name !== "sort" });
-  for (const name of ["fade", "contour"]) $(name).onchange = () => set({ [name]: $(name).checked ? "1" : "" }, { replace: true });
+  for (const name of ["cmap", "scale", "fade", "sort"]) $(name).onchange = () => set({ [name]: $(name).value }, { replace: name !== "sort" });
+  $("contour").onchange = () => set({ contour: $("contour").checked ? "1" : "" }, { replace: true });
   $("marks").onchange = () => set({ marks: $("marks").checked ? "1" : "0" }, { replace: true });
   for (const [name, factor] of [["closer", 1.5], ["farther", 1 / 1.5]]) $(name).onclick = () => view?.zoomBy?.(factor);
   $("whole").onclick = () => set({ zoom: "", place: "" }, { replace: true });

@@ -1,6 +1,7 @@
 // Two columns as a scatter, one column by groups, two runs sample by sample: each a click away from the sample.
 import { digits, isNumber, make } from "./dom.js";
-import { span as ends, svg, TEN, ticks } from "./plot.js";
+import { classColour } from "./paint.js";
+import { span as ends, svg, ticks } from "./plot.js";
 import { source } from "./source.js";
 import { filters, get, set } from "./state.js";
 
@@ -39,7 +40,7 @@ function dots({ x, y, ids, groups = null, names, diagonal = false, open, brush, 
   context.scale(2, 2);
   context.globalAlpha = ids.length > 2000 ? 0.35 : 0.75;
   const radius = ids.length > 5000 ? 1.5 : 3;
-  ids.forEach((_, i) => { if (!isNumber(x[i]) || !isNumber(y[i])) return; context.fillStyle = TEN[(groups ? groups[i] : 0) % 10]; context.beginPath(); context.arc(...at(i), radius, 0, 7); context.fill(); });
+  ids.forEach((_, i) => { if (!isNumber(x[i]) || !isNumber(y[i])) return; context.fillStyle = classColour(groups ? groups[i] : 0); context.beginPath(); context.arc(...at(i), radius, 0, 7); context.fill(); });
   const frame = svg("rect", { class: "brush", visibility: "hidden" }), said = make("output", { className: "readout" });
   axes.append(frame);
   const where = (event) => { const place = axes.getBoundingClientRect(); return [((event.clientX - place.left) * WIDE) / place.width, ((event.clientY - place.top) * TALL) / place.height]; };
@@ -79,7 +80,7 @@ export class Scatter {
       open: (id) => set({ view: "sample", id }), brush: (xs, ys) => set({ filter: JSON.stringify([...filters(), [x, ">=", xs[0]], [x, "<=", xs[1]], [y, ">=", ys[0]], [y, "<=", ys[1]]]) }) });
     this.box.replaceChildren(make("div", { className: "tabs pad" }, picker("x", "across", numbers, x, (v) => set({ x: v })), picker("y", "up", numbers, y, (v) => set({ y: v })), picker("group", "coloured by", ["", ...words], group, (v) => set({ group: v })),
       make("label", {}, make("input", { type: "checkbox", id: "diagonal", checked: get("diagonal") === "1", onchange: (event) => set({ diagonal: event.target.checked ? "1" : "" }) }), " same scale, with the diagonal")),
-      plot, make("div", { className: "legend pad" }, ...classes.slice(0, 20).map((name, i) => make("span", {}, make("i", { style: `background:${TEN[i % 10]}` }), name))));
+      plot, make("div", { className: "legend pad" }, ...classes.slice(0, 60).map((name, i) => make("span", {}, make("i", { style: `background:${classColour(i)}` }), name))));
     this.box.dataset.count = found.of;
     return found.of;
   }

@@ -1,6 +1,9 @@
 // Raw values to colours, here and not on the server, so that a slider costs nothing but pixels. As torchloupe.render.colour.
-let palettes = {};
-export const usePalettes = (hex) => {
+let palettes = {}, classes = ["#1f77b4"];
+// The colours of classes, the same as in the still pictures; around again behind the last.
+export const classColour = (i) => classes[i % classes.length];
+export const usePalettes = (hex, ofClasses) => {
+  classes = ofClasses;
   palettes = Object.fromEntries(Object.entries(hex).map(([name, text]) =>
     [name, Uint8Array.from({ length: 768 }, (_, i) => parseInt(text.slice(2 * i, 2 * i + 2), 16))]));
 };
@@ -53,7 +56,7 @@ export function paint(canvas, cells, { top, signed, cmap, opacity, threshold, fa
       if (Math.abs(unit) < threshold) { out[o + 3] = 0; continue; }
       const at = 3 * Math.round(255 * (signed ? (unit + 1) / 2 : unit));
       out[o] = table[at]; out[o + 1] = table[at + 1]; out[o + 2] = table[at + 2];
-      out[o + 3] = fade ? Math.round(alpha * Math.abs(unit)) : alpha;
+      out[o + 3] = fade ? Math.round(signed ? Math.min(255, 2 * alpha) * Math.sqrt(Math.abs(unit)) : alpha * Math.abs(unit)) : alpha;
     }
   }
   if (above) outline(above, width, height, out);

@@ -1,6 +1,6 @@
 // Small charts as SVG: lines with a readout under the pointer, and matrices as tables of colour.
 import { digits, isNumber, make } from "./dom.js";
-import { palette } from "./paint.js";
+import { classColour, palette } from "./paint.js";
 
 const NS = "http://www.w3.org/2000/svg";
 export function svg(tag, about = {}, ...inside) {
@@ -9,8 +9,6 @@ export function svg(tag, about = {}, ...inside) {
   made.append(...inside);
   return made;
 }
-// Ten colours that colour-blind people tell apart, as the still pictures have them (matplotlib's ten); dashes beyond.
-export const TEN = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
 const WIDE = 360, TALL = 200, LEFT = 52, LOW = 24;
 
 export function ticks(low, high, count = 4) {
@@ -40,7 +38,7 @@ export function lines(title, { x: xName = "", y: yName = "", lines: given, steps
       path += last === null ? `M${X(x).toFixed(1)} ${Y(one.y[k]).toFixed(1)}` : steps ? `H${X(x).toFixed(1)}V${Y(one.y[k]).toFixed(1)}` : `L${X(x).toFixed(1)} ${Y(one.y[k]).toFixed(1)}`;
       last = k;
     });
-    picture.append(svg("path", { d: path, fill: "none", stroke: one.colour ?? TEN[i % 10], "stroke-width": one.strong ? 2.5 : 1.25, "stroke-dasharray": one.dashed ? "4 3" : i >= 10 ? "8 3" : null, opacity: one.dashed ? 0.7 : 1 }));
+    picture.append(svg("path", { d: path, fill: "none", stroke: one.colour ?? classColour(i), "stroke-width": one.strong ? 2.5 : 1.25, "stroke-dasharray": one.dashed ? "4 3" : i >= 10 ? "8 3" : null, opacity: one.dashed ? 0.7 : 1 }));
   });
   const hair = svg("line", { y1: 8, y2: TALL - LOW, class: "hair", visibility: "hidden" }), said = make("output", { className: "readout" });
   picture.append(hair);
@@ -54,11 +52,11 @@ export function lines(title, { x: xName = "", y: yName = "", lines: given, steps
     const box = picture.getBoundingClientRect(), x = x0 + ((x1 - x0) * ((WIDE * (event.clientX - box.left)) / box.width - LEFT)) / (WIDE - LEFT - 8);
     const inside = Math.max(x0, Math.min(x1, x)), found = values(inside), shown = steps ? inside : found[0]?.[1] ?? inside;
     hair.setAttribute("x1", X(shown)); hair.setAttribute("x2", X(shown)); hair.setAttribute("visibility", "visible");
-    said.replaceChildren(`${xName} ${digits(Number(shown.toPrecision(4)))}: `, ...found.map(([one, , y, i]) => make("span", { style: `color:${one.colour ?? TEN[i % 10]}`, title: one.name }, `${digits(isNumber(y) ? Number(y.toPrecision(5)) : null) || "none"} `)));
+    said.replaceChildren(`${xName} ${digits(Number(shown.toPrecision(4)))}: `, ...found.map(([one, , y, i]) => make("span", { style: `color:${one.colour ?? classColour(i)}`, title: one.name }, `${digits(isNumber(y) ? Number(y.toPrecision(5)) : null) || "none"} `)));
     at?.(shown);
   };
   picture.onpointerleave = () => { hair.setAttribute("visibility", "hidden"); said.textContent = ""; at?.(null); };
-  const legend = make("figcaption", { className: "legend" }, ...given.map((one, i) => make("span", {}, make("i", { style: `background:${one.colour ?? TEN[i % 10]}` }), one.name)));
+  const legend = make("figcaption", { className: "legend" }, ...given.map((one, i) => make("span", {}, make("i", { style: `background:${one.colour ?? classColour(i)}` }), one.name)));
   return make("figure", { className: "chart" }, make("figcaption", {}, make("strong", { textContent: title }), ` ${yName && yName !== title ? yName : ""} `, said), picture, legend);
 }
 

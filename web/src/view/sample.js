@@ -3,8 +3,8 @@
 import { digits, isNumber, make } from "./dom.js";
 import { overlay } from "./gallery.js";
 import { plane, sample } from "./held.js";
-import { fine, grid } from "./paint.js";
-import { lines, matrix, svg, TEN } from "./plot.js";
+import { classColour, fine, grid } from "./paint.js";
+import { lines, matrix, svg } from "./plot.js";
 import { source } from "./source.js";
 import { get, set } from "./state.js";
 
@@ -31,7 +31,7 @@ export class Sample {
   }
   async one(run, about, other) {
     const base = about.base?.[0] ?? 1, last = Math.max(base, ...about.planes.map((one) => one.shape[1])) - 1;
-    const frame = Math.min(Number(get("frame")), last), question = Math.min(Number(get("question")), Math.max(0, about.questions.length - 1));
+    const frame = Math.min(Number(get("frame")), last), question = about.focus ?? Math.min(Number(get("question")), Math.max(0, about.questions.length - 1));
     const number = Math.min(Number(get("plane")), Math.max(0, about.planes.length - 1));
     const section = make("section", { className: "one", data: { id: about.id, run } }, make("h2", { textContent: about.id }));
     if (about.error) section.append(make("p", { className: "error", textContent: about.error }));
@@ -60,7 +60,7 @@ export class Sample {
   }
   tabs(about, question) {
     return make("div", { className: "tabs", role: "group", aria: { label: "questions" } }, ...about.questions.map((name, k) =>
-      make("button", { aria: { pressed: String(k === question) }, title: name, textContent: `${cut(name)} ${digits(about.scores[k])}`, onclick: () => set({ question: k }) })));
+      make("button", { aria: { pressed: String(k === question) }, title: name, textContent: `${cut(name)} ${digits(about.scores[k])}`, onclick: () => (about.joint ? set({ id: about.id.slice(0, -about.joint.length) + name }) : set({ question: k })) })));
   }
   // One picture with one map. Its canvas, picture and marks are turned together when the frame changes.
   async panel(run, about, number, question, frame, size, { given = null, title = null, act = null } = {}) {
@@ -180,9 +180,9 @@ export class Sample {
         drawn.append(svg("rect", { x: box[0], y: box[1], width: box[2] - box[0], height: box[3] - box[1], fill: "none", stroke: k === question ? "#fff" : "#fff8", "stroke-width": thin * (k === question ? 2 : 1) }, svg("title", {}, about.questions[k] ?? "")));
       });
       Object.entries(joints?.sets ?? {}).forEach(([name, all], s) => {
-        const places = all[Math.min(step, all.length - 1)] ?? [], colour = name === "true" ? "#fff" : TEN[(s + 1) % 10], there = (p) => p && isNumber(p[0]) && isNumber(p[1]);
+        const places = all[Math.min(step, all.length - 1)] ?? [], colour = name === "true" ? "#fff" : classColour(s + 1), there = (p) => p && isNumber(p[0]) && isNumber(p[1]);
         for (const [a, b] of joints.limbs) if (there(places[a]) && there(places[b])) drawn.append(svg("line", { x1: places[a][0], y1: places[a][1], x2: places[b][0], y2: places[b][1], stroke: colour, "stroke-width": thin, opacity: 0.7 }));
-        places.forEach((p, j) => there(p) && drawn.append(svg("circle", { cx: p[0], cy: p[1], r: thin * 2, fill: colour, stroke: "#000", "stroke-width": thin / 2 }, svg("title", {}, `${joints.names[j] ?? j} (${name})`))));
+        places.forEach((p, j) => there(p) && drawn.append(svg("circle", { cx: p[0], cy: p[1], r: thin * (joints.names[j] === about.joint ? 4 : 2), fill: colour, stroke: "#000", "stroke-width": thin / 2 }, svg("title", {}, `${joints.names[j] ?? j} (${name})`))));
       });
     };
     drawn.step(frame);
@@ -273,7 +273,7 @@ export class Sample {
   joints(about, question) {
     const names = about.joints.names, columns = Object.entries(about["by joint"]);
     return make("div", { className: "scroll", tabIndex: 0 }, make("table", { className: "numbers" }, make("caption", { textContent: "By joint" }), make("thead", {}, make("tr", {}, make("th", { scope: "col", textContent: "joint" }), ...columns.map(([textContent]) => make("th", { scope: "col", textContent })))),
-      make("tbody", {}, ...names.map((name, j) => make("tr", { className: about.questions[question] === name ? "mine" : "" }, make("th", { scope: "row" }, about.questions.includes(name) ? make("button", { textContent: name, onclick: () => set({ question: about.questions.indexOf(name) }) }) : name),
+      make("tbody", {}, ...names.map((name, j) => make("tr", { className: name === (about.joint ?? about.questions[question]) ? "mine" : "" }, make("th", { scope: "row" }, name),
         ...columns.map(([, values]) => make("td", { className: "number", textContent: isNumber(values[j]) ? digits(Number(values[j].toPrecision(5))) : "" })))))));
   }
   rows(rows) {
