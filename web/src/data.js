@@ -21,17 +21,24 @@ export const places = new Float32Array(bytes("places"));
 export const idOf = (i) => (meta.ids ? meta.ids[i] : String(i));
 export const columns = meta.columns.map((column, i) => ({
   ...column,
-  values: column.kind === "number" ? new Float32Array(bytes(`column${i}`)) : new Uint32Array(bytes(`column${i}`)),
+  values: column.kind === "number" ? new Float64Array(bytes(`column${i}`)) : new Uint32Array(bytes(`column${i}`)),
 }));
 
-export const textOf = (column, i) =>
-  column.kind === "number" ? String(Number(column.values[i].toPrecision(6))) : column.names[column.values[i]];
+// A number as it is, a date as people write it.
+export function words(column, value) {
+  if (!Number.isFinite(value)) return "missing";
+  if (!column.dates) return String(value);
+  const text = new Date(value * 1000).toISOString();
+  return text.endsWith("T00:00:00.000Z") ? text.slice(0, 10) : text.replace("T", " ").replace(/(\.000)?Z$/, "");
+}
+export const textOf = (column, i) => (column.kind === "number" ? words(column, column.values[i]) : column.names[column.values[i]]);
 
 // The place of a point's colour in its column's palette.
 export function swatch(column, i) {
   if (column.kind !== "number") return column.values[i];
+  if (!Number.isFinite(column.values[i])) return column.palette.length - 1;
   const share = (column.values[i] - column.low) / (column.high - column.low || 1);
-  return Math.round(Math.min(1, Math.max(0, share || 0)) * (column.palette.length - 1));
+  return Math.round(Math.min(1, Math.max(0, share)) * (column.palette.length - 2));
 }
 
 const thumbs = meta.thumbs && { ...meta.thumbs, index: new Int32Array(bytes("thumbs")) };

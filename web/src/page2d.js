@@ -15,15 +15,16 @@ for (let i = 0; i < data.count; i++) {
   y[i] = data.places[2 * i + 1];
 }
 
+function colours() {
+  const paper = getComputedStyle(document.documentElement).getPropertyValue("--back").trim(), ink = getComputedStyle(document.documentElement).getPropertyValue("--text").trim();
+  return { backgroundColor: paper, lassoColor: ink, pointColorHover: ink, pointColorActive: ink };
+}
 const plot = createScatterplot({
   canvas,
   ...size(),
   pointSize: data.pointSize,
   pointSizeSelected: 2,
-  backgroundColor: "#ffffff",
-  lassoColor: "#333333",
-  pointColorHover: "#000000",
-  pointColorActive: "#000000",
+  ...colours(),
   ...(data.count > 20000 ? { opacityBy: "density" } : { opacity: 0.85 }),
 });
 
@@ -57,11 +58,16 @@ const panel = new Panel({
     return indices ? plot.filter(indices) : plot.unfilter();
   },
   unselect: () => plot.deselect(),
+  choose: (indices) => plot.select(indices, { preventEvent: true }),
+  screen: (i) => plot.getScreenPosition(i),
+  theme: () => plot.set(colours()),
 });
 
 plot.subscribe("pointover", (i) => panel.hover(i, ...plot.getScreenPosition(i)));
 plot.subscribe("pointout", () => panel.hover(-1));
-plot.subscribe("select", ({ points }) => panel.select([...points]));
+plot.subscribe("select", ({ points }) => { panel.select([...points]); panel.point(points.length === 1 ? points[0] : -1); });
+plot.subscribe("view", () => panel.overlay());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plot.set(colours()));
 plot.subscribe("deselect", () => panel.select([]));
 lasso.onclick = () => {
   const on = lasso.classList.toggle("on");
@@ -74,9 +80,10 @@ frame.addEventListener("mousedown", (event) => ([start, moved] = [[event.clientX
 frame.addEventListener("mousemove", (event) => (moved = Math.max(moved, Math.hypot(event.clientX - start[0], event.clientY - start[1]))), true);
 frame.addEventListener("click", (event) => moved > 8 && event.stopPropagation(), true);
 document.getElementById("reset").onclick = () => plot.reset();
-new ResizeObserver(() => plot.set(size())).observe(frame);
+new ResizeObserver(() => { plot.set(size()); panel.overlay(); }).observe(frame);
 
 draw(panel.current).then(() => {
+  panel.overlay();
   window.loupe = {
     ready: true,
     screen: (i) => plot.getScreenPosition(i),

@@ -10,7 +10,8 @@ const $ = (id) => document.getElementById(id);
 const frame = $("plot");
 const outline = $("outline");
 const renderer = new WebGLRenderer({ canvas: $("canvas"), antialias: true, preserveDrawingBuffer: true });
-renderer.setClearColor(0xffffff, 1);
+const paper = () => renderer.setClearColor(getComputedStyle(document.documentElement).getPropertyValue("--back").trim(), 1);
+paper();
 renderer.setPixelRatio(window.devicePixelRatio);
 const camera = new OrthographicCamera();
 const scene = new Scene();
@@ -87,6 +88,7 @@ function render() {
     Object.assign(camera, { left: -w, right: w, top: h, bottom: -h, near: 0, far: 4 * reach });
     camera.updateProjectionMatrix();
     renderer.render(scene, camera);
+    panel?.overlay();
     $("view").textContent = `--view=${view.elev.toFixed(1)},${view.azim.toFixed(1)},${view.zoom.toFixed(2)}`;
   });
 }
@@ -130,6 +132,7 @@ function nearest(x, y) {
 
 let column = null;
 let selected = [];
+let panel = null;
 
 function paint() {
   const palette = column ? column.palette.map((hex) => new Color().setStyle(hex, "srgb-linear")) : [new Color(0x1f77b4)];
@@ -146,7 +149,10 @@ function paint() {
   render();
 }
 
-const panel = new Panel({
+panel = new Panel({
+  screen: (i) => screen(i),
+  theme: () => { paper(); render(); },
+  choose: (indices) => { selected = indices; paint(); },
   recolour: (chosen) => {
     column = chosen;
     paint();
@@ -165,6 +171,7 @@ const panel = new Panel({
 column = panel.current ?? null;
 
 let drag = null;
+let turned = false;
 let line = null;
 const lasso = $("lasso");
 lasso.onclick = () => lasso.classList.toggle("on");
@@ -178,6 +185,7 @@ canvas.onpointerdown = (event) => {
   panel.hover(-1);
   if (lasso.classList.contains("on") || event.shiftKey) line = [at(event)];
   else drag = at(event);
+  turned = false;
 };
 let asked = false;
 canvas.onpointermove = (event) => {
@@ -186,6 +194,7 @@ canvas.onpointermove = (event) => {
     line.push([x, y]);
     outline.firstElementChild.setAttribute("points", line.map((p) => p.join(",")).join(" "));
   } else if (drag) {
+    turned = true;
     view.azim = ((((view.azim - (x - drag[0]) * 0.4 + 180) % 360) + 360) % 360) - 180;
     view.elev = Math.max(-90, Math.min(90, view.elev + (y - drag[1]) * 0.4));
     drag = [x, y];
@@ -198,7 +207,8 @@ canvas.onpointermove = (event) => {
     });
   }
 };
-canvas.onpointerup = () => {
+canvas.onpointerup = (event) => {
+  if (drag && !turned) panel.point(nearest(...at(event)));
   if (line && line.length > 2) {
     const axes = directions();
     const by = scale();

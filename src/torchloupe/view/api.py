@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from matplotlib.colors import to_hex
 
 from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeError
-from torchloupe.render.mapped import class_colours
+from torchloupe.points import Points
+from torchloupe.render.mapped import FEATURES_WIDE, class_colours
 from torchloupe.runs.found import Found, parts, results
+from torchloupe.sources.points import read_points
 from torchloupe.store import Artifact, plain
 from torchloupe.view.joints import Joints
 from torchloupe.view.shown import Shown, shown, still, top
@@ -25,7 +27,7 @@ from torchloupe.view.table import Table
 PALETTES = ("inferno", "viridis", "cividis", "gray", "coolwarm", "jet")
 LARGEST = 2048
 HELD = 64
-MOST_PEAK = 200
+MOST_PEAK, NEIGHBOURS, PIECE = 200, 15, 1 << 24
 
 
 class Library:
@@ -50,6 +52,30 @@ class Library:
             "version": __version__,
         }
 
+    def neighbours(self, number: str, index: int) -> dict[str, Any]:
+        """The nearest samples of a point in feature space, and which of them are among its nearest on the map.
+
+        of: their rows; distance; kept: whether the map has them so near. Empty without features of the same samples.
+        """
+        mine = self.run(number)
+        told = mine.about(index)
+        for one in self.runs:
+            if one.points and one.features and np.array_equal(one.places.ids, mine.places.ids):
+                metric = str(mine.places.record.get("metric", "euclidean"))
+                of, far = _nearest(one.places.feats, index, metric)
+                near, _ = _nearest(mine.places.feats, index, "euclidean")
+                kept = np.isin(of, near).tolist()
+                ids = [str(mine.places.ids[i]) for i in of]
+                return {
+                    **told,
+                    "of": of.tolist(),
+                    "ids": ids,
+                    "distance": far.tolist(),
+                    "kept": kept,
+                    "features": one.name,
+                }
+        return {**told, "of": [], "ids": [], "distance": [], "kept": [], "features": None}
+
     def run(self, number: str) -> Run:
         """A run. Errors: BadInput for a number that there is not."""
         if not number.isdecimal() or int(number) >= len(self.runs):
@@ -73,10 +99,20 @@ class Run:
         self._peaks: dict[tuple[str, str], dict[str, Any]] = {}
         self._drawn: dict[str, bytes] = {}
 
+    @cached_property
+    def places(self) -> Points:
+        """The points of a map, or features. Errors: BadInput for a file that is neither."""
+        return read_points(self.path)
+
+    @property
+    def features(self) -> bool:
+        """Whether these points are features, of which a map was made or is to be made."""
+        return self.places.record.get("kind") == "features" or self.places.feats[:1].size > FEATURES_WIDE
+
     def plain(self) -> dict[str, Any]:
         """What the list of runs says. A run that is gone says so."""
         if self.points:
-            return {"name": self.name, "kind": "points"}
+            return {"name": self.name, "kind": "features" if self.features else "points", "count": len(self.places)}
         if not self.path.is_dir():
             return {"name": self.name, "kind": "gone", "error": "this folder is not there any more"}
         told = [line.replace(str(self.path), self.path.name) for line in self.found.told()]  # a report may be mailed
@@ -150,6 +186,38 @@ class Run:
         from torchloupe.render.page import page
 
         return page(read_map(self.path))
+
+    def about(self, index: int) -> dict[str, Any]:
+        """A point of a map by its row: its id and columns, as they are. Errors: BadInput for a row that there is not."""
+        if not self.points or not 0 <= index < len(self.places):
+            raise BadInput(f"{self.name}: no point of number {index}")
+        row = {
+            name: plain(column[index : index + 1].astype(_kind(column)))[0]
+            for name, column in self.places.columns.items()
+        }
+        return {"id": str(self.places.ids[index]), "row": row}
+
+
+def _kind(column: np.ndarray) -> Any:
+    return str if column.dtype.kind in "MU" else column.dtype
+
+
+def _nearest(feats: Any, index: int, metric: str, k: int = NEIGHBOURS) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the k nearest to a row, without itself, and their distances; read in pieces."""
+    count = len(feats)
+    mine = np.asarray(feats[index : index + 1], np.float64).reshape(-1)
+    step = max(1, PIECE // max(1, mine.size))
+    far = np.empty(count)
+    for start in range(0, count, step):
+        some = np.asarray(feats[start : start + step], np.float64).reshape(-1, mine.size)
+        if metric == "cosine":
+            lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(mine)
+            far[start : start + step] = 1 - some @ mine / np.where(lengths > 0, lengths, 1)
+        else:
+            far[start : start + step] = np.linalg.norm(some - mine, axis=1)
+    far[index] = np.inf
+    order = np.argsort(far, kind="stable")[: min(k, count - 1)]
+    return order, far[order]
 
 
 class JointsRun(Run):

@@ -46,7 +46,7 @@ def write_report(paths: Sequence[Path], out: Path, most: int = 60) -> Path:
 
 def _embedded(run: Run, most: int) -> dict[str, Any]:
     if run.points:
-        return {"points": run.page()}
+        return {"points": "" if run.features else run.page()}
     count = run.table.count()
     step = max(1, -(-count // most))
     rows = [row for begin in range(0, count, MOST) for row in run.table.rows(start=begin, count=MOST)][::step]

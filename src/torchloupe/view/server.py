@@ -112,6 +112,9 @@ def application(library: Library, token: str, port: int) -> Any:
         frame, answer = _number(asked.get("frame", "0")), asked.get("answer") == "1"
         return run.picture(asked.get("id", ""), frame, size, answer), "image/png"
 
+    def neighbours(request: Request) -> tuple[bytes, str]:
+        return put(library.neighbours(request.path_params["run"], _number(request.query_params.get("index", ""))))
+
     def columns(request: Request) -> tuple[bytes, str]:
         asked = request.query_params
         table = library.run(request.path_params["run"]).table
@@ -154,6 +157,7 @@ def application(library: Library, token: str, port: int) -> Any:
         "/api/runs/{run}/picture": picture,
         "/api/runs/{run}/points": points,
         "/api/runs/{run}/columns": columns,
+        "/api/runs/{run}/neighbours": neighbours,
         "/api/runs/{run}/peak": peak,
         "/api/runs/{run}/npz": npz,
         "/api/runs/{run}/drawing": drawing,

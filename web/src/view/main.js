@@ -1,5 +1,5 @@
 import { $, digits, make } from "./dom.js";
-import { Gallery } from "./gallery.js";
+import { Gallery, overlay } from "./gallery.js";
 import { Compare, Scatter, Spread } from "./numbers.js";
 import * as save from "./save.js";
 import { sample } from "./held.js";
@@ -11,7 +11,7 @@ import { Table } from "./table.js";
 
 let library, view, drawn = "", turn = 0;
 const own = (run) => library.runs[Number(run)] ?? library.runs[0];
-const views = (about) => (about.kind === "points" ? ["map"] : ["gallery", "table", "scatter", "spread", ...(library.runs.length > 1 ? ["compare"] : []), ...(about.failed ? ["failed"] : [])]);
+const views = (about) => (about.kind === "points" || about.kind === "features" ? ["map"] : ["gallery", "table", "scatter", "spread", ...(library.runs.length > 1 ? ["compare"] : []), ...(about.failed ? ["failed"] : [])]);
 const VIEWS = { table: Table, scatter: Scatter, spread: Spread, compare: Compare, sample: Sample };
 const WORDS = { spread: "by group" };
 
@@ -20,8 +20,8 @@ function say(text, kind = "") { $("said").textContent = text; $("said").classNam
 function rail() {
   $("runs").replaceChildren(...library.runs.map((run, i) => make("button", {
     className: "run", textContent: run.name, title: (run.told ?? [run.error ?? ""]).join("\n"), aria: { current: String(i === Number(get("run"))) },
-    onclick: () => set({ run: i, view: run.kind === "points" ? "map" : "gallery", id: "", with: "", filter: "[]", sort: "id", down: "", plane: 0, question: 0, frame: 0 }) },
-    make("small", { textContent: run.kind === "points" ? "map of points" : run.error ?? `${run.count} ${run.kind}${run.failed ? `, ${run.failed} left out` : ""}` }))));
+    onclick: () => set({ run: i, view: run.kind === "points" || run.kind === "features" ? "map" : "gallery", id: "", with: "", filter: "[]", sort: "id", down: "", plane: 0, question: 0, frame: 0 }) },
+    make("small", { textContent: run.kind === "points" ? `map of ${run.count.toLocaleString("en")} points` : run.kind === "features" ? `${run.count.toLocaleString("en")} features` : run.error ?? `${run.count} ${run.kind}${run.failed ? `, ${run.failed} left out` : ""}` }))));
 }
 
 function bar(about) {
@@ -33,13 +33,13 @@ function bar(about) {
   $("sort").replaceChildren(...columns.map((name) => make("option", { value: name, textContent: name, selected: name === get("sort") })));
   $("way").textContent = get("down") === "1" ? "\u2193" : "\u2191";
   $("column").replaceChildren(...columns.map((name) => make("option", { value: name, textContent: name })));
-  $("tools").hidden = about.kind === "points";
+  $("tools").hidden = about.kind === "points" || about.kind === "features";
 }
 
 async function inspector() {
   const id = get("id"), box = $("about");
-  $("paint").hidden = own(get("run")).kind === "points";
-  if (get("view") !== "sample" || !id) { box.replaceChildren(...(own(get("run")).told ?? []).map((line) => make("p", { textContent: line.trim() })), ...(own(get("run")).kind === "points" ? [] : [make("div", { className: "files" }, csv())]), ...again(own(get("run")).command)); return; }
+  $("paint").hidden = ["points", "features"].includes(own(get("run")).kind);
+  if (get("view") !== "sample" || !id) { box.replaceChildren(...(own(get("run")).told ?? []).map((line) => make("p", { textContent: line.trim() })), ...(["points", "features"].includes(own(get("run")).kind) ? [] : [make("div", { className: "files" }, csv())]), ...again(own(get("run")).command)); return; }
   const about = await sample(get("run"), id), { id: _, failed, ...row } = about.record.row ?? {};
   const facts = Object.entries(row).map(([name, value]) => make("tr", {}, make("th", { textContent: name }), make("td", { className: typeof value, textContent: digits(value) })));
   const step = (way) => make("button", { textContent: way > 0 ? "next \u2192" : "\u2190 previous", onclick: () => move(way) });
@@ -50,6 +50,27 @@ async function inspector() {
     make("details", {}, make("summary", { textContent: "How it was made" }), make("pre", { tabIndex: 0, textContent: JSON.stringify(about.record, null, 1) })));
 }
 
+// A point of the map that was clicked: the sample, its heatmaps where a run has them, its neighbours in feature space.
+async function pointed(frame, index, id) {
+  const run = get("run"), box = $("about"), found = await source.neighbours(run, index, id);
+  const runs = [];
+  for (const [i, one] of library.runs.entries()) {
+    if (!one.count || one.kind === "points" || one.kind === "features") continue;
+    const there = await source.rows(i, { filter: JSON.stringify([["id", "=", id]]), count: 1 }).catch(() => ({ rows: [] }));
+    if (there.rows.length) runs.push([i, one]);
+  }
+  if (get("run") !== run) return;
+  const first = runs.length ? await sample(runs[0][0], id).catch(() => null) : null, shown = make("span", { className: "frame thumb", style: "aspect-ratio:1" });
+  if (first?.base) shown.append(make("img", { src: source.picture(runs[0][0], id, 0, 256), alt: `the picture of ${id}` }));
+  if (first?.planes?.length) await overlay(shown, runs[0][0], first, 0, 0, 0, 256);
+  box.replaceChildren(make("h2", { textContent: id }), ...(shown.childNodes.length ? [shown] : []), ...runs.map(([i, one]) => make("button", { textContent: `open in ${one.name}`, onclick: () => set({ run: i, view: "sample", id, filter: "[]" }) })),
+    make("table", { className: "facts" }, ...Object.entries(found.row).map(([name, value]) => make("tr", {}, make("th", { scope: "row", textContent: name }), make("td", { className: typeof value, textContent: value == null || value === "NaT" ? "missing" : String(value) })))),
+    ...(found.features ? [make("table", { className: "facts" }, make("caption", { textContent: `Nearest in ${found.features}: the map keeps ${found.kept.filter(Boolean).length} of ${found.of.length}` }), ...found.ids.map((other, k) => make("tr", {}, make("th", { scope: "row", textContent: other }), make("td", { textContent: found.kept[k] ? "kept" : "lost", className: found.kept[k] ? "" : "error" }), make("td", { className: "number", textContent: digits(found.distance[k]) }))))]
+      : [make("p", { className: "soft", textContent: source.embedded ? "Neighbours in feature space: open the map and its features with loupe view." : "Neighbours in feature space: open the features of the same samples beside the map, loupe view map.npz features.npz." })]));
+  document.body.classList.add("sheet");
+  frame.postMessage({ loupe: "neighbours", of: found.of, kept: found.kept }, "*");
+}
+const dark = () => matchMedia("(prefers-color-scheme: dark)").matches !== (document.documentElement.dataset.theme === "turned");
 function beside() {
   const runs = library.runs.map((run, i) => [i, run]).filter(([, run]) => run.count);
   return make("form", { className: "beside", onsubmit: (event) => { event.preventDefault(); set({ with: $("with").value, other: $("whose")?.value ?? "" }); } },
@@ -97,10 +118,11 @@ async function draw() {
   try {
     const box = $("view");
     if (!(now === "sample" && view instanceof Sample)) { view?.close?.(); box.replaceChildren(); box.className = now; box.scrollTop = 0; delete box.dataset.count; }
+    if (about.kind === "features") { view = null; say(`${about.name}: ${about.count.toLocaleString("en")} features. A click on a point of a map of the same samples shows its neighbours among them.`); await inspector(); window.loupe = { ready: true, turn }; return; }
     if (about.error) { say(about.error, "error"); window.loupe = { ready: true, turn, error: about.error }; return; }
     if (now === "map" || about.kind === "points") {
       view = null;
-      box.replaceChildren(make("iframe", { title: `map of ${about.name}`, src: source.points(get("run")) }));
+      box.replaceChildren(make("iframe", { title: `map of ${about.name}`, src: source.points(get("run")), onload: (event) => event.target.contentWindow.postMessage({ loupe: "theme", dark: dark() }, "*") }));
       say("");
     } else {
       if (!(now === "sample" && view instanceof Sample)) view = new (VIEWS[now] ?? Gallery)(box, about, library.runs);
@@ -146,7 +168,13 @@ async function begin() {
     if (text) set({ filter: JSON.stringify([...filters(), [$("column").value, $("sign").value, number ? Number(text) : text]]) });
     $("value").value = "";
   };
-  $("theme").onclick = () => { document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches !== (document.documentElement.dataset.theme === "turned") ? "turned" : ""; };
+  $("theme").onclick = () => { document.documentElement.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches !== (document.documentElement.dataset.theme === "turned") ? "turned" : "";
+    document.querySelector("iframe")?.contentWindow.postMessage({ loupe: "theme", dark: dark() }, "*");
+  };
+  addEventListener("message", ({ source: from, data }) => {
+    if (from !== document.querySelector("iframe")?.contentWindow || data?.loupe !== "point") return;
+    pointed(from, data.index, String(data.id)).catch((error) => say(error.message, "error"));
+  });
   $("menu").onclick = () => document.body.classList.toggle("rail");
   $("more").onclick = () => document.body.classList.toggle("sheet");
   addEventListener("keydown", (event) => {

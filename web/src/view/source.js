@@ -26,6 +26,7 @@ const http = {
   plane: async (run, id, plane) => new Float32Array(await fetched(`api/runs/${run}/plane?${query({ id, plane })}`, "arrayBuffer")),
   picture: (run, id, frame = 0, size = 0, answer = 0) => `api/runs/${run}/picture?${query({ id, frame, size: size || "", answer: answer || "" })}`,
   columns: (run, asked) => fetched(`api/runs/${run}/columns?${query({ ...asked, names: JSON.stringify(asked.names) })}`, "json"),
+  neighbours: (run, index) => fetched(`api/runs/${run}/neighbours?${query({ index })}`, "json"),
   peak: (run, { method, layer }) => fetched(`api/runs/${run}/peak?${query({ method, layer })}`, "json"),
   npz: async (run, id) => `api/runs/${run}/npz?${query({ id })}`,
   drawing: (run, id) => `api/runs/${run}/drawing?${query({ id })}`,
@@ -71,6 +72,7 @@ function report(data) {
       const rows = data.runs[run].rows.filter((row) => !row.failed && fits(row, filter));
       return { ids: rows.map((row) => row.id), of: rows.length, values: Object.fromEntries(names.map((name) => [name, rows.map((row) => row[name] ?? null)])) };
     },
+    neighbours: async (run, index, id) => ({ id, row: {}, of: [], ids: [], distance: [], kept: [], features: null }),
     peak: async (run, { method, layer }) => {
       const held = Object.values(data.runs[run].samples);
       let top = 0;

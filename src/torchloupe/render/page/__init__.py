@@ -17,7 +17,7 @@ from PIL import Image
 
 from torchloupe.points import LABELS, Points
 from torchloupe.render.look import Look
-from torchloupe.render.mapped import Classes, Scale, colouring, find_pictures, thumbnail
+from torchloupe.render.mapped import GREY, Classes, Scale, colouring, find_pictures, thumbnail
 from torchloupe.render.template import filled, script_json
 from torchloupe.store import aside
 
@@ -58,7 +58,7 @@ def page(points: Points, look: Look | None = None, *, cmap: str | None = None) -
     }
     blocks = {"places": coords.astype("<f4")}
     for i, column in enumerate(columns):
-        blocks[f"column{i}"] = column.values.astype("<f4") if isinstance(column, Scale) else column.codes.astype("<u4")
+        blocks[f"column{i}"] = column.values.astype("<f8") if isinstance(column, Scale) else column.codes.astype("<u4")
     if pictures is not None:
         meta["thumbs"], blocks["thumbs"] = _thumbnails(pictures)
     data = f'<script id="meta" type="application/json">{script_json(meta)}</script>\n' + "\n".join(
@@ -96,8 +96,9 @@ def _numbered(ids: np.ndarray) -> bool:
 def _column(column: Classes | Scale) -> dict[str, Any]:
     if isinstance(column, Scale):
         colours = matplotlib.colormaps[column.cmap](np.linspace(0, 1, 256))
-        palette = [to_hex(colour) for colour in colours]
-        return {"name": column.title, "kind": "number", "low": column.low, "high": column.high, "palette": palette}
+        palette = [*(to_hex(colour) for colour in colours), to_hex(GREY)]  # the last is for what is missing
+        about = {"name": column.title, "kind": "number", "low": column.low, "high": column.high, "dates": column.dates}
+        return {**about, "palette": palette, "missing": int((~np.isfinite(column.values)).sum())}
     counts = np.bincount(column.codes, minlength=len(column.names)).tolist()
     palette = [to_hex(colour) for colour in column.colours]
     return {"name": column.title, "kind": "category", "names": column.names, "counts": counts, "palette": palette}
