@@ -47,7 +47,7 @@ class Joints:
         names = self.names
         told = self.root / MISTAKES
         kinds = load_record(told).get("samples", {}) if told.is_file() else {}
-        found = []
+        found: list[tuple[str, str | None, str]] = []
         for sample in dict.fromkeys(id for stream in self.streams.values() for id in stream.ids()):
             columns = self._columns(sample, kinds.get(sample))
             for j, name in enumerate(names):
