@@ -284,7 +284,7 @@ def _signal(batch: Batch, sample: int) -> np.ndarray | None:
     return x.reshape(len(x), -1).astype(np.float32)
 
 
-def _picture(batch: Batch, sample: int, blank: bool) -> tuple[np.ndarray, str]:
+def _picture(batch: Batch, sample: int, blank: bool = False) -> tuple[np.ndarray, str]:
     """(t, h, w, 3) uint8 and where it is from."""
     if batch.pictures is not None:
         return batch.pictures[sample].cpu().numpy(), "seen"
