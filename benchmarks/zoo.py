@@ -29,7 +29,7 @@ from torchloupe.trace import tracing
 
 # a name, how to make it at a size of pictures (None: its own), sizes in the order in which they are tried
 Made = tuple[str, Callable[[int | None], Subject], tuple[int | None, ...]]
-LIMIT = 90
+LIMIT = 60
 SMALL_WORDS = (
     "test_",
     "atto",

@@ -51,7 +51,8 @@ def cam(
 
     Parameters:
         images: Pictures, folders, globs, a text file that lists pictures, or words of data sets: coco:FILE.json, csv:FILE,
-            hf:FOLDER, webdataset:GLOB ...; with ?crops the objects in them.
+            hf:FOLDER, webdataset:GLOB ...; with ?crops the objects in them. For models that take something else (see
+            --example): signals (.npy, .npz, .wav, .csv), videos (.mp4, .gif, folders of frames, arrays of frames).
         model: timm:NAME, transformers:NAME-or-FOLDER, torchvision:NAME, torch:package.module:factory?key=value,
             mmpretrain:CONFIG.py (a Python config runs its code); mmdet:CONFIG.py and other OpenMMLab repositories.
         layers: Layers by dotted name, layer4[-1], a glob such as layer*, or relu#1 for the second call. Default: the layer
