@@ -15,7 +15,9 @@ from torchloupe import kinds, store
 from torchloupe.cli import main
 from torchloupe.data.samples import Marks, Sample, Step
 from torchloupe.errors import BadInput
+from torchloupe.methods.browse import Census
 from torchloupe.methods.faults import Boxes, Draws, odd_pictures, quality, share_interval
+from torchloupe.render.samples import plots
 from torchloupe.runs.browse import drawn
 
 HALF = v2.Compose([v2.RandomHorizontalFlip(0.5), v2.ColorJitter(brightness=(0.5, 1.5))])
@@ -96,7 +98,10 @@ def test_draws_are_counted():
         draws.add(Sample(k, "x", "", steps))
     found = draws.summary()
     assert found["Rotate"]["left out"] == 0.25
-    assert found["Rotate"]["drawn"]["angle"] == {"count": 3, "min": 10, "25 %": 15, "median": 20, "75 %": 25, "max": 30}
+    angle = found["Rotate"]["drawn"]["angle"]
+    counts = angle.pop("counts")
+    assert angle == {"count": 3, "min": 10, "25 %": 15, "median": 20, "75 %": 25, "max": 30}
+    assert [(k, count) for k, count in enumerate(counts) if count] == [(0, 1), (10, 1), (19, 1)]
     assert found["boxes"] == {
         "samples with a box dropped": 0.5,
         "classes before": {"a": 4, "b": 4},
@@ -123,6 +128,39 @@ def test_a_box_that_a_crop_keeps_without_area_has_left_the_picture():
         "classes before": {"a": 3, "b": 3},
         "classes after": {"a": 3, "b": 1},
     }
+
+
+def test_boxes_draws_and_intervals_are_plotted(tmp_path):
+    """What the figure shows is what was counted, and the stored census draws the same figure."""
+    picture = np.zeros((64, 64, 3), np.uint8)
+    census, rng = Census(), np.random.default_rng(0)
+    for k in range(30):
+        marks = Marks(np.array([[4.0, 4, 12, 12], [40, 40, 60, 60]]), ("cat", "$dog$"))
+        after = Marks(np.array([[4.0, 4, 12, 12]]), ("cat",)) if k % 3 == 0 else marks
+        told = f"angle {rng.uniform(-20, 20):.3g}" if k % 2 else "not applied, unchanged"
+        steps = (Step("load", (picture,), "", marks), Step("Rotate", (picture,), told, after))
+        census.add(Sample(k, str(k), "", steps, labels=("day",) if k < 20 else ("night",)))
+    summary = census.summary()
+    figure = plots("set", np.array(census.sizes), summary)
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    assert np.asarray(panels["middles of boxes"].images[0].get_array()).tolist() == summary["boxes"]["places"]
+    assert panels["sizes of boxes"].patches[0].get_data().values.tolist() == summary["boxes"]["counts"]
+    assert sum(summary["boxes"]["counts"]) == 60
+    assert panels["Rotate: angle"].patches[0].get_data().values.sum() == 15
+    (bars,) = [
+        axes
+        for title, axes in panels.items()
+        if title.startswith("boxes by class; one or more gone in 33% of the draws")
+    ]
+    assert sorted(bar.get_width() for bar in bars.patches) == [20, 30, 30, 30]
+    assert "$dog$" in [label.get_text() for label in bars.get_yticklabels()]
+    assert len(panels["share of the draws"].patches) == 2
+    # 20 of 30, by hand: (2/3 + 3.8415/60 +- 1.96 sqrt(2/270 + 3.8415/3600)) / (1 + 3.8415/30) = 0.4878, 0.8077; 10 of 30 mirrored.
+    (segments,) = [one.get_segments() for one in panels["classes"].collections if hasattr(one, "get_segments")]
+    ends = sorted(float(x) for segment in segments for x in segment[:, 0])
+    np.testing.assert_allclose(np.array(ends) / 30, [1 - 0.8077, 0.4878, 1 - 0.4878, 0.8077], atol=2e-4)
+    bare = plots("set", np.array(census.sizes), {**summary, "boxes": {}, "draws": {}})
+    assert len(bare.axes) == 4
 
 
 def test_the_share_of_flips_is_told(tmp_path, capsys):

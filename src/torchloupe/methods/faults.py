@@ -17,6 +17,9 @@ from torchloupe.data.samples import Sample
 SHARP_SIDE = 256
 DARK, BRIGHT, FLAT, BLURRED = 20.0, 235.0, 6.0, 0.03
 PLACES = 5
+# Edges of the shares of the picture by which boxes are counted: halves of halves.
+EDGES = tuple(0.5**k for k in range(14, -1, -1))
+BINS = 20
 NUMBER = re.compile(r"([A-Za-z_]\w*) (-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?=,|$)")
 
 
@@ -104,7 +107,8 @@ class Boxes:
             return {}
         low, middle, high = np.quantile(self.shares, (0.05, 0.5, 0.95)).tolist()
         return {"count": len(self.shares), "sizes": {key: self.sizes[key] for key in ("small", "medium", "large")},
-                "share of picture": {"5 %": low, "median": middle, "95 %": high}, "places": self.places.tolist()}  # fmt: skip
+                "share of picture": {"5 %": low, "median": middle, "95 %": high}, "places": self.places.tolist(),
+                "edges": list(EDGES), "counts": np.histogram(np.clip(self.shares, EDGES[0], 1), EDGES)[0].tolist()}  # fmt: skip
 
 
 @dataclass
@@ -159,9 +163,19 @@ def inside(boxes: np.ndarray, picture: np.ndarray) -> np.ndarray:
     return (np.minimum(x1, w) > np.maximum(x0, 0)) & (np.minimum(y1, h) > np.maximum(y0, 0))
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Quartiles, and how often the values lie in each of BINS equal parts from the least to the greatest."""
     low, first, middle, third, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
-    return {"count": len(values), "min": low, "25 %": first, "median": middle, "75 %": third, "max": high}
+    counts = np.histogram(values, BINS)[0].tolist() if low < high else [len(values)]
+    return {
+        "count": len(values),
+        "min": low,
+        "25 %": first,
+        "median": middle,
+        "75 %": third,
+        "max": high,
+        "counts": counts,
+    }
 
 
 def drawn_lines(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

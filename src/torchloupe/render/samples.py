@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ GAP = 8
 ROW = 1500
 LARGEST = 20000
 FONT_SIZE = 13
+# Small panels in a row of the plots, and how many of them at most.
+ACROSS, MOST_PANELS = 4, 16
 # Pixels that the joints of a body must spread over to be named.
 NAMED_FROM = 200
 
@@ -347,20 +349,45 @@ def _counted(key: str, count: int, summary: Mapping[str, Any]) -> str:
 
 
 def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
-    """Sizes (n, 2) as width and height, aspect ratios, class counts, mean and spread of the colours of the samples."""
+    """Sizes (n, 2) as width and height, aspect ratios, class counts with the 95 % intervals of their shares, mean and spread of the
+    colours of the samples; where there are, boxes by place, size and class, and how what the pipeline drew is spread."""
+    from matplotlib.ticker import MaxNLocator
+
     from torchloupe.render.ink import Plain
 
-    figure = Plain(figsize=(11, 7.5), layout="constrained")
-    (a, b), (c, d) = figure.subplots(2, 2)
+    boxes, shown = summary.get("boxes") or {}, _panels(summary.get("draws", {}))
+    rows = 2 * 2 + 2 * bool(boxes) + -(-len(shown) // ACROSS)
+    figure = Plain(figsize=(11, 7.5 * rows / 4), layout="constrained")
+    grid = figure.add_gridspec(rows, ACROSS)
+    half = ACROSS // 2
+    (a, b), (c, d) = (
+        [figure.add_subplot(grid[2 * r : 2 * r + 2, half * k : half * (k + 1)]) for k in (0, 1)] for r in (0, 1)
+    )
+    if boxes:
+        _box_panels(
+            [figure.add_subplot(grid[4:6, part]) for part in (slice(0, 1), slice(1, 2), slice(2, ACROSS))],
+            boxes,
+            summary,
+        )
+    for k, (title, draw) in enumerate(shown):
+        panel = figure.add_subplot(grid[rows - -(-len(shown) // ACROSS) + k // ACROSS, k % ACROSS])
+        draw(panel)
+        panel.set_title(title, fontsize=8)
+        panel.tick_params(labelsize=7)
     for axis in (b.yaxis, c.xaxis):
-        axis.get_major_locator().set_params(integer=True)
+        axis.set_major_locator(MaxNLocator("auto", integer=True))
     a.scatter(sizes[:, 0], sizes[:, 1], s=18, alpha=0.5)
     most = (sizes.max(0) if len(sizes) else np.ones(2)) * 1.08
     a.set(xlabel="width", ylabel="height", title="sizes before the pipeline", xlim=(0, most[0]), ylim=(0, most[1]))
     b.hist(sizes[:, 0] / sizes[:, 1], bins=min(30, max(5, len(sizes))))
     b.set(xlabel="width / height", ylabel="pictures", title="aspect ratios")
     classes = list(summary["classes"].items())[:30]
-    c.barh(range(len(classes)), [count for _, count in classes][::-1], height=0.7)
+    total, intervals = summary["samples"], summary.get("intervals", {})
+    ranges = [intervals.get(label, (count / max(total, 1),) * 2) for label, count in classes]
+    reach = np.array([[max(count - low * total, 0), max(high * total - count, 0)]
+                      for (_, count), (low, high) in zip(classes, ranges, strict=True)]).reshape(-1, 2)  # fmt: skip
+    c.barh(range(len(classes)), [count for _, count in classes][::-1], height=0.7, xerr=reach[::-1].T if classes else None,
+           error_kw={"ecolor": "0.35", "elinewidth": 1})  # fmt: skip
     c.set_yticks(range(len(classes)), [_shortened(label) for label, _ in classes][::-1])
     if len(classes) < 4:
         c.set_ylim(len(classes) - 4.5, len(classes) - 0.5)
@@ -377,6 +404,76 @@ def plots(name: str, sizes: np.ndarray, summary: Mapping[str, Any]) -> Figure:
     d.set(ylim=(0, 255), title="mean ± std: original (dark), transformed (pale)")
     figure.suptitle(f"{name}: {summary['samples']} samples")
     return figure
+
+
+def _panels(draws: Mapping[str, Any]) -> list[tuple[str, Callable[[Any], None]]]:
+    """(title, what draws it) of each step: how what it drew is spread, and how often it was left out or changed nothing."""
+    found: list[tuple[str, Callable[[Any], None]]] = []
+    idle = {
+        name: {key: one[key] for key in ("left out", "unchanged") if key in one}
+        for name, one in draws.items()
+        if name != "boxes"
+    }
+    if any(idle.values()):
+        found.append(("share of the draws", partial(_idle, {name: held for name, held in idle.items() if held})))
+    for name, one in draws.items():
+        for key, values in one.get("drawn", {}).items() if name != "boxes" else ():
+            if values["min"] < values["max"] and "counts" in values:
+                found.append((f"{_shortened(name)}: {_shortened(key)}", partial(_spread, values)))
+    return found[:MOST_PANELS]
+
+
+def _idle(shares: Mapping[str, Mapping[str, float]], panel: Any) -> None:
+    bars = [(_shortened(name), key, value) for name, held in list(shares.items())[:6] for key, value in held.items()][
+        ::-1
+    ]
+    panel.barh(
+        range(len(bars)),
+        [value for *_, value in bars],
+        color=["0.55" if key == "left out" else "0.75" for _, key, _ in bars],
+    )
+    panel.set_yticks([])
+    for k, (name, key, _) in enumerate(bars):
+        panel.text(0.02, k, f"{name} {key}", va="center", fontsize=6.5)
+    panel.set_xlim(0, 1)
+
+
+def _spread(values: Mapping[str, Any], panel: Any) -> None:
+    edges = np.linspace(values["min"], values["max"], len(values["counts"]) + 1)
+    panel.stairs(values["counts"], edges, fill=True, alpha=0.7)
+    panel.axvline(values["median"], color="0.2", linewidth=1)
+    panel.set_ylim(bottom=0)
+
+
+def _box_panels(panels: Sequence[Any], boxes: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
+    """Where the middles of boxes lie, how large they are, and how many of each class there are, before and after the pipeline."""
+    places, sizes, classes = panels
+    held = np.asarray(boxes["places"])
+    places.imshow(held, cmap="viridis", vmin=0)
+    for (row, column), count in np.ndenumerate(held):
+        ink = "white" if count < 0.6 * held.max() else "black"
+        places.text(column, row, str(count), ha="center", va="center", fontsize=7, color=ink)
+    places.set(title="middles of boxes", xticks=[], yticks=[])
+    if "counts" in boxes:
+        sizes.stairs(boxes["counts"], 100 * np.asarray(boxes["edges"]), fill=True, alpha=0.7)
+        sizes.set(xscale="log", xlabel="% of the picture", title="sizes of boxes")
+        sizes.set_ylim(bottom=0)
+    draws = summary.get("draws", {}).get("boxes", {})
+    before = draws.get("classes before") or summary.get("classes of boxes", {})
+    names = sorted(before, key=lambda one: (-before[one], one))[:12]
+    after = draws.get("classes after")
+    for k, (counts, label) in enumerate(((before, "before"), (after, "after the pipeline"))):
+        if counts is not None:
+            shift = (0.2 - 0.4 * k) if after is not None else 0.0
+            where = np.arange(len(names))[::-1] + shift
+            classes.barh(where, [counts.get(one, 0) for one in names], 0.38 if after is not None else 0.7, alpha=0.85 - 0.4 * k, color="C0",
+                         label=label)  # fmt: skip
+    classes.set_yticks(range(len(names)), [_shortened(one) for one in names][::-1], fontsize=8)
+    dropped = draws.get("samples with a box dropped")
+    told = "" if dropped is None else f"; one or more gone in {dropped:.0%} of the draws"
+    classes.set(title=f"boxes by class{told}", xlabel="boxes")
+    if after is not None:
+        classes.legend(fontsize=7)
 
 
 def _shortened(label: str) -> str:
