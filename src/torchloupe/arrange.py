@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchloupe import __version__
-from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
 from torchloupe.methods.clusters import CLUSTER, ERRORS, PREDICTED, Group, are_wrong, clusters, errors, groups, spectral
 from torchloupe.methods.kept import Progress, quiet
 from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, principal_axes, project
 from torchloupe.methods.rows import Parts, Rows, metrics, prepare
+from torchloupe.metrics.search import Searched, search
 from torchloupe.points import LABELS, Points, numbered
 from torchloupe.sources.points import read_points, read_record, with_labels
 from torchloupe.sources.tables import pyarrow
@@ -511,6 +513,80 @@ def clusters_file(
     made = Points(points.feats, points.ids, {**points.columns, CLUSTER: column}, record)
     write_points(made, out)
     return made, found
+
+
+def search_file(
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    label: str = LABELS,
+    query: str | None = None,
+    gallery: str | None = None,
+    apart: Sequence[str] = (),
+    metric: str = "euc",
+) -> tuple[Points, Searched]:
+    """How well features find what belongs together; see `metrics.search.search`.
+
+    label: the column that tells what belongs together. query, gallery: COLUMN=VALUE or COLUMN=VALUE,VALUE; None: all rows.
+    apart: columns. out: a CSV file of a row a query, with the numbers in JSON beside it.
+    """
+    if out is not None and Path(out).suffix != ".csv":
+        raise BadInput(f"{out}: a row a query is written as .csv")
+    if out is not None:
+        never_over(files_of(path), files_of(out))
+    points = read_points(path)
+    if points.record.get("kind") == "projection":
+        raise BadInput(f"{path}: a map, which keeps only some neighbours; give the features that it was made of")
+    for block in Rows(points.feats).pieces():
+        if not np.isfinite(block[1]).all():
+            raise BadInput(f"{path}: features hold NaN or infinity, from row {block[0]} on")
+    labels = points.column(label)
+    if labels.dtype.kind in "fM":
+        raise BadInput(
+            f"{path}: column {label!r} holds quantities; what belongs together is told by words or whole numbers"
+        )
+    asked, held = (None if words is None else _rows_of(points, words) for words in (query, gallery))
+    feats = np.asarray(points.feats[np.arange(len(points))])
+    found = search(feats, labels, asked, held, [points.column(name) for name in apart], metric)
+    if out is not None:
+        _write_search(points, labels, found, Path(out), {"features": str(path), "label": label, "query": query,
+                      "gallery": gallery, "apart": list(apart), "metric": metric})  # fmt: skip
+    return points, found
+
+
+def _rows_of(points: Points, words: str) -> np.ndarray:
+    """The rows in which a column has one of some values."""
+    name, mark, values = words.partition("=")
+    if not mark or not values:
+        raise BadInput(f"{words!r}: expected COLUMN=VALUE, or COLUMN=VALUE,VALUE")
+    column = points.column(name).astype(str)
+    wanted = [values] if (column == values).any() else values.split(",")
+    for value in wanted:
+        if not (column == value).any():
+            known = np.unique(column)
+            shown = ", ".join(known[:8].tolist()) + (" ..." if len(known) > 8 else "")
+            raise BadInput(f"column {name!r} has no value {value!r}; it has {shown}.{nearest(value, known.tolist())}")
+    return np.flatnonzero(np.isin(column, wanted))
+
+
+def _write_search(points: Points, labels: np.ndarray, found: Searched, out: Path, asked: Mapping[str, Any]) -> None:
+    with aside(out, out.with_suffix(".json")) as (table, words):
+        with table.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "label", "first_right", "average_precision", "nearest", "nearest_label"])
+            for i, row in enumerate(found.queries.tolist()):
+                near = int(found.nearest[i])
+                there = ("", "") if near < 0 else (points.ids[near], labels[near])
+                own = (f"{found.first[i]:.0f}", f"{found.precision[i]:.6g}") if found.known[i] else ("", "")
+                writer.writerow([points.ids[row], labels[row], *own, *there])
+        told = {
+            "kind": "search",
+            **asked,
+            "queries": len(found.queries),
+            "known": int(found.known.sum()),
+            "items": len(found.items),
+        }
+        words.write_text(json.dumps({**told, "numbers": found.numbers()}, indent=1) + "\n", encoding="utf-8")
 
 
 def numbers_by(feats: str | Path, points: str | Path, column: str, *, k: int = 5) -> Arrangement:

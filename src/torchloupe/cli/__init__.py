@@ -58,6 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "torchloupe.cli.embed:clusters",
         "The clusters of a map or of features: how many, what they have in common, where errors gather.",
     ),
+    "search": (
+        "torchloupe.cli.embed:search",
+        "How well an embedding finds what belongs together: Rank-k, mAP and mINP of queries in a gallery.",
+    ),
     "tsne": ("torchloupe.cli.embed:tsne", "A gait model's data set as one picture: embed, project, draw."),
     "compare-points": (
         "torchloupe.cli.embed:compare_points",

@@ -173,6 +173,40 @@ def clusters(
         print(f"... {len(found)} clusters in {out.with_suffix('.json')}")
 
 
+def search(
+    feats: Path,
+    /,
+    *,
+    label: str = "labels",
+    query: str | None = None,
+    gallery: str | None = None,
+    apart: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    metric: Literal["euc", "cos"] = "euc",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """How well an embedding finds what belongs together: Rank-k, mAP and mINP of queries in a gallery.
+
+    Without --query and --gallery every sample is searched for among all others.
+
+    Parameters:
+        feats: Features, as for loupe project.
+        label: The column that tells what belongs together.
+        query: Which rows ask: COLUMN=VALUE, or COLUMN=VALUE,VALUE. Default: all.
+        gallery: Which rows are searched through. Default: all.
+        apart: Columns such as the camera: items of the query's own label that have its value in all of them are left out.
+        metric: Euclidean distance or cosine.
+        output: A table (.csv), a row a query, with the numbers in JSON beside it.
+    """
+    from torchloupe.arrange import search_file
+
+    _, found = search_file(feats, output, label=label, query=query, gallery=gallery, apart=apart or (), metric=metric)
+    known = int(found.known.sum())
+    print("  ".join(f"{name} {value:.1%}" for name, value in found.numbers().items()))
+    print(f"{known:,} queries, {len(found.items):,} items, by {label}" + (f"; {output}" if output else ""))
+    if known < len(found.queries):
+        say(f"{len(found.queries) - known} queries have no item of their own {label} to find and are left out")
+
+
 def project(
     feats: Path,
     /,
