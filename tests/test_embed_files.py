@@ -371,3 +371,32 @@ def test_bad_input_is_one_line_and_status_2(digits, tmp_path, capsys, monkeypatc
     assert len(lines) == 1
     assert message in lines[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["feats.json", "feats.npz", "short.npy"]
+
+
+def test_supervision_is_said_and_gaps_of_quantities_refused(digits, tmp_path, monkeypatch):
+    from torchloupe.methods import project as made
+
+    seen = []
+
+    def watched(task):
+        seen.append(task.target)
+        return np.asarray(task.x[:, :2]), {}
+
+    monkeypatch.setitem(made.NAMED, "umap", lambda: made.replace(made._umap(), run=watched))
+    points = read_points(digits)
+    labels = np.where(np.arange(300) % 3 == 0, "", points.labels.astype(str))
+    half = Points(points.feats, points.ids, {"labels": labels, "ink": points.columns["ink"]}, points.record)
+    write_points(half, tmp_path / "half.npz")
+    with_gaps = project_file(tmp_path / "half.npz", tmp_path / "m.npz", method="umap", supervise="labels")
+    assert ((seen[0] == -1) == (labels == "")).all()
+    assert len(np.unique(seen[0])) == 11
+    assert with_gaps.record["supervised_by"] == "labels"
+    assert any("made to follow labels" in doubt for doubt in with_gaps.record["doubts"])
+    project_file(tmp_path / "half.npz", tmp_path / "m.npz", method="umap", supervise="ink")
+    assert np.allclose(seen[1], half.columns["ink"])
+    with pytest.raises(BadInput, match="tsne cannot be supervised"):
+        project_file(tmp_path / "half.npz", tmp_path / "m.npz", method="tsne", supervise="labels")
+    gaps = np.where(np.arange(300) == 5, np.nan, half.columns["ink"])
+    write_points(Points(points.feats, points.ids, {"ink": gaps}, points.record), tmp_path / "gaps.npz")
+    with pytest.raises(BadInput, match="--supervise ink: 1 quantities are missing"):
+        project_file(tmp_path / "gaps.npz", tmp_path / "m.npz", method="umap", supervise="ink")

@@ -157,3 +157,34 @@ def test_take_and_columns():
     assert points.column("ids").tolist() == ["id4", "id1"]
     with pytest.raises(BadInput, match="no column 'labls'.*Did you mean labels"):
         points.column("labls")
+
+
+@pytest.mark.parametrize(
+    ("words", "dates"),
+    [
+        (["2024-05-01", "", "2024-12-31"], ["2024-05-01", "NaT", "2024-12-31"]),
+        (["2024/05/01", "2023/01/02"], ["2024-05-01", "2023-01-02"]),
+        (["2024:05:01 10:20:30"], ["2024-05-01T10:20:30"]),
+        (["2024-05-01T10:20Z", "2024-05-01T10:20:00+02:00"], ["2024-05-01T10:20", "2024-05-01T08:20"]),
+        (["2024-05-01T00:30-0130"], ["2024-05-01T02:00"]),
+    ],
+)
+def test_dates_as_words_are_dates(words, dates):
+    column = Points(np.zeros((len(words), 2)), np.arange(len(words)).astype(str), {"day": np.array(words)}).columns[
+        "day"
+    ]
+    assert column.dtype.kind == "M"
+    assert np.array_equal(column, np.array(dates, "datetime64[us]"), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "words", [["03/04/2024"], ["2024-05-01", "soon"], ["2024-13-01"], ["2024-05/01"], ["", ""], ["20240501"]]
+)
+def test_words_that_are_no_dates_stay_words(words):
+    held = Points(
+        np.zeros((len(words), 2)),
+        np.arange(len(words)).astype(str),
+        {"day": np.array(words), "labels": np.array(["2024-05-01"] * len(words))},
+    )
+    assert held.columns["day"].tolist() == words
+    assert held.columns["labels"].tolist() == ["2024-05-01"] * len(words)

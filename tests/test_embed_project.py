@@ -432,7 +432,11 @@ def test_few_points_lower_the_perplexity_and_say_so(digits):
         ),
         (lambda x: project(prepare(x), "tsne", parameters={"n_components": 3}), r"set by --dims"),
         (lambda x: project(prepare(x), "tsne", parameters={"perplexity": -1}), "perplexity -1"),
-        (lambda x: project(prepare(x), "tsne", parameters={"min_grad_norm": 1}), "sklearn.manifold.TSNE has it"),
+        (
+            lambda x: project(prepare(x), "tsne", parameters={"min_grad_norm": -1}),
+            "min_grad_norm -1: expected a number, 0",
+        ),
+        (lambda x: project(prepare(x), "tsne", target=np.zeros(len(x), int)), "tsne cannot be supervised by labels"),
         (
             lambda x: project(prepare(x), "tsne", parameters={"max_iter": 9, "n_iter": 9}),
             "max_iter and n_iter say the same",
@@ -514,3 +518,102 @@ def test_nothing_is_printed_or_warned_of_without_reason(digits, capfd):
         project(prepare(digits[0][:200]), "umap", parameters={"n_epochs": 5})
         project(prepare(digits[0][:200]), "tsne", jobs=1, parameters={"n_iter": 10})
     assert capfd.readouterr() == ("", "")
+
+
+def test_every_name_of_scikit_learns_is_taken(digits):
+    import inspect
+
+    from sklearn.manifold import TSNE
+
+    feats = digits[0][:60]
+    given = {
+        "perplexity": 9.0,
+        "early_exaggeration": 4.0,
+        "learning_rate": 50.0,
+        "max_iter": 60,
+        "n_iter_without_progress": 50,
+        "min_grad_norm": 1e-9,
+        "metric": "euclidean",
+        "metric_params": None,
+        "init": "random",
+        "verbose": 0,
+        "method": "barnes_hut",
+        "angle": 0.4,
+        "n_jobs": 1,
+    }
+    assert set(given) | {"n_components", "random_state"} == set(inspect.signature(TSNE).parameters)
+    assert project(prepare(feats), "tsne", parameters=given, jobs=1).coords.shape == (60, 2)
+
+
+def test_the_descent_stops_as_scikit_learn_says(digits):
+    feats = digits[0][:80]
+    asked = {"perplexity": 10, "early_exaggeration_iter": 50, "n_iter": 1000}
+    whole = project(prepare(feats), "tsne", parameters=asked, jobs=1)
+    assert "stopped_after" not in whole.record
+    at_once = project(prepare(feats), "tsne", parameters={**asked, "min_grad_norm": 1e9}, jobs=1)
+    assert at_once.record["stopped_after"] == 100
+    short = project(prepare(feats), "tsne", parameters={**asked, "n_iter": 50}, jobs=1)
+    assert np.array_equal(at_once.coords, short.coords)
+    stuck = project(
+        prepare(feats), "tsne", parameters={**asked, "learning_rate": 1e-12, "n_iter_without_progress": 1}, jobs=1
+    )
+    assert stuck.record.get("stopped_after", 1050) <= 1050
+    never = project(prepare(feats), "tsne", parameters={**asked, "min_grad_norm": 0}, jobs=1)
+    assert np.array_equal(never.coords, whole.coords)
+
+
+def test_the_norm_of_the_gradient_is_scikit_learns():
+    """Of the map that a descent ends on: 4 sum_j (p_ij - q_ij) w_ij (y_i - y_j), by loops in float64."""
+    from openTSNE import TSNEEmbedding, affinity
+
+    from torchloupe.methods.project import Watched
+
+    random = np.random.default_rng(0)
+    made = affinity.PerplexityBasedNN(random.normal(size=(20, 4)), perplexity=4, method="exact", random_state=0)
+    places = random.normal(size=(20, 2))
+    watched = Watched("bh")
+    watched(TSNEEmbedding(places.copy(), made), made.P, dof=1, bh_params={"theta": 0.0}, fft_params={})
+    p = made.P.toarray()
+    w = np.array(
+        [[0 if i == j else 1 / (1 + ((a - b) ** 2).sum()) for j, b in enumerate(places)] for i, a in enumerate(places)]
+    )
+    q = w / w.sum()
+    gradient = np.zeros((20, 2))
+    for i in range(20):
+        for j in range(20):
+            gradient[i] += 4 * (p[i, j] - q[i, j]) * w[i, j] * (places[i] - places[j])
+    assert watched.norm == pytest.approx(np.linalg.norm(gradient), rel=1e-4)
+
+
+def test_a_supervised_map_follows_its_labels_and_gaps_its_features():
+    random = np.random.default_rng(0)
+    feats = random.normal(size=(120, 6)).astype(np.float32)
+    classes = np.arange(120) % 2
+    options = {"parameters": {"n_epochs": 60, "n_neighbors": 10}, "jobs": 1}
+    plain = project(prepare(feats), "umap", **options).coords
+    led = project(prepare(feats), "umap", target=classes, **options).coords
+    half = project(prepare(feats), "umap", target=np.where(np.arange(120) < 60, classes, -1), **options).coords
+
+    def parted(coords):
+        return arrangement(feats, coords, classes, k=10).accuracy[1]
+
+    assert parted(plain) < 0.75
+    assert parted(led) > 0.95
+    labelled = arrangement(feats[:60], half[:60], classes[:60], k=10).accuracy[1]
+    assert labelled > 0.9 > 0.75 > arrangement(feats[60:], half[60:], classes[60:], k=10).accuracy[1]
+    amount = project(prepare(feats), "umap", target=feats[:, 0], **options).coords
+    assert max(abs(np.corrcoef(amount[:, i], feats[:, 0])[0, 1]) for i in (0, 1)) > 0.6
+
+
+@pytest.mark.slow  # umap-learn compiles its loop for densities anew
+def test_densmap_is_umap_learns_own():
+    import umap
+
+    random = np.random.default_rng(1)
+    feats = np.concatenate([random.normal(size=(60, 5)) * 0.2, 4 + random.normal(size=(60, 5))]).astype(np.float32)
+    made = project(prepare(feats), "densmap", parameters={"n_epochs": 40}, jobs=1)
+    own = umap.UMAP(densmap=True, n_epochs=40, random_state=1597, n_jobs=1).fit_transform(feats)
+    assert np.array_equal(made.coords, own.astype(np.float32))
+    assert made.record["method"] == "densmap"
+    placed = place(prepare(feats), made.coords, prepare(feats[:3]), made.record)
+    assert np.allclose(placed, made.coords[:3], atol=1e-5)

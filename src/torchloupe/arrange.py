@@ -23,7 +23,7 @@ from torchloupe.methods.kept import Progress, quiet
 from torchloupe.methods.project import KEEP_FROM, SEED, Plan, choose, metric_of, place, principal_axes, project
 from torchloupe.methods.rows import Parts, Rows, metrics, prepare
 from torchloupe.metrics.search import Searched, search
-from torchloupe.points import LABELS, Points, numbered
+from torchloupe.points import LABELS, Points, missing, numbered
 from torchloupe.sources.points import read_points, read_record, with_labels
 from torchloupe.sources.tables import pyarrow
 from torchloupe.store import aside, never_over, plain, spoken, write_arrays
@@ -105,6 +105,7 @@ def project_file(
     bucket: int | None = None,
     labels: str | Path | None = None,
     vector: str | None = None,
+    supervise: str | None = None,
     numbers: bool = True,
     k: int = 15,
     jobs: int | None = None,
@@ -114,7 +115,8 @@ def project_file(
     """Project a features file and write the map, its record and its numbers.
 
     feats: what read_points reads. out: .npz or .parquet; while a long projection runs, OUT.part/ holds what a killed run
-    needs to go on. Options as in prepare, project and arrangement. Returns the map.
+    needs to go on. Options as in prepare, project and arrangement. supervise: the column that the map shall follow (umap,
+    densmap); of words and classes gaps are points that nothing is known of. Returns the map.
     """
     out = check_writable(out, feats, labels)
     if k < 1:
@@ -126,6 +128,8 @@ def project_file(
         feats, lambda: prepare(points.feats, parts=parts, normalize=normalize, metric=metric, drop_bad=drop_bad)
     )
     work = Path(f"{out}.part") if len(rows) >= KEEP_FROM else None
+    kept = points if rows.keep is None else points.take(rows.keep)
+    target = None if supervise is None else _target(kept.column(supervise), supervise)
     made = project(
         rows,
         method,
@@ -137,14 +141,15 @@ def project_file(
         bucket=bucket,
         jobs=jobs,
         work=work,
+        target=target,
         progress=progress,
         started=started,
     )
-    kept = points if rows.keep is None else points.take(rows.keep)
     record = {
         **made.record,
         "features": os.path.relpath(feats, out.parent),
         "prepared": {"parts": parts, "normalize": normalize, "metric": metric, "drop_bad": drop_bad},
+        **({} if supervise is None else {"supervised_by": supervise}),
         "torchloupe": __version__,
     }
     if numbers and len(rows) >= 3:
@@ -152,6 +157,9 @@ def project_file(
         found = _numbers(rows, made.coords, kept.labels, k, seed)
         record["numbers"] = found.record()
         record["doubts"] = found.doubts()
+        if supervise is not None:
+            told = f"the map was made to follow {supervise}: that its values lie apart here says nothing about the features"
+            record["doubts"].append(told)
         if found.each is not None:
             record["numbers"]["worst"] |= {"id": str(kept.ids[found.each.worst])}
             trust = {f"map_{name}": getattr(found.each, name).astype(np.float32) for name in BY_POINT}
@@ -161,6 +169,20 @@ def project_file(
     if work is not None:
         shutil.rmtree(work, ignore_errors=True)
     return mapped
+
+
+def _target(values: np.ndarray, name: str) -> np.ndarray:
+    """A column as what supervises a map: numbers of classes, -1 for gaps, or quantities. Errors: BadInput for gaps among these."""
+    gap = missing(values)
+    if values.dtype.kind in "fM":
+        if gap.any():
+            raise BadInput(f"--supervise {name}: {int(gap.sum())} quantities are missing; only classes may have gaps")
+        return (values.astype("datetime64[s]").astype(float) if values.dtype.kind == "M" else values).astype(np.float32)
+    codes = np.full(len(values), -1)
+    codes[~gap] = np.unique(values[~gap], return_inverse=True)[1]
+    if codes.max(initial=-1) < 1:
+        raise BadInput(f"--supervise {name}: one class or none; it needs two to part")
+    return codes
 
 
 def _named_file(path: str | Path, make: Callable[[], Rows]) -> Rows:

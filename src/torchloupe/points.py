@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +14,22 @@ import numpy as np
 from torchloupe.errors import BadInput, nearest
 
 LABELS = "labels"
+DATE = re.compile(r"(\d{4})([-/:])(\d\d)\2(\d\d)(?:[ T](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)(Z|[+-]\d\d:?\d\d)?)?")
 MISSING = ""
 FEW_VALUES = 50
 
 
 def as_column(values: Any, name: str = "") -> np.ndarray:
-    """Values as numbers, words, truths or dates. A gap (None, NaN, NaT, pandas' NA) is NaN, NaT, or "" among words.
+    """Values as numbers, words, truths or dates. A gap (None, NaN, NaT, pandas' NA) is NaN, NaT, or "" among words. Words that are
+    dates without exception (2024-05-01, 2024/05/01, 2024:05:01 as cameras write it, with a time or without) are dates, but for labels.
 
     Whole numbers with gaps are names of classes, hence words, under the name "labels" or where there are at most 50 of
     them; else NaN stands in the gaps.
     """
     values = np.asarray(values)
+    if values.dtype.kind == "U" and values.ndim == 1 and name != LABELS:
+        found = as_dates(values.tolist())
+        return values if found is None else found
     if values.dtype.kind in "iubUM":
         return values
     if values.dtype.kind == "f":
@@ -48,7 +54,38 @@ def as_column(values: Any, name: str = "") -> np.ndarray:
         return as_column(numbers, name)
     if held and all(isinstance(value, datetime.date | np.datetime64) for value in held):
         return np.array(["NaT" if gap else value for value, gap in zip(given, gaps, strict=True)], "datetime64[us]")
-    return np.array([MISSING if gap else str(value) for value, gap in zip(given, gaps, strict=True)], str)
+    words = np.array([MISSING if gap else str(value) for value, gap in zip(given, gaps, strict=True)], str)
+    return as_column(words, name)
+
+
+def as_dates(words: Sequence[str]) -> np.ndarray | None:
+    """Words as dates, "" as NaT; None where one of them, or all, is none. Times with an offset are brought to UTC."""
+    found: list[Any] = []
+    for word in words:
+        if not word.strip():
+            found.append("NaT")
+            continue
+        date = date_of(word)
+        if date is None:
+            return None
+        found.append(date)
+    return np.array(found, "datetime64[us]") if any(word != "NaT" for word in found) else None
+
+
+def date_of(word: str) -> datetime.datetime | None:
+    """The date that a word tells, None for one that tells none. Day and month in other orders tell none: 03/04/2024 is two dates."""
+    parts = DATE.fullmatch(word.strip())
+    if not parts:
+        return None
+    year, _, month, day, time, offset = parts.groups()
+    try:
+        made = datetime.datetime.fromisoformat(f"{year}-{month}-{day}" + (f"T{time}" if time else ""))
+        if offset and offset != "Z":
+            hours, minutes = int(offset[1:3]), int(offset[-2:])
+            made -= (1 if offset[0] == "+" else -1) * datetime.timedelta(hours=hours, minutes=minutes)
+    except (ValueError, OverflowError):
+        return None
+    return made
 
 
 def _whole(numbers: np.ndarray) -> bool:

@@ -224,6 +224,7 @@ def project(
     into: Path | None = None,
     labels: Path | None = None,
     vector: str | None = None,
+    supervise: str | None = None,
     drop_bad: Flag = False,
     numbers: Annotated[bool, Parameter(negative="--no-numbers")] = True,
     k: int = 15,
@@ -235,7 +236,7 @@ def project(
         feats: .npz with feats and labels, .npy, or .parquet with a column of vectors; may be larger than memory.
         output: The map, .npz or .parquet, with a JSON record beside it. Default: NAME.points.npz. The same command goes
             on with what a killed one has done.
-        method: tsne, umap, pca, localmap, pacmap, or a class such as sklearn.manifold.Isomap. auto: t-SNE up to 1,000,000
+        method: tsne, umap, densmap, pca, localmap, pacmap, or a class such as sklearn.manifold.Isomap. auto: t-SNE up to 1,000,000
             points, UMAP above.
         dims: Dimensions of the map.
         args: Parameters of the implementation: NAME=VALUE ...
@@ -251,6 +252,7 @@ def project(
         into: Place these points in a map that exists (pca, tsne, umap) instead of making one.
         labels: Label columns from another file: .csv or .parquet joined by id, .npy or .npz in the same order.
         vector: The array or column that holds the features.
+        supervise: A column that umap and densmap shall follow; points without a value are placed by their features alone.
         drop_bad: Leave out rows with NaN or infinity instead of stopping.
         numbers: Trustworthiness, kept neighbours, k-NN accuracy, silhouette.
         k: Neighbours that the numbers look at.
@@ -260,8 +262,10 @@ def project(
 
     out = output or feats.with_suffix(".points.npz")
     if into is not None:
-        if method != "auto" or args:
-            raise BadInput("--into uses the method and parameters of the map; leave out --method and --args")
+        if method != "auto" or args or supervise:
+            raise BadInput(
+                "--into uses the method and parameters of the map; leave out --method, --args and --supervise"
+            )
         placed = place_file(feats, into, out, labels=labels, vector=vector, progress=_progress())
         print(f"{out}: {placed.record['placed']} new points among {len(placed) - placed.record['placed']}")
         return
@@ -281,6 +285,7 @@ def project(
         bucket=bucket_size,
         labels=labels,
         vector=vector,
+        supervise=supervise,
         numbers=numbers,
         k=k,
         progress=_progress(),

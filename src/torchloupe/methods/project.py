@@ -117,7 +117,8 @@ class Task:
     """What an algorithm is given: x (N, d) float32 in memory, the number of dimensions of the map, and how to go about.
 
     begin (N, dims): places to begin from, for the algorithms that take steps (tsne, umap); None: as they choose.
-    metric: of the rows; x (N, N) holds distances where it is "precomputed".
+    metric: of the rows; x (N, N) holds distances where it is "precomputed". target (N,): what supervises the map, numbers of
+    classes (-1: not known) or quantities; None: nothing does.
     """
 
     x: np.ndarray
@@ -130,6 +131,7 @@ class Task:
     progress: Progress = quiet
     begin: np.ndarray | None = None
     metric: str = "euclidean"
+    target: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _parameters(of: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def algorithm(name: str) -> Algorithm:
-    """An algorithm by name (pca, tsne, umap, localmap, pacmap) or the import path of a scikit-learn style class.
+    """An algorithm by name (pca, tsne, umap, densmap, localmap, pacmap) or the import path of a scikit-learn style class.
 
     Raises BadInput for an unknown name, MissingPackage where its library is absent.
     """
@@ -216,14 +218,17 @@ def _whitened(coords: np.ndarray, axes: Axes, task: Task) -> np.ndarray:
 
 # --- t-SNE ----------------------------------------------------------------------------------------------------------
 
+SUPERVISED = ("umap", "densmap")
+STOPS = ("n_iter_without_progress", "min_grad_norm")
 LIBRARY_NEIGHBOURS = ("metric", "metric_params", "neighbors", "knn_kwargs")
 
 
 def _of_scikit_learn(given: Mapping[str, Any]) -> dict[str, Any]:
     """t-SNE's parameters by openTSNE's names, from those and scikit-learn's.
 
-    max_iter counts all steps, the exaggerated ones too; n_iter, as in openTSNE, those behind them.
-    Raises BadInput for a name beside its twin, and for what openTSNE has nothing of.
+    max_iter counts all steps, the exaggerated ones too; n_iter, as in openTSNE, those behind them. n_iter_without_progress and
+    min_grad_norm, of which openTSNE has nothing, stop our own descent (STOPS).
+    Raises BadInput for a name beside its twin.
     """
     found = dict(given)
 
@@ -233,11 +238,10 @@ def _of_scikit_learn(given: Mapping[str, Any]) -> dict[str, Any]:
             raise BadInput(f"tsne: {old} and {new} say the same; give one of the two")
         found[new] = value
 
-    for old in ("n_iter_without_progress", "min_grad_norm"):
-        if old in found:
-            raise BadInput(
-                f"tsne: openTSNE does not stop early, so {old} has no effect; --method sklearn.manifold.TSNE has it"
-            )
+    for name, least in (("n_iter_without_progress", 1), ("min_grad_norm", 0)):
+        value = found.get(name, least)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < np.inf:
+            raise BadInput(f"tsne: {name} {value!r}: expected a number, {least} or more")
     if "max_iter" in found:
         total, early = found["max_iter"], found.get("early_exaggeration_iter", 250)
         if not isinstance(total, int) or isinstance(total, bool) or total < 1:
@@ -261,7 +265,7 @@ def _tsne() -> Algorithm:
         import openTSNE
     except ImportError:
         raise need("openTSNE", "embed") from None
-    return Algorithm("tsne", "openTSNE", _parameters(openTSNE.TSNE), _run_tsne, _place_tsne, 4, True)
+    return Algorithm("tsne", "openTSNE", (*_parameters(openTSNE.TSNE), *STOPS), _run_tsne, _place_tsne, 4, True)
 
 
 def perplexity_for(total: int, parameters: Mapping[str, Any]) -> float:
@@ -282,10 +286,14 @@ def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     import openTSNE
 
     total = len(task.x)
-    options: dict[str, Any] = {"n_jobs": task.jobs, "random_state": task.seed, **task.parameters}
+    given = {name: value for name, value in task.parameters.items() if name not in STOPS}
+    options: dict[str, Any] = {"n_jobs": task.jobs, "random_state": task.seed, **given}
     options["perplexity"] = perplexity_for(total, task.parameters)
     if "negative_gradient_method" not in options:
         options["negative_gradient_method"] = _gradient(total, task.dims)
+    method, watched = options["negative_gradient_method"], None
+    if "min_grad_norm" in task.parameters:
+        watched = options["negative_gradient_method"] = Watched(method)
     if task.begin is not None:
         options["initialization"] = (task.begin - task.begin.mean(0)) / task.begin.std() * 1e-4
     if task.metric != "euclidean":
@@ -299,9 +307,10 @@ def _run_tsne(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
     del affinities
     plan = [(model.early_exaggeration_iter, model.early_exaggeration, model.initial_momentum)]
     plan.append((model.n_iter, model.exaggeration, model.final_momentum))
-    _descend(embedding, plan, task)
+    steps = _descend(embedding, plan, task, watched)
+    if steps < sum(rounds for rounds, _, _ in plan):
+        how["stopped_after"] = steps
     notes = {"kl_divergence": float(embedding.kl_divergence), "perplexity": options["perplexity"], **how}
-    method = options["negative_gradient_method"]
     notes["gradient"] = method if isinstance(method, str) else "exact"
     return np.asarray(embedding, np.float32), notes
 
@@ -393,25 +402,52 @@ def _neighbours(task: Task, count: int) -> Neighbours:
     return found
 
 
-def _descend(embedding: Any, plan: list[tuple[int, Any, float]], task: Task, step: int = 50) -> None:
+class Watched:
+    """A gradient of openTSNE's (bh or fft) or of ours that tells the norm of what it gave last, as scikit-learn counts it (4 x)."""
+
+    def __init__(self, method: Any) -> None:
+        from openTSNE import tsne
+
+        ways = {"fft": "fft", "interpolation": "fft", "infft": "fft"}
+        self.inner = (
+            method if callable(method) else getattr(tsne, f"kl_divergence_{ways.get(str(method).lower(), 'bh')}")
+        )
+        self.norm = np.inf
+
+    def __call__(self, *args: Any, **words: Any) -> tuple[float, np.ndarray]:
+        error, gradient = self.inner(*args, **words)
+        self.norm = 4 * float(np.linalg.norm(gradient))
+        return error, gradient
+
+
+def _descend(
+    embedding: Any, plan: list[tuple[int, Any, float]], task: Task, watched: Watched | None = None, step: int = 50
+) -> int:
     """Gradient descent in steps of 50; place, speed and gains are kept after each where there is a folder for them.
 
-    Each step starts from exactly what was kept, so a resumed run ends on the same picture.
+    Each step starts from exactly what was kept, so a resumed run ends on the same picture. Behind the exaggeration it ends early
+    where task.parameters say so (STOPS), as scikit-learn's does: no better KL divergence for so many steps, or a gradient of
+    so small a norm. How many steps were taken.
     """
     total, done = sum(rounds for rounds, _, _ in plan), 0
+    patience, least = (task.parameters.get(name) for name in STOPS)
     optimizer = embedding.optimizer
     before = task.kept.load("descent")
-    ready = int(before["done"]) if before else 0
+    ready, best, best_at, ended = 0, np.inf, 0, False
     if before:
         embedding[:] = before["places"]
         optimizer.gains, optimizer.update = before["gains"], before["update"]
         embedding.kl_divergence = float(before["kl"])
-    for rounds, exaggeration, momentum in plan:
+        ready, best, best_at = int(before["done"]), float(before["best"]), int(before["best_at"])
+        ended = bool(before["ended"])
+    for phase, (rounds, exaggeration, momentum) in enumerate(plan):
         for first in range(0, rounds, step):
             size = min(step, rounds - first)
             done += size
             if done <= ready:
                 continue
+            if ended:
+                return done - size
             embedding.optimize(
                 size,
                 exaggeration=exaggeration,
@@ -421,9 +457,16 @@ def _descend(embedding: Any, plan: list[tuple[int, Any, float]], task: Task, ste
                 callbacks_every_iters=size,
             )
             task.progress("t-SNE", done, total)
-            if done == total or task.kept.due():
+            if phase:
+                if embedding.kl_divergence < best:
+                    best, best_at = float(embedding.kl_divergence), done
+                ended = patience is not None and done - best_at > patience
+                ended = ended or (least is not None and watched is not None and watched.norm <= least)
+            if ended or done == total or task.kept.due():
                 state = {"places": np.asarray(embedding), "gains": optimizer.gains, "update": optimizer.update}
+                state |= {"best": np.array(best), "best_at": np.array(best_at), "ended": np.array(ended)}
                 task.kept.save("descent", done=np.array(done), kl=np.array(embedding.kl_divergence), **state)
+    return done
 
 
 def _place_tsne(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -446,14 +489,15 @@ def _place_tsne(task: Task, coords: np.ndarray, new: np.ndarray) -> np.ndarray:
 # --- UMAP, LocalMAP, PaCMAP, and classes from elsewhere ---------------------------------------------------------------
 
 
-def _umap() -> Algorithm:
+def _umap(name: str = "umap") -> Algorithm:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import umap
     except ImportError:
         raise need("umap-learn", "embed") from None
-    return Algorithm("umap", "umap-learn", _parameters(umap.UMAP), _run_umap, place_by_neighbours, 4, True)
+    run = partial(_run_umap, densmap=True) if name == "densmap" else _run_umap
+    return Algorithm(name, "umap-learn", _parameters(umap.UMAP), run, place_by_neighbours, 4, True)
 
 
 def _umap_options(task: Task) -> dict[str, Any]:
@@ -472,10 +516,16 @@ def _umap_options(task: Task) -> dict[str, Any]:
     return options
 
 
-def _run_umap(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
+def _run_umap(task: Task, densmap: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+    """UMAP, or densMAP: Narayan, Berger and Cho 2021, Assessing single-cell transcriptomic variability through
+    density-preserving data visualization, doi:10.1038/s41587-020-00801-7."""
     from torchloupe.methods.layout import Drawn, StepwiseUMAP
 
     total, options = len(task.x), _umap_options(task)
+    if densmap:
+        options["densmap"] = True
+    if task.target is not None:
+        options.setdefault("target_metric", "categorical" if task.target.dtype.kind in "iu" else "l2")
     how: dict[str, Any] = {"neighbours": "as umap-learn chooses"}
     if task.metric != "euclidean":
         options["metric"] = task.metric
@@ -488,7 +538,7 @@ def _run_umap(task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"umap.*")
         model = StepwiseUMAP(n_components=task.dims, **options, random_state=Drawn(task.seed))
         model.kept, model.progress = task.kept, task.progress
-        coords = model.fit_transform(task.x)
+        coords = model.fit_transform(task.x, task.target)
     lost = np.flatnonzero(~np.isfinite(coords).all(1))
     if len(lost):
         raise BadInput(
@@ -584,6 +634,7 @@ NAMED: dict[str, Callable[[], Algorithm]] = {
     "pca": _pca,
     "tsne": _tsne,
     "umap": _umap,
+    "densmap": lambda: _umap("densmap"),
     "localmap": lambda: _pacmap("localmap", "LocalMAP"),
     "pacmap": lambda: _pacmap("pacmap", "PaCMAP"),
 }
@@ -687,17 +738,19 @@ def project(
     jobs: int | None = None,
     work: Path | None = None,
     begin: np.ndarray | None = None,
+    target: np.ndarray | None = None,
     progress: Progress = quiet,
     started: Callable[[Plan], None] | None = None,
 ) -> Projection:
     """Project feature rows (N, D) to a map (N, dims).
 
-    method: pca, tsne, umap, localmap, pacmap, auto (as choose says) or a class's import path.
+    method: pca, tsne, umap, densmap, localmap, pacmap, auto (as choose says) or a class's import path.
     parameters: passed to the implementation under its own names. reduce: PCA to so many dimensions first; None: when
     rows are wider than 512 (to 256) or more than 300,000 (to 64); 0: never. neighbours: exact, approximate, or auto
     (exact up to 20,000 points). bucket: project independent buckets of so many rows (their places cannot be compared).
     work: a folder for what a killed run needs to go on; the same call continues from it. begin (N, dims): places that
-    t-SNE and UMAP begin from, so that two maps can be compared. started: told the plan.
+    t-SNE and UMAP begin from, so that two maps can be compared. target (N,): what supervises umap and densmap, see Task. started:
+    told the plan.
     Raises BadInput for an unknown method, parameter or dimension and for too few points.
     """
     chosen = algorithm(choose(len(rows)) if method == "auto" else method)
@@ -709,6 +762,10 @@ def project(
     chosen.check(given)
     if rows.metric == "precomputed" and bucket is not None:
         raise BadInput("metric precomputed: distances cannot be cut into buckets; leave out --bucket-size")
+    if target is not None and chosen.name not in SUPERVISED:
+        raise BadInput(f"{chosen.name} cannot be supervised by labels; {' and '.join(SUPERVISED)} can")
+    if target is not None and (len(target) != len(rows) or not np.isfinite(target).all()):
+        raise BadInput(f"{len(target)} targets for {len(rows)} rows; every row needs one, and a finite one")
     if dims < 1:
         raise BadInput(f"{dims} dimensions: expected 1, 2, 3 or more")
     if neighbours not in ("auto", "exact", "approximate"):
@@ -726,9 +783,11 @@ def project(
     if started is not None:
         started(plan)
     begun = time.monotonic()
-    kept = Kept(work, _key(rows, chosen, given, dims, seed, to, neighbours, bucket, _told(begin)) if work else "")
+    kept = Kept(
+        work, _key(rows, chosen, given, dims, seed, to, neighbours, bucket, _told(begin), _told(target)) if work else ""
+    )
     x, variance = _reduced_rows(rows, to, seed, kept, progress)
-    task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress, begin, rows.metric)
+    task = Task(x, dims, seed, given, neighbours, plan.cores, kept, progress, begin, rows.metric, target)
     coords, notes = _run(chosen, task, spans)
     record: dict[str, Any] = {
         "kind": "projection",
@@ -783,7 +842,11 @@ def _run(chosen: Algorithm, task: Task, spans: list[tuple[int, int]]) -> tuple[n
         with _threads_of_torch():
             if len(spans) == 1:
                 return _mapped(chosen, task)
-            parts = [_mapped(chosen, replace(task, x=task.x[a:b], kept=Kept(None)))[0] for a, b in spans]
+            own = [None if task.target is None else task.target[a:b] for a, b in spans]
+            pieces = zip(spans, own, strict=True)
+            parts = [
+                _mapped(chosen, replace(task, x=task.x[a:b], kept=Kept(None), target=t))[0] for (a, b), t in pieces
+            ]
             return np.concatenate(parts), {}
     except (TypeError, ValueError) as error:
         if isinstance(error, BadInput):
@@ -809,7 +872,8 @@ def _mapped(chosen: Algorithm, task: Task) -> tuple[np.ndarray, dict[str, Any]]:
         return chosen.run(task)
     order = nearby(task.x, task.seed)
     begin = None if task.begin is None else task.begin[order]
-    sorted_map, notes = chosen.run(replace(task, x=task.x[order], begin=begin))
+    target = None if task.target is None else task.target[order]
+    sorted_map, notes = chosen.run(replace(task, x=task.x[order], begin=begin, target=target))
     coords = np.empty_like(sorted_map)
     coords[order] = sorted_map
     return coords, notes

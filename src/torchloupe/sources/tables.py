@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest, need
-from torchloupe.points import LABELS, Pieces, Points, as_column
+from torchloupe.points import LABELS, Pieces, Points, as_column, date_of
 from torchloupe.store.reading import reading
 
 FEATS = ("feats", "features", "embeddings", "embedding", "X", "x")
 GAPS = ("", "nan", "na", "n/a", "null", "none")
-DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?Z?)?")
 NAMES = {"id": "ids", "label": LABELS, "__index_level_0__": "ids"}
 LARGE = 1 << 30
 Columns = dict[str, np.ndarray]
@@ -173,9 +172,10 @@ def _numeric(values: list[str]) -> np.ndarray:
 
 
 def _date(text: str) -> np.datetime64:
-    if not DATE.fullmatch(text.strip()):
+    found = date_of(text)
+    if found is None:
         raise ValueError(text)
-    return np.datetime64(text.strip().removesuffix("Z").replace(" ", "T"), "us")
+    return np.datetime64(found, "us")
 
 
 def pyarrow() -> Any:
