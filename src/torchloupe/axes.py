@@ -79,7 +79,7 @@ class Layout:
         if self.bins:
             raw = self._stretched(raw)
         left, _, right = self.pattern.partition("->")
-        known = {"n": n, **self._lengths(raw, size)}
+        known = {"n": n, **self._lengths(raw, size, n)}
         try:
             return rearrange(raw, f"{left} -> {right or self._right()}", **known)
         except EinopsError as error:
@@ -152,7 +152,7 @@ class Layout:
         scales = raw.split(list(self.bins), dim=-1)
         return torch.cat([scale.repeat_interleave(rows // scale.shape[-1], -1) for scale in scales], dim=1)
 
-    def _lengths(self, raw: Tensor, size: Size | None) -> dict[str, int]:
+    def _lengths(self, raw: Tensor, size: Size | None, n: int) -> dict[str, int]:
         """The sizes, and rows and columns where one axis holds them and they are not given."""
         known = dict(self.sizes)
         folded = next((part for part in self._parts() if {"h", "w"} <= set(re.findall(r"\w+", part))), "")
@@ -160,10 +160,11 @@ class Layout:
             return known
         tokens = raw.shape[self.axis("h")]
         others = [letter for letter in re.findall(r"\w+", folded) if letter not in "hw"]
-        open_ = [letter for letter in others if letter not in known]
+        lengths = {"n": n, **known}
+        open_ = [letter for letter in others if letter not in lengths]
         if open_:
             raise BadInput(f"layout {self.pattern!r}: the length of {open_[0]!r} is not known; give it with sizes")
-        each = math.prod(known[letter] for letter in others)
+        each = math.prod(lengths[letter] for letter in others)
         found = grid(tokens // each, size) if tokens % each == 0 else None
         if found is None:
             of = "" if each == 1 else f", {each} times,"

@@ -90,12 +90,18 @@ class Batch:
     def take(self, index: Sequence[int] | Tensor) -> Batch:
         """The samples of these numbers, in this order; a number may stand several times."""
         where = torch.as_tensor(index, dtype=torch.long)
-        return self._rows(where, self.x.index_select(self._n_axis, where.to(self.x.device)))
+        axis, at = self._n_axis, where.to(self.x.device)
+        if "(n" not in self.layout.pattern:
+            return self._rows(where, self.x.index_select(axis, at))
+        apart = self.x.unflatten(axis, (self.n, -1))  # several rows a sample
+        return self._rows(where, apart.index_select(axis, at).flatten(axis, axis + 1))
 
     def spread(self, count: int) -> Batch:
         """One sample as count samples, whose input is a view, not a copy. Errors: BadInput for more than one sample."""
         if self.n != 1:
             raise BadInput(f"spread takes one sample, not {self.n}")
+        if "(n" in self.layout.pattern:
+            return self.take([0] * count)
         shape = list(self.x.shape)
         shape[self._n_axis] = count
         return self._rows(torch.zeros(count, dtype=torch.long), self.x.expand(shape))
@@ -210,6 +216,7 @@ class Subject:
     extra_tokens: how many tokens before those of the picture there are, where it was said; None: it is found.
     example: samples of the kind that the model takes, where that is no picture; or None.
     tower: how texts are put beside its pictures, or None for a model that knows no words.
+    speaker: (what is said to it, answers) -> a subject whose classes are those answers; None for a model that does not write.
     """
 
     module: nn.Module
@@ -226,6 +233,7 @@ class Subject:
     extra_tokens: int | None = None
     example: Batch | None = None
     tower: TextTower | None = None
+    speaker: Callable[[str, Sequence[str]], Subject] | None = None
     recordings: Recordings | None = None
 
     @property

@@ -34,6 +34,7 @@ def cam(
     save: Annotated[Path, Parameter(name=["--save", "--save-path"])] = Path("out"),
     like: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     templates: Words | None = None,
+    asking: Annotated[str | None, Parameter(name="--say")] = None,
     aug_smooth: Annotated[bool, Parameter(negative="")] = False,
     eigen_smooth: Annotated[bool, Parameter(negative="")] = False,
     option: Words | None = None,
@@ -73,6 +74,7 @@ def cam(
         save: Folder to write to; or a picture's name, where exactly one is drawn.
         like: Of a model that gives embeddings: pictures to which the similarity is explained. Default: the embedding's length.
         templates: Sentences around the texts of --target, with {} for them: "a photo of {}" "a drawing of {}"; their mean is asked.
+        asking: What a vision-language model is asked; --target answer:red then explains the probability of that answer.
         aug_smooth: Mean over six views: mirrored or not, times the input scaled by 0.9, 1.0 and 1.1.
         eigen_smooth: First principal component of activation x weight in place of the sum over channels.
         option: Options of the methods, key=value: steps=64 samples=20 window=32 fast=True quadrature=gauss-legendre ...
@@ -111,6 +113,7 @@ def cam(
         "threshold": threshold,
         "like": like,
         "templates": templates,
+        "say": asking,
         "aug_smooth": aug_smooth,
         "eigen_smooth": eigen_smooth,
     }

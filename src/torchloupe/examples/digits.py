@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchloupe.axes import resize
 from torchloupe.errors import BadInput, NoGradient, need
 from torchloupe.methods.cam import cams
-from torchloupe.methods.registry import Method
+from torchloupe.methods.registry import Method, needs_attention
 from torchloupe.methods.registry import ours as every
 from torchloupe.metrics.judge import Judgement, judge
 from torchloupe.metrics.place import placed
@@ -46,7 +46,16 @@ TEST_PHOTOGRAPHS = ("coffee", "grass", "gravel", "moon")
 TEST_DIGITS = 450
 # Slow methods are asked only the first of this many parts of the questions.
 SLOW = {"smooth_gradcam_pp": 4, "ablationcam": 4, "smoothgrad": 8, "integrated_gradients": 8}
-SLOW |= {"scorecam": 8, "occlusion": 16, "sscam": 40, "iscam": 40}
+SLOW |= {
+    "scorecam": 8,
+    "occlusion": 16,
+    "sscam": 40,
+    "iscam": 40,
+    "rise": 40,
+    "gscorecam": 8,
+    "vitcx": 16,
+    "gradient_shap": 8,
+}
 Box = tuple[int, int, int, int]
 Progress = Callable[[], None]
 
@@ -80,7 +89,7 @@ class Scenes:
 
 def ours() -> dict[str, Method]:
     """The methods that have a meaning for a convolutional network."""
-    return {name: fn for name, fn in every().items() if fn.__module__ != "torchloupe.methods.attention"}
+    return {name: fn for name, fn in every().items() if not needs_attention(fn)}
 
 
 def material(seed: int = 0) -> tuple[Material, Material]:

@@ -110,7 +110,7 @@ class Heatmaps:
 
         batch: the k other pictures; found: method -> Maps of them, whose question of this number is the likeness to this one.
         """
-        pictures = np.stack([_picture(batch, i)[0] for i in range(batch.n)])
+        pictures = np.stack([_picture(batch, i, False)[0] for i in range(batch.n)])
         maps = {
             (m, layer): _numbers(values[question]) for m, one in found.items() for layer, values in one.maps.items()
         }

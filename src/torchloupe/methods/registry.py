@@ -91,6 +91,11 @@ def librates(fn: Method) -> bool:
     return bool(getattr(fn, "needs_grad", False)) or fn.__name__ in BY_GRADIENT
 
 
+def needs_attention(fn: Method) -> bool:
+    """Whether a method is of attention alone, and refuses networks without any."""
+    return fn.__module__ in ("torchloupe.methods.attention", "torchloupe.methods.dense")
+
+
 def _librated(probe: Any) -> Any:
     from torchloupe.methods.libra import librated
 

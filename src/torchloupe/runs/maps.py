@@ -24,10 +24,12 @@ from torchloupe.runs.run import Job
 from torchloupe.sources.images import read
 from torchloupe.sources.items import Item, item_at, of_file
 from torchloupe.sources.safe import state_sha256
+from torchloupe.sources.speakers import ANSWER
 from torchloupe.store import key, plain, sha256
 from torchloupe.store.reading import reads
 from torchloupe.targets.boxes import boxes, regions
 from torchloupe.targets.classes import Each, class_index
+from torchloupe.targets.contrast import BETWEEN
 from torchloupe.targets.embedding import Like, Norm, embedding_words, rows
 from torchloupe.targets.pose import Peaks, surest
 from torchloupe.targets.texts import Texts, text_words, texts
@@ -65,6 +67,7 @@ class Explaining:
             self.options["eigen_smooth"] = True
         self.subject = sources.subject(**job.model)
         self.spec = str(job.model["model"])
+        self._say(ask, list(ask["target"] or ()))
         if self.subject.prepare is None and self.subject.recordings is None:
             raise BadInput(
                 f"model {self.spec!r}: it is not known what it takes; a sample of it says so (--example FILE), or use it from "
@@ -96,6 +99,7 @@ class Explaining:
                 "aug_smooth": self.aug,
                 "target": words or ["predicted"],
                 **({"templates": list(ask["templates"])} if ask.get("templates") else {}),
+                **({"say": self.subject.notes["prompt"]} if ask.get("say") else {}),
                 **({"tokenizer": self.subject.tower.digest} if words and self.subject.tower is not None else {}),
                 "each": bool(ask["each"]),
                 "explain": ask["explain"],
@@ -139,6 +143,27 @@ class Explaining:
 
     def _read(self, files: Sequence[Path]) -> Any:
         return read(files[0]) if self.subject.recordings is None else self.subject.recordings.read(files)
+
+    def _say(self, ask: Mapping[str, Any], words: Sequence[str]) -> None:
+        """The model asked what is said to it, where it writes. Errors: BadInput for one that does not, or that is told nothing."""
+        say = ask.get("say")
+        if self.subject.speaker is None:
+            if say is not None:
+                raise BadInput(f"--say is for models that look and write; {self.spec!r} is a {self.subject.kind}")
+            return
+        if not say or not str(say).strip():
+            raise BadInput(
+                f"{self.spec!r} answers questions; ask one: --say 'What colour is the bus?' --target {ANSWER}red"
+            )
+        sides = [side.strip() for word in words for side in f" {word} ".split(BETWEEN)]
+        wrong = next((side for side in sides or [""] if not side.startswith(ANSWER)), None)
+        if wrong is not None or ask["each"]:
+            raise BadInput(
+                f"target {wrong or '--each'!r}: of a model that writes the probability of a word is explained; give --target {ANSWER}WORD, or "
+                f"'{ANSWER}red - {ANSWER}blue'"
+            )
+        self.subject = self.subject.speaker(str(say), list(dict.fromkeys(sides)))
+        self.notices.append(f"said: {self.subject.notes['prompt']!r}")
 
     def _factory(self) -> list[str]:
         scheme, _, rest = self.spec.partition(":")

@@ -20,6 +20,7 @@ from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, channels, finish, framework, split_spec
 from torchloupe.sources.preparation import Preparation, resize_crop
 from torchloupe.sources.recordings import Sound
+from torchloupe.sources.speakers import is_speaker, speaker
 from torchloupe.sources.texts import of_transformers
 from torchloupe.store import sha256
 
@@ -113,6 +114,7 @@ def _class(library: Any, config: Any) -> Any:
         "SemanticSegmentation",
         "VideoClassification",
         "AudioClassification",
+        "ImageTextToText",
     )
     for auto in (*(getattr(library, f"AutoModelFor{task}") for task in tasks), library.AutoModel):
         if type(config) in auto._model_mapping:
@@ -142,6 +144,8 @@ def _note(source: str, info: Mapping[str, Any]) -> dict[str, Any]:
 
 def _finish(module: nn.Module, source: str | None, options: Options, notes: dict[str, Any]) -> Subject:
     config = module.config
+    if is_speaker(module):
+        return speaker(finish(module, options, None, notes=notes), source)
     names = getattr(config, "id2label", None) or {}
     example = _example(config, options)
     frame = sound = None

@@ -21,7 +21,7 @@ BETWEEN = " - "
 class Contrast:
     """One class less another:  Y = y_c - y_d;  or less those most like it:  Y = sum_d p_d (y_c - y_d) / sum_d p_d
 
-    pairs: (class, other), by index or name; other None: the `alike` classes whose logits are nearest to y_c, chosen on the unchanged
+    pairs: (class, other), by index or name; other None: the `alike` classes (or all others, where there are fewer) whose logits are nearest to y_c, chosen on the unchanged
     input, weighted by their softmax probabilities p there. Output (n, classes) -> scores (k, n).
     Errors: BadInput for unknown classes, and a class less itself.
     Source: Zhang et al. 2025, Finer-CAM, CVPR, arXiv:2501.11309 (gamma 1).
@@ -40,18 +40,19 @@ class Contrast:
         """{"classes": (n, k), "against": (n, k, m), "weight": (n, k, m)}; of a single other class the weight stands at its place alone."""
         logits = check_logits(output, batch).detach()
         count = logits.shape[1]
-        if not 1 <= self.alike < count:
-            raise BadInput(f"{self.alike} classes alike of {count}; expected 1 to {count - 1}")
+        if self.alike < 1 or count < 2:
+            raise BadInput(f"{self.alike} classes alike of {count}; expected 1 or more, of two classes or more")
+        alike = min(self.alike, count - 1)
         chance = logits.softmax(1)
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for wanted, other in self.pairs:
             mine = class_index(wanted, self.names, count)
-            against = torch.zeros(batch.n, self.alike, dtype=torch.long, device=logits.device)
-            weight = torch.zeros(batch.n, self.alike, dtype=logits.dtype, device=logits.device)
+            against = torch.zeros(batch.n, alike, dtype=torch.long, device=logits.device)
+            weight = torch.zeros(batch.n, alike, dtype=logits.dtype, device=logits.device)
             if other is None:
                 gap = (logits - logits[:, mine : mine + 1]).abs()
                 gap[:, mine] = torch.inf
-                against = gap.topk(self.alike, dim=1, largest=False).indices
+                against = gap.topk(alike, dim=1, largest=False).indices
                 weight = chance.gather(1, against)
                 weight = weight / weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
             else:
