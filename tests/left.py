@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import types
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,3 +173,8 @@ def _scope() -> str | None:
     scope = getattr(registry, "DefaultScope", None)
     current = scope.get_current_instance() if scope is not None else None
     return None if current is None else str(current.scope_name)
+
+
+def hidden(folder: Path) -> list[str]:
+    """Hidden files anywhere in a folder, such as drafts and locks, but for those that say what a run was asked of which samples."""
+    return sorted(path.name for path in folder.rglob(".*") if not re.fullmatch(r"\.(\w+\.)?job\.(json|ids)", path.name))

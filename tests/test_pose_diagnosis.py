@@ -21,6 +21,7 @@ import diagnosis
 import numpy as np
 import pytest
 import torch
+from left import hidden
 from PIL import Image
 from torch import nn
 
@@ -123,7 +124,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_result(
     assert len(Stream(run, "ig").ids()) == after - 1
     assert main(command) == 0
     assert same(contents(run), contents(done))
-    assert not list(run.rglob(".*"))
+    assert hidden(run) == []
 
 
 def test_a_run_killed_from_outside_leaves_whole_files_only(bench: Path, done: Path, tmp_path: Path) -> None:
@@ -356,7 +357,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
         run(work, stream, batch=1)
     assert stream.ids() == ["0"]
     assert stream.arrays("0")["a"].tolist() == [0, 1, 2]
-    assert not list(tmp_path.rglob(".*"))
+    assert hidden(tmp_path) == []
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

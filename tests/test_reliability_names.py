@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from left import hidden
 from PIL import Image
 
 from torchloupe import store
@@ -45,10 +46,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(module, None)
 
 
-def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob(".*")]
-
-
 def test_cam_explains_every_one_of_them(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["cam", "pics", *MODEL, "--save", "out", "--target", "0", "--compare", "--dpi", "40"]
     assert main(command) == 0
@@ -63,7 +60,7 @@ def test_cam_explains_every_one_of_them(place: Path, capsys: pytest.CaptureFixtu
     assert main(command) == 0
     assert main(["draw", "out", "--save", "again", "--format", "svg"]) == 0
     assert len(list(Path("again").glob("*.svg"))) == len(NAMES)
-    assert leftovers(place) == []
+    assert hidden(place) == []
 
 
 @pytest.mark.parametrize("goal", ["feats.npz", "feats.parquet"])
@@ -73,14 +70,14 @@ def test_embed_embeds_them_with_their_labels(place: Path, goal: str) -> None:
     assert len(set(points.ids.tolist())) == len(NAMES)
     assert set(points.column("labels").tolist()) == {"a", r"b\xe9"}
     assert r"b\xe9/esc\x1b[31m.png" in points.ids.tolist() or r"a/esc\x1b[31m.png" in points.ids.tolist()
-    assert leftovers(place) == []
+    assert hidden(place) == []
 
 
 def test_browse_shows_them(place: Path) -> None:
     assert main(["browse", "folder:pics", "--output-dir", "out", "--mode", "original"]) == 0
     assert len(list(Path("out").glob("0*.png"))) == len(NAMES)
     assert (Path("out") / "index.html").read_text(encoding="utf-8").count("<figcaption>") == len(NAMES) + 1
-    assert leftovers(place) == []
+    assert hidden(place) == []
 
 
 def test_features_draws_them(place: Path) -> None:
@@ -88,7 +85,7 @@ def test_features_draws_them(place: Path) -> None:
     more = ["--at", "stage", "--topk", "1", "--arrangement", "1", "1", "--dpi", "40"]
     assert main(["features", *some, *MODEL, *more, "-o", "out"]) == 0
     assert len((Path("out") / "statistics.csv").read_text(encoding="utf-8").splitlines()) >= len(some)
-    assert leftovers(place) == []
+    assert hidden(place) == []
 
 
 def test_a_name_that_is_not_utf_8_may_be_given_itself(place: Path) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from left import hidden
 
 from torchloupe import store
 from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError
 from torchloupe.kinds.maps import Heatmaps
-from torchloupe.runs.found import results
+from torchloupe.runs.found import results, store_of
 from torchloupe.runs.run import Job, run
 from torchloupe.store import Artifact
 from torchloupe.store.results import LEFT_OUT, Files
@@ -94,6 +95,24 @@ def test_a_sample_that_is_missing_is_computed_in_its_old_company(tmp_path: Path)
     assert contents(tmp_path) == want
 
 
+@pytest.mark.parametrize("kind", ["files", "shards"])
+def test_samples_that_are_added_add_their_own_work_alone(tmp_path: Path, kind: str) -> None:
+    class Some(Sums):
+        def ids(self) -> Sequence[str]:
+            return [f"{i:02}" for i in range(0, 24, self.count)]
+
+    first, more = Some(2), Some(1)
+    run(first, store_of(tmp_path, kind, 12, {}), batch=4)
+    found = results(tmp_path)
+    before = {id: found.store.read(id).arrays["y"].tobytes() for id in found}
+    assert run(more, store_of(tmp_path, kind, 24, {}), batch=4).made == 12
+    assert [id for group in more.asked_for for id in group] == [f"{i:02}" for i in range(1, 24, 2)]
+    found = results(tmp_path)
+    assert all(found.store.read(id).arrays["y"].tobytes() == y for id, y in before.items())
+    (tmp_path / ".job.ids").write_text("damaged")
+    assert run(more, store_of(tmp_path, kind, 24, {}), batch=4).before == 24
+
+
 def test_another_question_is_asked_again(tmp_path: Path) -> None:
     run(Sums(), Files(tmp_path), batch=4)
     assert run(Sums(scale=2.0), Files(tmp_path), batch=4).made == 11
@@ -141,7 +160,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         go.set()
         first.join()
     assert run(Sums(), Files(tmp_path)).before == 11
-    assert not list(tmp_path.glob(".*"))
+    assert hidden(tmp_path) == []
 
 
 def test_kills_cost_nothing_that_was_done(tmp_path: Path) -> None:
@@ -168,7 +187,7 @@ def test_kills_cost_nothing_that_was_done(tmp_path: Path) -> None:
     assert len(contents(root)) == 5
     assert run(Sums(), Files(root), batch=3).before == 5
     assert contents(root) == contents(tmp_path / "whole")
-    assert not list(root.glob(".*"))
+    assert hidden(root) == []
 
 
 def test_a_job_is_plain_data() -> None:

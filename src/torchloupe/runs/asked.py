@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,29 @@ def note(results: Results, told: Mapping[str, Any]) -> None:
 def forget(results: Results) -> None:
     """Leave no words beside no results."""
     if all(entry.name.startswith(".") for entry in results.root.glob("*")):
-        _place(results).unlink(missing_ok=True)
+        for path in (_place(results), _place(results).with_suffix(".ids")):
+            path.unlink(missing_ok=True)
+
+
+def ordered(results: Results, ids: Sequence[str]) -> list[str]:
+    """The samples in the order in which batches are cut: those of the last run here as they were, new ones behind them.
+
+    So samples that are added later add their own work alone, and what was there stays in its company. The order is kept.
+    """
+    path = _place(results).with_suffix(".ids")
+    try:
+        before = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):  # none yet, or damaged: it is made anew
+        before = []
+    if not before or before == list(ids):
+        found = list(ids)
+    else:
+        wanted = dict.fromkeys(ids)
+        known = dict.fromkeys(id for id in before if id in wanted)
+        found = [*known, *(id for id in wanted if id not in known)]
+    if found != before:
+        whole(path, "".join(json.dumps(id) + "\n" for id in found))
+    return found
 
 
 def noted(results: Results) -> Mapping[str, Any]:

@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError, LoupeWarning
 from torchloupe.kinds import Kind
 from torchloupe.named import called, is_path, own
-from torchloupe.runs.asked import described, forget, note, noted, reopened
+from torchloupe.runs.asked import described, forget, note, noted, ordered, reopened
 from torchloupe.runs.progress import Progress, progress
 from torchloupe.store import Artifact, held, key, plain
 from torchloupe.store.results import Results
@@ -70,6 +70,20 @@ class Asking:
     def do(self, ids: Sequence[str]) -> Iterable[tuple[str, Any]]:
         """See `Work.do`."""
         return self.answer(ids)
+
+
+class Ordered:
+    """A work whose samples come in another order; all else is the work's own."""
+
+    def __init__(self, work: Work, ids: Sequence[str]) -> None:
+        self.work, self._ids = work, ids
+
+    def ids(self) -> Sequence[str]:
+        """See `Work.ids`."""
+        return self._ids
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.work, name)
 
 
 OPENERS: dict[str, str] = {
@@ -206,6 +220,7 @@ def run(
         if asked is not None:
             told = {"job": asked.plain(), "plan": asdict(plan), "store": described(results), "folder": os.getcwd()}
             note(results, told)
+        mine = cast(Work, Ordered(mine, ordered(results, mine.ids())))
         since = time.monotonic()
         try:
             with progress(what, len(mine.ids())) as bar:
@@ -250,8 +265,9 @@ def loop(
     ids, batch, new, before = work.ids(), plan.batch, 0, 0
     failed: dict[str, str] = {}
     watch = watch or Watch(plan.timeout)
-    if hasattr(work, "part"):
-        work.part = bar.part
+    inner = work.work if isinstance(work, Ordered) else work
+    if hasattr(inner, "part"):
+        inner.part = bar.part
 
     def left_out(id: str, error: LoupeError) -> None:
         if plan.strict:

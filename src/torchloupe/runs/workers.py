@@ -22,9 +22,9 @@ from threading import Timer
 from typing import Any
 
 from torchloupe.errors import BadInput, LoupeError, need
-from torchloupe.runs.asked import described, reopened
+from torchloupe.runs.asked import described, ordered, reopened
 from torchloupe.runs.progress import Progress
-from torchloupe.runs.run import Engine, Job, Plan, Summary, Watch, Work, loop
+from torchloupe.runs.run import Engine, Job, Ordered, Plan, Summary, Watch, Work, loop
 from torchloupe.store.files import whole
 from torchloupe.store.results import Files, Results
 
@@ -274,6 +274,7 @@ class Doing:
             job = replace(job, model={**job.model, "device": _device(rank)})
         self.work = self._said(job.open)
         if self.work is not None:
+            self.work = Ordered(self.work, ordered(self.results, self.work.ids()))
             self._said(lambda: self.results.begin(self.work.about()))
 
     def do(self, batches: Sequence[int]) -> int:
