@@ -265,7 +265,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, where: str) -> None:
     script = (
         "import sys, time\n"
         "from torchloupe import cli\n"
-        "def slow():\n"
+        "def slow(asked):\n"
         "    print('ready', flush=True)\n"
         "    try:\n"
         "        time.sleep(30)\n"
@@ -302,7 +302,7 @@ def test_code_of_users_that_ends_the_program_or_eats_all_memory(
 
 
 def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def warned() -> Any:
+    def warned(_asked: str) -> Any:
         warnings.warn("two\nlines\udce9", LoupeWarning, stacklevel=2)
         raise KeyboardInterrupt
 
