@@ -17,6 +17,7 @@ import numpy as np
 
 from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.kinds.film import Film
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
 from torchloupe.methods.clusters import CLUSTER, ERRORS, PREDICTED, Group, are_wrong, clusters, errors, groups, spectral
 from torchloupe.methods.kept import Progress, quiet
@@ -290,7 +291,90 @@ def compare_files(
     one = _mapped(a, method, dims, seed, begin, options)
     two = _mapped(b, method, one.feats.shape[1], seed, begin if begin is not None else one.feats, options)
     aligned = procrustes(one.feats, two.feats)
-    return one, two.moved(aligned.coords, two.record), aligned, cka
+    return one, two.moved(aligned.as_wide_as(np.asarray(one.feats, np.float64)), two.record), aligned, cka
+
+
+def film_files(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    names: Sequence[str] = (),
+    method: str = "auto",
+    dims: int = 2,
+    seed: int = SEED,
+    k: int = 15,
+    jobs: int | None = None,
+    progress: Progress = quiet,
+) -> Film:
+    """The maps of several checkpoints' features, in their order, as a film: the same samples, by id.
+
+    Each map (t-SNE, UMAP) begins from the places of the one before, with the whole of its schedule, and is laid on it by rotation,
+    mirror and shift; all have the same spread, and the same features twice are the same map. out: .npz. The record tells what every map keeps of its
+    own features, and its disparity from the one before.
+    """
+    out = check_writable(out, *paths)
+    if out.suffix != ".npz":
+        raise BadInput(f"{out}: a film is written as .npz")
+    if len(paths) < 2:
+        raise BadInput(f"{len(paths)} file of features: a film needs two or more")
+    called = [str(name) for name in names] or [Path(path).stem for path in paths]
+    if len(called) != len(paths):
+        raise BadInput(f"{len(called)} names for {len(paths)} files; give one a file")
+    held = _shared([read_points(path) for path in paths], paths)
+    maps: list[np.ndarray] = []
+    told: list[dict[str, Any]] = []
+    record: Mapping[str, Any] = {}
+    for i, (points, path) in enumerate(zip(held, paths, strict=True)):
+        if points.record.get("kind") == "projection":
+            raise BadInput(f"{path}: a map; a film is made of features")
+        progress("maps", i, len(paths))
+        rows = _named_file(path, lambda points=points: prepare(points.feats))  # type: ignore[misc]
+        last = i > 0 and np.array_equal(held[i - 1].feats, points.feats)
+        if last:
+            coords = maps[-1]
+        else:
+            made = project(rows, method, dims, seed=seed, begin=maps[-1] if maps else None, jobs=jobs)
+            record, coords = made.record, made.coords
+        aligned = procrustes(maps[-1], coords) if maps else None
+        laid = coords - coords.mean(0) if aligned is None else aligned.as_wide_as(maps[-1])
+        maps.append((laid / (np.sqrt((laid**2).sum(1).mean()) or 1)).astype(np.float32))
+        found = _numbers(rows, maps[-1], points.labels, k, seed)
+        own = found.record()
+        own.pop("worst", None)
+        told.append(
+            {"name": called[i], "features": str(path), **own, "disparity": aligned.disparity if aligned else None}
+        )
+    progress("maps", len(paths), len(paths))
+    about = {
+        name: record[name] for name in ("method", "library", "parameters", "metric", "dims", "seed") if name in record
+    }
+    about = {"kind": "film", **about, "maps": told, "torchloupe": __version__}
+    columns = {name: values for name, values in held[-1].columns.items() if name not in (PREDICTED, ERRORS)}
+    film = Film(np.stack(maps), np.array(called), held[-1].ids, columns, plain(about))
+    with aside(out, out.with_suffix(".json")) as (data, words):
+        write_arrays(data, film.arrays())
+        words.write_text(json.dumps(film.record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return film
+
+
+def _shared(held: Sequence[Points], paths: Sequence[str | Path]) -> list[Points]:
+    """The samples that all have, in the order of the first."""
+    places = [{name: row for row, name in enumerate(numbered(points.ids.tolist()))} for points in held]
+    for points, path in zip(held[1:], paths[1:], strict=True):
+        _equally_often(held[0], points, paths[0], path)
+    both = [name for name in places[0] if all(name in place for place in places)]
+    if len(both) < 4:
+        raise BadInput(
+            f"{len(both)} ids are in all of {', '.join(map(str, paths))}; a film needs the same samples in all"
+        )
+    most = max(map(len, held))
+    if len(both) < most:
+        warnings.warn(
+            f"{len(both)} samples are in all files; of the others, up to {most - len(both)}, none is shown",
+            LoupeWarning,
+            3,
+        )
+    return [points.take(np.array([place[name] for name in both])) for points, place in zip(held, places, strict=True)]
 
 
 def _first_places(feats: np.ndarray, dims: int, seed: int) -> np.ndarray | None:

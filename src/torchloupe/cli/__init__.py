@@ -67,6 +67,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "torchloupe.cli.embed:compare_points",
         "Two models or checkpoints on the same samples: maps side by side, aligned, with the points that moved most.",
     ),
+    "film": (
+        "torchloupe.cli.embed:film",
+        "A film of training: the same samples through several checkpoints, map after map.",
+    ),
     "adjust-3d": (
         "torchloupe.cli.embed:adjust_3d",
         "Turn a 3-D map in the browser, save the view, and redraw the picture from it.",

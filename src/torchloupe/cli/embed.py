@@ -428,6 +428,45 @@ def compare_points(
     print(f"{output}: {caption}")
 
 
+def film(
+    *feats: Path,
+    output: Output = Path("film.npz"),
+    names: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    method: str = "auto",
+    dims: Annotated[int, Parameter(name=["--dims", "-e"])] = 2,
+    cmap: str | None = None,
+    dpi: int = 100,
+    seed: int = 1597,
+    look: Annotated[Drawing, Parameter(name="*")] = DEFAULT_LOOK,
+) -> None:
+    """A film of training: the same samples through several checkpoints, map after map.
+
+    Each map begins from the one before and is laid on it. What lies on disk is redrawn by loupe draw.
+
+    Parameters:
+        feats: Features of the checkpoints, in order; samples are matched by id.
+        output: The maps, .npz, with their numbers in JSON beside it; the picture has its name.
+        names: What the maps are called. Default: the files' names.
+        method: tsne, umap, pca ...
+        dims: Dimensions of the maps.
+        cmap: A colour map of matplotlib.
+        dpi: Pixels an inch.
+        seed: Of the projections.
+    """
+    from torchloupe.arrange import film_files
+    from torchloupe.render.film import draw_film
+    from torchloupe.render.points import check_format
+
+    check_format(look.save_ext or "gif")
+    made = film_files(feats, output, names=names or (), method=method, dims=dims, seed=seed, progress=_progress())
+    for told in made.record["maps"]:
+        line = f"{told['name']}: kept neighbours {told['kept_neighbours']:.3f}"
+        if "knn_accuracy" in told:
+            line += f", k-NN accuracy {told['knn_accuracy']['features']:.3f} in feature space, {told['knn_accuracy']['map']:.3f} on the map"
+        print(line + ("" if told["disparity"] is None else f", disparity from the one before {told['disparity']:.3f}"))
+    print(draw_film(output, look=look, cmap=cmap, dpi=dpi))
+
+
 def adjust_3d(
     points: Path,
     /,

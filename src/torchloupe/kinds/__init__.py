@@ -43,6 +43,7 @@ HOMES: dict[str, str] = {
     "feature": "torchloupe.kinds.points:Feature",
     "feature maps": "torchloupe.kinds.features:FeatureMaps",
     "features": "torchloupe.points:Points",
+    "film": "torchloupe.kinds.film:Film",
     "gait maps": "torchloupe.kinds.sequences:SequenceMaps",
     "epe": "torchloupe.kinds.pose:PoseErrors",
     "ig": "torchloupe.kinds.pose:PoseMaps",

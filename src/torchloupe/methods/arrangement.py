@@ -294,6 +294,12 @@ class Aligned:
     moved: np.ndarray
     disparity: float
 
+    def as_wide_as(self, reference: np.ndarray) -> np.ndarray:
+        """The same places in the spread of the other map: least squares shrink a map that has little to do with it to a spot."""
+        centre = self.coords.mean(0)
+        wide, own = (float(np.sqrt(((one - one.mean(0)) ** 2).sum())) for one in (reference, self.coords))
+        return centre + (self.coords - centre) * (wide / own if own else 1.0)
+
     def most(self, count: int) -> np.ndarray:
         """Rows of the points that moved most, farthest first."""
         return np.argsort(-self.moved, kind="stable")[:count]

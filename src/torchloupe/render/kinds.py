@@ -29,6 +29,7 @@ HOMES: Mapping[str, str] = {
     "difference": "torchloupe.render.features:redraw",
     "feature maps": "torchloupe.render.features:redraw",
     "features": "torchloupe.render.points:redraw",
+    "film": "torchloupe.render.film:redraw",
     "gait evaluation": "torchloupe.render.evaluation:redraw",
     "gait maps": "torchloupe.render.sequences:redraw",
     "judged": "torchloupe.render.judgement:redraw",
@@ -104,7 +105,8 @@ def _has_effect(wish: Wish, kinds: Collection[str]) -> None:
     if wish.style.video and still:
         raise BadInput(f"--video is for heatmaps of several frames; these are {', '.join(sorted(still))}: leave it out")
     for options, home, what in ((wish.look, "points", "points"), (wish.change, "features", "feature maps")):
-        ours = {kind for kind, path in HOMES.items() if path == f"torchloupe.render.{home}:redraw"}
+        homes = (home, "film") if home == "points" else (home,)
+        ours = {kind for kind, path in HOMES.items() if path in {f"torchloupe.render.{one}:redraw" for one in homes}}
         if options is None or ours & set(kinds) or not set(kinds) <= set(HOMES):
             continue
         for one in fields(options):

@@ -101,14 +101,14 @@ def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None
     colours = colouring(points, look.color_by, cmap, look.color_as)
     pictures = find_pictures(points, look.images) if look.images and look.name_by != PICTURES else None
     flat = flatten(points.feats, look.seen)
-    style = _legend_style(look.legend, colours)
+    style = legend_style(look.legend, colours)
     if style == "wheel" and isinstance(colours, Classes):
         colours = _by_direction(colours, flat.xy, cmap)
-    figure, axes = _figure(look, dpi)
-    shapes = _shapes(points, look)
-    _panel(figure, axes, colours, shapes, style)
-    _frame(axes, flat)
-    radius = _marks(axes, flat, colours.rgb, shapes, look)
+    figure, axes = figure_of(look, dpi)
+    shapes = shapes_of(points, look)
+    panel(figure, axes, colours, shapes, style)
+    frame(axes, flat)
+    radius = marks(axes, flat, colours.rgb, shapes, look)
     if pictures is not None:
         radius = max(radius, _thumbnails(figure, axes, flat, colours.rgb, pictures) / 2)
     if look.name_by is not None:
@@ -118,7 +118,8 @@ def scatter(points: Points, look: Look | None = None, *, cmap: str | None = None
     return figure
 
 
-def _figure(look: Look, dpi: int) -> tuple[Plain, Any]:
+def figure_of(look: Look, dpi: int) -> tuple[Plain, Any]:
+    """An empty figure with its title, and axes in what is left. Errors: BadInput for one that is too large."""
     if max(look.fig_size) * dpi > LARGEST:
         raise BadInput(
             f"{look.fig_size[0]:g} x {look.fig_size[1]:g} inches at {dpi} dpi: more than {LARGEST:,} pixels a side"
@@ -132,7 +133,7 @@ def _figure(look: Look, dpi: int) -> tuple[Plain, Any]:
     return figure, figure.add_axes((0.02, 0.02, 0.96, top - 0.02))
 
 
-def _frame(axes: Any, flat: Flat) -> None:
+def frame(axes: Any, flat: Flat) -> None:
     """Limits of equal scale in both directions, no ticks (the axes of a map mean nothing), the box of a 3-D map."""
     left, right, bottom, top = _limits(flat, axes.get_window_extent())
     axes.set_xlim(left, right)
@@ -150,7 +151,7 @@ def _frame(axes: Any, flat: Flat) -> None:
         axes.plot(line[:, 0], line[:, 1], color="0.8", linewidth=0.8, zorder=0)
 
 
-def _shapes(points: Points, look: Look) -> Shapes:
+def shapes_of(points: Points, look: Look) -> Shapes:
     """Names, the code of each point, and the column's title; one shape for all where no column is asked for."""
     column = look.shape_by
     if column is None:
@@ -164,7 +165,7 @@ def _shapes(points: Points, look: Look) -> Shapes:
     return names, codes, column
 
 
-def _marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -> float:
+def marks(axes: Any, flat: Flat, rgb: np.ndarray, shapes: Shapes, look: Look) -> float:
     """Draws the points; the radius of the largest marker in pixels."""
     total = len(flat.xy)
     if total > look.dense:
@@ -223,7 +224,8 @@ def _limits(flat: Flat, box: Any) -> tuple[float, float, float, float]:
 # --- legends --------------------------------------------------------------------------------------------------------
 
 
-def _legend_style(asked: str, colours: Classes | Scale) -> str:
+def legend_style(asked: str, colours: Classes | Scale) -> str:
+    """Where the classes are named: list, medians, wheel, none; bar for numbers."""
     if isinstance(colours, Scale):
         return "none" if asked == "none" else "bar"
     if asked != "auto":
@@ -254,7 +256,7 @@ def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _panel(figure: Plain, axes: Any, colours: Classes | Scale, shapes: Shapes, style: str) -> None:
+def panel(figure: Plain, axes: Any, colours: Classes | Scale, shapes: Shapes, style: str) -> None:
     """What stands to the right of the plot; the plot is narrowed by as much as it needs."""
     box = axes.get_position()
     if style == "bar" and isinstance(colours, Scale):
@@ -389,8 +391,8 @@ def _thumbnails(figure: Plain, axes: Any, flat: Flat, rgb: np.ndarray, pictures:
             continue
         taken[x, y] = middle[i]
         image = OffsetImage(thumbnail(path, 64), zoom=side / 64 * 72 / figure.dpi, interpolation="bilinear")
-        frame = {"edgecolor": tuple(rgb[i]), "linewidth": 1.5, "boxstyle": "square,pad=0.05"}
-        axes.add_artist(AnnotationBbox(image, flat.xy[i], frameon=True, pad=0, bboxprops=frame))
+        edge = {"edgecolor": tuple(rgb[i]), "linewidth": 1.5, "boxstyle": "square,pad=0.05"}
+        axes.add_artist(AnnotationBbox(image, flat.xy[i], frameon=True, pad=0, bboxprops=edge))
     return side
 
 
@@ -415,24 +417,24 @@ def side_by_side(
     halves = [replace(shared, xy=part, depth=None) for part in (shared.xy[: len(first)], shared.xy[len(first) :])]
     colours = colouring(first, look.color_by, cmap, look.color_as)
     plain: Shapes = (("",), np.zeros(len(first), int), "")
-    style = _legend_style(look.legend, colours)
-    figure, axes = _figure(look, dpi)
-    _panel(figure, axes, colours, plain, style)
+    style = legend_style(look.legend, colours)
+    figure, axes = figure_of(look, dpi)
+    panel(figure, axes, colours, plain, style)
     box = axes.get_position()
     axes.remove()
     wide = (box.width - 0.03) / 2
     panels = [figure.add_axes((box.x0 + i * (wide + 0.03), 0.07, wide, box.y1 - 0.12)) for i in (0, 1)]
-    for panel, flat, name in zip(panels, halves, names, strict=True):
-        _frame(panel, flat)
-        radius = _marks(panel, flat, colours.rgb, plain, look)
-        panel.set_title(name, fontsize=10)
+    for place, flat, name in zip(panels, halves, names, strict=True):
+        frame(place, flat)
+        radius = marks(place, flat, colours.rgb, plain, look)
+        place.set_title(name, fontsize=10)
     for row in moved:
         line = ConnectionPatch(halves[0].xy[row], halves[1].xy[row], "data", "data", axesA=panels[0], axesB=panels[1])
         line.set(color="0.25", linewidth=0.6, alpha=0.6)
         figure.add_artist(line)
     if style == "medians" and isinstance(colours, Classes):
-        for panel, flat in zip(panels, halves, strict=True):
-            _names(figure, panel, flat, colours, radius)
+        for place, flat in zip(panels, halves, strict=True):
+            _names(figure, place, flat, colours, radius)
     figure.text(0.5 * (box.x0 + box.x1), 0.02, caption, ha="center", fontsize=9)
     return figure
 
@@ -455,7 +457,7 @@ def save(figure: Plain, path: Path, *, transparent: bool = False) -> Path:
     name = check_format(path.suffix)
     with aside(path) as (draft,):
         if name in ("bmp", "jpg", "jpeg"):
-            Image.fromarray(_pixels(figure)).save(draft, quality=92)
+            Image.fromarray(pixels(figure)).save(draft, quality=92)
         else:
             with matplotlib.rc_context({"svg.hashsalt": "loupe"}):
                 figure.savefig(draft, format=name, dpi=figure.dpi, transparent=transparent, metadata=_undated(name))
@@ -467,8 +469,8 @@ def _undated(name: str) -> Mapping[str, Any] | None:
     return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name)
 
 
-def _pixels(figure: Plain) -> np.ndarray:
-    """(h, w, 3) uint8."""
+def pixels(figure: Plain) -> np.ndarray:
+    """A figure as (h, w, 3) uint8."""
     canvas: Any = figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -495,7 +497,7 @@ def turntable(
     turned = []
     for i in range(frames):
         view = replace(look.seen, azim=look.seen.azim + 360 * i / frames)
-        turned.append(_pixels(scatter(points, replace(look, view=str(view)), cmap=cmap, dpi=dpi)))
+        turned.append(pixels(scatter(points, replace(look, view=str(view)), cmap=cmap, dpi=dpi)))
     return write_video(turned, path, frames / seconds)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from torchloupe.kinds.film import Film
 from torchloupe.points import LABELS, Points
 from torchloupe.render.look import Look
 from torchloupe.render.mapped import GREY, Classes, Scale, colouring, find_pictures, thumbnail
@@ -25,20 +26,26 @@ MOST_THUMBNAILS = 10_000
 SHEET = 16
 
 
-def page(points: Points, look: Look | None = None, *, cmap: str | None = None) -> str:
+def page(points: Points, look: Look | None = None, *, cmap: str | None = None, film: Film | None = None) -> str:
     """The page of a map as HTML: points by WebGL, hover, legend filter, lasso; 3-D turns and its view can be saved.
 
     feats (N, 1 | 2): a flat page; (N, 3 or more): a page that turns the first three. Every column can be coloured by.
-    look.images: pictures of the samples, shown on hover; up to 10,000, spread evenly.
+    look.images: pictures of the samples, shown on hover; up to 10,000, spread evenly. film: the points are its last map; the page
+    holds all of them, `frames` (T, N, dims) float32 in the same scale as `places`, and their names in the meta data's `frames`.
     """
     look = look or Look()
     pictures = find_pictures(points, look.images) if look.images else None
     coords = np.asarray(points.feats[:, :3], np.float32)
+    moments = None if film is None else np.asarray(film.places[:, :, :3], np.float32)
     if coords.shape[1] == 1:
         coords = np.column_stack([coords, np.zeros(len(coords), np.float32)])
+        moments = None if moments is None else np.concatenate([moments, np.zeros_like(moments)], 2)
     if coords.shape[1] == 2:
-        low, high = coords.min(0), coords.max(0)
-        coords = (coords - (low + high) / 2) / (max(float((high - low).max()), 1e-9) / 2) * 0.95
+        every = coords if moments is None else moments.reshape(-1, 2)
+        low, high = every.min(0), every.max(0)
+        scale = 0.95 / (max(float((high - low).max()), 1e-9) / 2)
+        coords = (coords - (low + high) / 2) * scale
+        moments = None if moments is None else (moments - (low + high) / 2) * scale
     names = list(points.columns)
     chosen = look.color_by or (LABELS if LABELS in names else None)
     if chosen is not None and chosen not in names:
@@ -57,6 +64,8 @@ def page(points: Points, look: Look | None = None, *, cmap: str | None = None) -
         "columns": [_column(column) for column in columns],
     }
     blocks = {"places": coords.astype("<f4")}
+    if film is not None and moments is not None:
+        meta["frames"], blocks["frames"] = film.names.tolist(), moments.astype("<f4")
     for i, column in enumerate(columns):
         blocks[f"column{i}"] = column.values.astype("<f8") if isinstance(column, Scale) else column.codes.astype("<u4")
     if pictures is not None:
@@ -68,9 +77,11 @@ def page(points: Points, look: Look | None = None, *, cmap: str | None = None) -
     return filled(_read("page.html"), places)
 
 
-def write_page(points: Points, path: Path, look: Look | None = None, *, cmap: str | None = None) -> Path:
-    """Write the page of a map; whole or absent."""
-    text = page(points, look, cmap=cmap)
+def write_page(
+    points: Points, path: Path, look: Look | None = None, *, cmap: str | None = None, film: Film | None = None
+) -> Path:
+    """Write the page of a map, or of a film; whole or absent."""
+    text = page(points, look, cmap=cmap, film=film)
     with aside(path) as (draft,):
         draft.write_text(text, encoding="utf-8")
     return path
