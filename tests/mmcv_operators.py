@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchloupe.sources.mmpose import complete_mmcv
+from torchloupe.sources.patches import deformable_attention
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -47,4 +47,4 @@ def install() -> None:
 
     stand_in.__getattr__ = operator  # type: ignore[method-assign]
     sys.modules["mmcv._ext"] = stand_in
-    complete_mmcv()
+    deformable_attention()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +200,26 @@ def test_a_file_of_code_gets_what_a_torchvision_for_another_torch_lacks(tmp_path
     )
     assert patches.named(f"{tmp_path}/wants.py:it", "--transform") == 7
     assert supplied == [True]
+
+
+def test_a_function_of_the_user_s_own_module_is_found_and_its_failures_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fn:package.module.function goes through the one importer: the current directory, and any failure as one error."""
+    from torchloupe.names import locate
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one])
+    (tmp_path / "own_ops.py").write_text("class Part:\n    def go(self):\n        return 1\n")
+    (tmp_path / "broken_ops.py").write_text("1 / 0\n")
+    (tmp_path / "needy_ops.py").write_text("import no_such_package_at_all\n")
+    holder, name = locate("own_ops.Part.go")
+    assert (holder.__name__, name) == ("Part", "go")
+    for path, said in (
+        ("broken_ops.f", "importing broken_ops failed with ZeroDivisionError"),
+        ("needy_ops.f", "it needs 'no_such_package_at_all', which is absent"),
+        ("nowhere_ops.f", "there is no module 'nowhere_ops'"),
+        ("own_ops.Bart.go", "own_ops has no 'Bart'"),
+    ):
+        with pytest.raises(loupe.BadInput, match=re.escape(said)):
+            locate(path)

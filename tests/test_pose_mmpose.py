@@ -6,6 +6,7 @@ import json
 import sys
 import types
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torchloupe.cli import main
 from torchloupe.data.bodies import COCO_BODY, Crop
 from torchloupe.errors import BadInput, MissingPackage
 from torchloupe.probe import Batch
-from torchloupe.sources import mmpose, subject
+from torchloupe.sources import mmpose, patches, subject
 from torchloupe.sources.assemble import Options
 from torchloupe.sources.poses import gaussians, read
 from torchloupe.store.stream import Stream
@@ -72,7 +73,7 @@ def test_joints_are_those_of_mmpose_s_own_inference(name: str, loaded: dict[str,
     person = next(person for person in data.people if person.picture == picture)
     entries = json.loads((SHARED / "coco" / "test_coco.json").read_text())["annotations"]
     box = next(entry["bbox"] for entry in entries if str(entry["id"]) == person.id)
-    with mmpose._stand_ins():
+    with patches.coco_tools(import_module), patches.absent_operators():
         from mmengine.config import Config
         from mmengine.dataset import Compose, pseudo_collate
         from mmengine.registry import DefaultScope
@@ -265,7 +266,7 @@ def test_what_is_not_top_down_or_not_there_is_named(monkeypatch: pytest.MonkeyPa
 def test_stand_ins_are_there_only_while_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name == "mmcv._ext" or name.startswith("xtcocotools")]:
         monkeypatch.delitem(sys.modules, name)
-    with mmpose._stand_ins():
+    with patches.coco_tools(import_module), patches.absent_operators():
         operator = sys.modules["mmcv._ext"].deform_conv_forward
         from xtcocotools.coco import COCO
     assert COCO.__module__.endswith("tools.coco")

@@ -21,6 +21,10 @@ from torchloupe.errors import BadInput, LoupeError, nearest
 GROUPS = ("sources", "methods", "metrics", "targets", "kinds", "drawings", "commands")
 
 
+class Absent(BadInput):
+    """A module that is nowhere to be found."""
+
+
 def is_path(text: str) -> bool:
     """Whether a word has the form package.module:name or file.py:name."""
     home, mark, name = text.rpartition(":")
@@ -38,7 +42,7 @@ def imported(text: str, what: str = "") -> Any:
     home, _, name = text.rpartition(":")
     if not is_path(text):
         raise BadInput(f"{said}: expected package.module:name or path/to/file.py:name")
-    found = _file(Path(home), said) if home.endswith(".py") else _module(home, said)
+    found = _file(Path(home), said) if home.endswith(".py") else module(home, said)
     for part in name.split("."):
         if not hasattr(found, part):
             known = [other for other in dir(found) if not other.startswith("_")]
@@ -75,13 +79,17 @@ def called(text: str, what: str, expected: str) -> Callable[..., Any]:
     return made
 
 
-def _module(home: str, said: str) -> Any:
+def module(home: str, said: str) -> Any:
+    """A module by its dotted name; the current directory is importable. said: what named it, for errors.
+
+    Errors: Absent where it is nowhere; BadInput for one that fails, in whatever way.
+    """
     _importable(os.getcwd())
     try:
         return import_module(home)
     except ModuleNotFoundError as error:
         if error.name is not None and (home == error.name or home.startswith(error.name + ".")):
-            raise BadInput(
+            raise Absent(
                 f"{said}: no Python module {error.name!r} in the current directory or among the installed packages"
             ) from error
         raise BadInput(f"{said}: importing {home} failed, it needs {error.name!r}, which is absent") from error

@@ -7,13 +7,13 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from importlib import import_module
 from typing import Any, Literal
 
 from torch import nn
 
 from torchloupe.axes import Layout
 from torchloupe.errors import BadInput, nearest
+from torchloupe.named import Absent, module
 from torchloupe.subjects import INPUT, LISTING, Subject
 from torchloupe.trace import every_name
 
@@ -73,7 +73,8 @@ def parse(text: str) -> Point:
 def locate(path: str) -> tuple[Any, str]:
     """An import path -> the module or class that holds the last name, and that name.
 
-    Errors: BadInput for a path that leads nowhere (with the nearest names) or to something that is not called.
+    Errors: BadInput for a path that leads nowhere (with the nearest names), to something that is not called, or through a module
+    that fails.
     """
     parts = path.split(".")
     if not all(parts):
@@ -81,15 +82,11 @@ def locate(path: str) -> tuple[Any, str]:
     holder: Any = None
     used = 0
     for used in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:used])
         try:
-            holder = import_module(module)
+            holder = module(".".join(parts[:used]), repr(path))
             break
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module + ".").startswith(error.name + "."):
-                raise BadInput(f"{path!r}: {module} cannot be imported ({error})") from error
-        except ImportError as error:
-            raise BadInput(f"{path!r}: {module} cannot be imported ({error})") from error
+        except Absent:
+            continue
     if holder is None:
         raise BadInput(f"{path!r}: there is no module {parts[0]!r}; expected package.module.function")
     for i in range(used, len(parts)):

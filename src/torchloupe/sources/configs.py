@@ -12,12 +12,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
 from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, need
-from torchloupe.sources import openmmlab
+from torchloupe.sources import openmmlab, patches
 from torchloupe.store.reading import reading
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
@@ -237,44 +236,6 @@ def missing(path: str, error: ImportError) -> MissingPackage:
     return MissingPackage(f"{path}: {advice}")
 
 
-def operators_built() -> bool:
-    """Whether mmcv has its compiled operators, or somebody put others in their place."""
-    name = "mmcv._ext"
-    return name in sys.modules or (
-        importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec(name) is not None
-    )
-
-
-@contextmanager
-def absent_operators() -> Iterator[None]:
-    """While mmdet and mmpose are imported, mmcv's compiled operators may be absent: data sets only name them.
-
-    What was imported so fails when such an operator is called, not before.
-    """
-    name = "mmcv._ext"
-    if operators_built() or importlib.util.find_spec("mmcv") is None:
-        yield
-        return
-    sys.modules[name] = _NoOperators(name)
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-class _NoOperators(ModuleType):
-    """In the place of mmcv's compiled operators: every name is there, and raises when called."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def absent(*_: Any, **__: Any) -> Any:
-            raise MissingPackage(f"mmcv's operator {name} is not built; install mmcv with its compiled operators")
-
-        return absent
-
-
 @contextmanager
 def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterator[str]:
     """Inside, names in the config are looked up in its own package (default_scope); outside nothing has changed.
@@ -285,7 +246,7 @@ def openmmlab_scope(path: str, config: Any, parts: Sequence[str] = ()) -> Iterat
     from mmengine.registry import DefaultScope
 
     scope = config.get("default_scope") or "mmengine"
-    with absent_operators() if parts else nullcontext():
+    with patches.absent_operators() if parts else nullcontext():
         try:
             if "mmpretrain.models" not in sys.modules and importlib.util.find_spec("mmpretrain") is not None:
                 # Its own way in: a plain import fails beside transformers 5. Others take parts of it, too.

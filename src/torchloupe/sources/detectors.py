@@ -23,7 +23,6 @@ from torchloupe.probe import Batch, Subject
 from torchloupe.shadow import shadowed
 from torchloupe.sources import patches
 from torchloupe.sources.assemble import Loaded, Options, finish, framework, load_weights
-from torchloupe.sources.configs import absent_operators, operators_built
 from torchloupe.sources.openmmlab import FROM_A_FILE, _import, forget_pretrained, told
 from torchloupe.sources.preparation import Preparation
 from torchloupe.subjects import read_first
@@ -58,7 +57,7 @@ def repository(rest: str, options: Options) -> Subject:
     loaded = load_weights(module, options)
     detects = hasattr(module, "bbox_head") or hasattr(module, "roi_head") or "Detector" in _lineage(module)
     call = partial(_predict, sample=sample) if detects else _tensor
-    if detects and not operators_built():
+    if detects and not patches.operators_built():
         call = _tensor
         warnings.warn(
             f"{options.spec}: mmcv without its compiled operators: no boxes, only what the network holds before them",
@@ -230,7 +229,7 @@ def _lineage(module: nn.Module) -> str:
 
 def _library(repo: str) -> Any:
     try:
-        with absent_operators():
+        with patches.absent_operators():
             if find_spec("mmpretrain") is not None:
                 # mmdet takes backbones from mmpretrain where it is installed, and breaks where that one does.
                 _import()

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -25,6 +20,7 @@ from torchloupe.data.bodies import Crop
 from torchloupe.errors import BadInput, MissingPackage
 from torchloupe.probe import Batch, Subject
 from torchloupe.shadow import shadowed
+from torchloupe.sources import patches
 from torchloupe.sources.assemble import Options, finish, framework, load_weights
 from torchloupe.sources.detectors import config_of
 from torchloupe.sources.openmmlab import _import, forget_pretrained, told
@@ -75,7 +71,7 @@ def estimator(rest: str, options: Options) -> Estimator:
     Errors: BadInput for a config that is absent, broken or not top-down; MissingPackage.
     """
     options = replace(options, spec=options.spec or f"mmpose:{rest}")
-    with _stand_ins():
+    with patches.coco_tools(lambda name: framework(name, EXTRA)), patches.absent_operators():
         config = config_of(_library(), rest, options)
         if options.size is not None or options.mean or options.std:
             raise BadInput(f"{options.spec}: size, mean and std are the config's; change them with cfg_options")
@@ -131,65 +127,6 @@ def _library() -> Any:
         raise BadInput(f"mmpose cannot be imported: {' '.join(str(error).split())}") from error
     framework("mmpose.models", EXTRA)
     return library
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """While mmpose is imported and its network built: pycocotools where xtcocotools, its fork, does not load, and operators
-    that say that they are absent where mmcv has none compiled. mmpose asks for both; top-down networks use neither."""
-    placed: dict[str, Any] = {}
-    if "mmcv._ext" not in sys.modules and not _imports("mmcv._ext"):
-        placed["mmcv._ext"] = _operators()
-    if "xtcocotools" not in sys.modules and not _imports("xtcocotools.mask"):
-        for part in ("", ".coco", ".cocoeval", ".mask"):
-            placed[f"xtcocotools{part}"] = framework(f"pycocotools{part}", EXTRA)
-    sys.modules.update(placed)
-    complete_mmcv()
-    try:
-        yield
-    finally:
-        for name in placed:
-            sys.modules.pop(name, None)
-
-
-def complete_mmcv() -> None:
-    """mmcv's transformers leave deformable attention out for good where they are imported before there are operators."""
-    loaded = sys.modules.get("mmcv.cnn.bricks.transformer")
-    if loaded is not None and not hasattr(loaded, "MultiScaleDeformableAttention"):
-        attention = import_module("mmcv.ops.multi_scale_deform_attn").MultiScaleDeformableAttention
-        loaded.MultiScaleDeformableAttention = attention  # type: ignore[attr-defined]
-
-
-def _imports(name: str) -> bool:
-    before = set(sys.modules)
-    try:
-        import_module(name)
-    except (ImportError, ValueError, OSError):
-        # what came in before the failure would be taken for the whole
-        for half in set(sys.modules) - before:
-            if half.startswith("xtcocotools"):
-                del sys.modules[half]
-        return False
-    return True
-
-
-def _operators() -> types.ModuleType:
-    made = types.ModuleType("mmcv._ext")
-    made.__spec__ = ModuleSpec("mmcv._ext", None)
-
-    def operator(name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def absent(*_: Any, **__: Any) -> None:
-            raise MissingPackage(
-                f"this network needs mmcv's compiled operator {name}; mmcv-lite has none, install mmcv"
-            )
-
-        return absent
-
-    made.__getattr__ = operator  # type: ignore[method-assign]
-    return made
 
 
 def _step(dataset: Any, name: str, spec: str) -> Any:

@@ -84,27 +84,10 @@ def _importable(code: Path) -> Iterator[None]:
     sys.path.insert(0, str(code))
     try:
         patches.torchvision()
-        with _without_tensorboard():
+        with patches.no_tensorboard():
             yield
     finally:
         sys.path.remove(str(code))
-
-
-@contextmanager
-def _without_tensorboard() -> Iterator[None]:
-    """An empty SummaryWriter where TensorBoard is absent: nothing is logged here."""
-    try:
-        import_module("torch.utils.tensorboard")
-    except ImportError:
-        stand_in = types.ModuleType("torch.utils.tensorboard")
-        stand_in.SummaryWriter = type("SummaryWriter", (), {})  # type: ignore[attr-defined]
-        sys.modules["torch.utils.tensorboard"] = stand_in
-        try:
-            yield
-        finally:
-            sys.modules.pop("torch.utils.tensorboard", None)
-    else:
-        yield
 
 
 def _built(found: Any, config: Config) -> nn.Module:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from math import ceil, floor
 from threading import RLock
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import torchloupe.named
-from torchloupe.errors import BadInput, LoupeWarning
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage
 
+OPERATORS = "mmcv._ext"
 _LOCK = RLock()
 _SUPPLIED: list[torch.library.Library] = []  # a schema lasts as long as its library object
 
@@ -46,6 +51,48 @@ def named(text: str, what: str) -> Any:
     return torchloupe.named.imported(text, what)
 
 
+def operators_built() -> bool:
+    """Whether mmcv has its compiled operators, or somebody put others in their place."""
+    return OPERATORS in sys.modules or (find_spec("mmcv") is not None and find_spec(OPERATORS) is not None)
+
+
+@contextmanager
+def absent_operators() -> Iterator[None]:
+    """While mmdet or mmpose is imported, mmcv's compiled operators may be absent: data sets and most networks only name them.
+
+    What was imported so fails when such an operator is called, not before.
+    """
+    if operators_built() or find_spec("mmcv") is None:
+        deformable_attention()
+        yield
+        return
+    sys.modules[OPERATORS] = _NoOperators(OPERATORS)
+    deformable_attention()
+    try:
+        yield
+    finally:
+        del sys.modules[OPERATORS]
+
+
+class _NoOperators(ModuleType):
+    """In the place of mmcv's compiled operators: every name is there, and raises when called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def absent(*_: Any, **__: Any) -> Any:
+            raise MissingPackage(
+                f"this needs mmcv's compiled operator {name}; mmcv-lite has none, install mmcv >= 2.0.1, < 2.2"
+            )
+
+        return absent
+
+
 def deformable_attention() -> None:
     """mmcv leaves a layer out of a module that was imported without its compiled operators, which mmdet names on import: it is put
     there, from mmcv itself. It can be built; without the operators it raises when it is called."""
@@ -53,6 +100,52 @@ def deformable_attention() -> None:
     name = "MultiScaleDeformableAttention"
     if home is not None and not hasattr(home, name):
         setattr(home, name, getattr(import_module("mmcv.ops.multi_scale_deform_attn"), name))
+
+
+@contextmanager
+def coco_tools(tools: Callable[[str], Any]) -> Iterator[None]:
+    """While mmpose is imported and its network built: pycocotools where xtcocotools, its fork, does not load.
+
+    tools: how a module of pycocotools is imported, with an error that says how to install it.
+    """
+    placed: dict[str, Any] = {}
+    if "xtcocotools" not in sys.modules and not _loads("xtcocotools.mask"):
+        placed = {f"xtcocotools{part}": tools(f"pycocotools{part}") for part in ("", ".coco", ".cocoeval", ".mask")}
+    sys.modules.update(placed)
+    try:
+        yield
+    finally:
+        for name in placed:
+            sys.modules.pop(name, None)
+
+
+def _loads(name: str) -> bool:
+    before = set(sys.modules)
+    try:
+        import_module(name)
+    except (ImportError, ValueError, OSError):
+        # what came in before the failure would be taken for the whole
+        for half in set(sys.modules) - before:
+            if half.startswith(name.partition(".")[0]):
+                del sys.modules[half]
+        return False
+    return True
+
+
+@contextmanager
+def no_tensorboard() -> Iterator[None]:
+    """An empty SummaryWriter where TensorBoard is absent: nothing is logged here."""
+    name = "torch.utils.tensorboard"
+    if _loads(name):
+        yield
+        return
+    stand_in = ModuleType(name)
+    stand_in.SummaryWriter = type("SummaryWriter", (), {})  # type: ignore[attr-defined]
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
 
 
 def lacks_operators(error: BaseException | None) -> bool:
