@@ -31,7 +31,8 @@ def test_iou_is_intersection_over_union() -> None:
 
 def detections(scores: list[float]) -> Detections:
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30]], dtype=D)
-    return Detections(boxes, torch.tensor(scores, dtype=D, requires_grad=True), torch.tensor([1, 1, 2]))
+    count, known = len(scores), torch.tensor(scores, dtype=D, requires_grad=True)
+    return Detections(boxes[:count], known, torch.tensor([1, 1, 2])[:count])
 
 
 BATCH = Batch(torch.zeros(1, 3, 32, 32, dtype=D), ids=("street",))
@@ -75,6 +76,18 @@ def test_only_some_classes() -> None:
             [detections([0.9, 0.3, 0.6])],
             "street: no detection scores 0.95 or more; its best has 0.9",
         ),
+        (Boxes(1), [detections([])], "street: the detector found nothing in this picture, at any score"),
+        (
+            Boxes(1, wanted=("none",), names=("none", "car", "dog")),
+            [detections([0.9, 0.3, 0.6])],
+            "street: none of its 3 detections is of class none; take other classes",
+        ),
+        (
+            Boxes(1, wanted=("dog",), names=("none", "car", "dog"), threshold=0.7),
+            [detections([0.9, 0.3, 0.6])],
+            "street: no detection scores 0.7 or more; its best has 0.6; lower the threshold",
+        ),
+        (Boxes(1), [detections([float("nan")] * 3)], "street: the score of every detection is NaN"),
         (Boxes(1), torch.zeros(1, 5), "box targets need a detector"),
         (
             Boxes(1, wanted=("cat",), names=("none", "car", "dog")),

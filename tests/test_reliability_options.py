@@ -34,6 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 IGNORED = {
     "labels without the truth": (["cam", "cat.png", "--labels", "labels.txt"], "--labels has a meaning"),
     "a config of a model without": (["layers", "timm:resnet10t", "--cfg-options", "a=1"], "--cfg-options"),
+    "a config of a factory's model": (["layers", "torch:tiny:colours", "--cfg-options", "a=1"], "--cfg-options"),
+    "a config of a factory's Subject": (["layers", "torch:tiny:subject", "--cfg-options", "a=1"], "--cfg-options"),
     "parts of vectors": (["project", "vectors.npz", "--parts", "mean", "--method", "pca"], "--parts mean"),
     "one part of vectors": (["project", "vectors.npz", "--parts", "0", "--method", "pca"], "--parts 0"),
     "colours of points on heatmaps": (["draw", "out/cat.npz", "--color-by", "labels"], "--color-by is for points"),

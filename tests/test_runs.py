@@ -271,3 +271,27 @@ def test_an_input_is_never_written_over(tmp_path: Path) -> None:
     for output in (one, link, tmp_path / "sub" / ".." / "a.npz"):
         with pytest.raises(BadInput, match="is an input of this command and would be overwritten"):
             store.never_over([other, one], [output])
+
+
+def test_an_alarm_that_was_set_before_rings_when_it_was_to(tmp_path: Path) -> None:
+    """A run with a timeout sets the process's one alarm; a caller's own, pytest's for example, goes on afterwards."""
+    rung: list[float] = []
+    begun = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic() - begun))
+    before = signal.setitimer(signal.ITIMER_REAL, 0.6, 0.2)
+    try:
+        run(Slow(count=2, wait=0.2), Files(tmp_path), batch=1, timeout=30)
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.2
+        assert not rung
+        while len(rung) < 2 and time.monotonic() - begun < 10:
+            time.sleep(0.01)
+        assert 0.55 < rung[0] < rung[1]
+        rung.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        run(Slow(count=1, wait=0.3), Files(tmp_path / "late"), timeout=30)  # its time comes in the run
+        while not rung and time.monotonic() - begun < 20:
+            time.sleep(0.01)
+        assert rung
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *before)

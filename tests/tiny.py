@@ -43,6 +43,11 @@ def random() -> nn.Module:
     return net
 
 
+def subject() -> loupe.Subject:
+    """The network with all that is to be known about it."""
+    return loupe.subject(Colours(), size=(32, 32))
+
+
 class Sick(Colours):
     """Answers NaN to dark pictures."""
 

@@ -350,13 +350,15 @@ class Watch:
         def over(*_: object) -> None:
             raise BadSample(f"{', '.join(ids[:3])}: took longer than {self.seconds:g} s")
 
-        before = signal.signal(signal.SIGALRM, over)
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        before, begun = signal.signal(signal.SIGALRM, over), time.monotonic()
+        left, every = signal.setitimer(signal.ITIMER_REAL, self.seconds)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            if left:  # somebody else's alarm goes on; one whose time came meanwhile rings now
+                signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-3), every)
 
 
 def artifact(found: Kind | Artifact) -> Artifact:

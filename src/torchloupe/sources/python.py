@@ -73,6 +73,11 @@ def _obeying(made: Subject, options: Options) -> Subject:
 
 def given(module: nn.Module, options: Options) -> Subject:
     """A module as it is, prepared by resize, crop and normalise; those of timm, torchvision and transformers as there."""
+    if options.cfg_options:
+        raise BadInput(
+            f"--cfg-options: {options.spec or type(module).__name__} has no config to change; give the factory an argument "
+            "(?key=value) instead"
+        )
     module = unwrapped(module)
     home = HOMES.get(type(module).__module__.partition(".")[0])
     if home is not None:

@@ -66,11 +66,7 @@ class Boxes:
             keep = (one.scores.detach() >= self.threshold) & self._asked(one.labels)
             order = one.scores.detach()[keep].argsort(descending=True)[: self.k]
             if not len(order):
-                best = f"; its best has {one.scores.max().item():.3g}" if len(one.scores) else ""
-                raise BadInput(
-                    f"{batch.ids[i]}: no detection scores {self.threshold:g} or more{best}; lower the threshold, or take "
-                    "other classes"
-                )
+                raise BadInput(f"{batch.ids[i]}: {self._nothing(one)}")
             boxes[i, : len(order)] = one.boxes.detach()[keep][order].double()
             labels[i, : len(order)] = one.labels[keep][order]
         return {"boxes": boxes, "labels": labels, "detections": listed(found, self.threshold)}
@@ -103,6 +99,19 @@ class Boxes:
         count = len(self.names) or int(1e9)
         index = [class_index(one, self.names, count) for one in self.wanted]
         return torch.isin(labels, torch.tensor(index, device=labels.device))
+
+    def _nothing(self, found: Detections) -> str:
+        """Why there is no box to ask about."""
+        if not len(found.scores):
+            return "the detector found nothing in this picture, at any score, so there is no box to ask about"
+        asked = found.scores.detach()[self._asked(found.labels)]
+        if not len(asked):
+            wanted = ", ".join(map(str, self.wanted))
+            return f"none of its {len(found.scores)} detections is of class {wanted}; take other classes"
+        if asked.isnan().all():
+            return "the score of every detection is NaN; check the weights and the input"
+        best = asked[~asked.isnan()].max().item()
+        return f"no detection scores {self.threshold:g} or more; its best has {best:.3g}; lower the threshold"
 
     def _value(self, found: Detections, box: Tensor, label: int) -> Tensor:
         same = found.labels == label
