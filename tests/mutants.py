@@ -1,7 +1,8 @@
 """Plants random one-line faults in the lines that a branch changes, and lists those that no test notices: make mutants.
 
-A fault is planted in a copy of src/, and the test files nearest to its module run on that copy. Only expressions and
-statements are changed, never texts, annotations or docstrings. Exit status 1 where a fault was not noticed.
+A fault is planted in a copy of src/, and those tests of the files nearest to its module that come to its line run on that
+copy. Only expressions and statements are changed, never texts, annotations or docstrings. Exit status 1 where a fault was
+not noticed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
 import os
 import random
 import re
@@ -19,8 +21,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC, TESTS = ROOT / "src", ROOT / "tests"
@@ -189,33 +194,91 @@ def _imports(file: Path) -> set[str]:
     return found
 
 
-def tested(tests: Sequence[Path], source: Path, limit: float, *words: str) -> tuple[int, str]:
-    """pytest on a copy of the package: its exit status and what it wrote. A run over the limit counts as failed."""
-    said = [
-        sys.executable,
+@dataclass
+class Reach:
+    """What the tests of one file come to: line of a file of the package -> names of tests; file -> names; and those that fail."""
+
+    lines: dict[tuple[str, int], set[str]]
+    files: dict[str, set[str]]
+    red: set[str]
+    seconds: float
+
+    def of(self, fault: Fault) -> list[str]:
+        """The tests that come to the fault's line; where it is run when the module is imported, all that come to the module."""
+        file = str(fault.file.relative_to(SRC))
+        found = self.lines.get((file, fault.start[0]), set())
+        return sorted((self.files[file] if found == {""} else found) - {""} - self.red)
+
+
+def reach(test: Path, source: Path, folder: Path) -> Reach:
+    """Run a file of tests once, each line noted with the test that came to it."""
+    begun, data = time.monotonic(), folder / f"{test.stem}.coverage"
+    measure = [
+        "-m",
+        "coverage",
+        "run",
+        f"--data-file={data}",
+        f"--source={source / 'torchloupe'}",
         "-m",
         "pytest",
-        "-q",
         "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        "-m",
-        "not slow",
-        "--tb=no",
+        "reach",
     ]
-    paths = os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        [*said, *words, *map(str, tests)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    ) as process:  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, *measure, *QUIET, str(test)], cwd=ROOT, env={**os.environ, **_environment(source)}, text=True,
+        capture_output=True, check=False,
+    ).stdout  # fmt: skip
+    lines: dict[tuple[str, int], set[str]] = {}
+    files: dict[str, set[str]] = {}
+    if data.is_file():
+        from coverage import CoverageData
+
+        held = CoverageData(str(data))
+        held.read()
+        for path in held.measured_files():
+            name = str(Path(path).relative_to(source))
+            for line, tests in held.contexts_by_lineno(path).items():
+                lines[name, line] = set(tests)
+                files.setdefault(name, set()).update(tests)
+    red = set(re.findall(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", said, re.MULTILINE))
+    return Reach(lines, files, red, time.monotonic() - begun)
+
+
+QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not slow", "--tb=no")
+HEAVY = ("torch", "torchvision", "matplotlib.pyplot", "timm", "transformers", "pandas")  # seconds to import, once
+
+
+def tested(tests: Sequence[str], source: Path, limit: float) -> bool:
+    """Whether tests pass on a copy of the package, in a fork of this process. A run over the limit counts as failed."""
+    child = os.fork()
+    if child == 0:
+        status = 1
         try:
-            text, _ = process.communicate(timeout=limit)
-            return process.returncode, text
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            return 1, "took too long"
+            os.setsid()
+            silent = os.open(os.devnull, os.O_RDWR)
+            for stream in range(3):
+                os.dup2(silent, stream)
+            os.chdir(ROOT)
+            os.environ |= _environment(source)
+            sys.path[:0] = [str(source), str(TESTS)]
+            sys.dont_write_bytecode = True
+            status = int(pytest.main([*QUIET, "-x", *tests]))
+        finally:
+            os._exit(status)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status == 0
+        time.sleep(0.05)
+    os.killpg(child, 9)
+    os.waitpid(child, 0)
+    return False
+
+
+def _environment(source: Path) -> dict[str, str]:
+    paths = os.pathsep.join(filter(None, (str(source), str(TESTS), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -238,26 +301,29 @@ def main(words: Sequence[str] | None = None) -> int:
     if not planted:
         print("no line of src/ changes that a fault could be planted in")
         return 0
+    for one in HEAVY:
+        with suppress(ImportError):
+            importlib.import_module(one)
     survivors, counts = [], Counter[tuple[str, bool]]()
-    known: dict[tuple[Path, ...], tuple[list[str], float]] = {}
-    with tempfile.TemporaryDirectory(prefix="loupe-mutants-") as folder:
-        source = Path(folder) / "src"
+    known: dict[Path, Reach] = {}
+    with tempfile.TemporaryDirectory(prefix="loupe-mutants-") as name:
+        folder = Path(name)
+        source = folder / "src"
         shutil.copytree(SRC, source, ignore=shutil.ignore_patterns("__pycache__"))
         for fault in sorted(planted, key=lambda one: (one.file, one.start)):
-            tests, home = nearest(fault.file, asked.files), source / fault.file.relative_to(SRC)
-            text = fault.file.read_text(encoding="utf-8")
-            if tests and tuple(tests) not in known:  # what fails without a fault tells nothing about one
-                begun = time.monotonic()
-                _, said = tested(tests, source, 1800)
-                red = [f"--deselect={one}" for one in re.findall(r"^(?:FAILED|ERROR) (\S+::\S+)", said, re.MULTILINE)]
-                known[tuple(tests)] = red, time.monotonic() - begun
+            home, text = source / fault.file.relative_to(SRC), fault.file.read_text(encoding="utf-8")
             noticed = False
-            if tests:
-                red, took = known[tuple(tests)]
-                home.write_text(fault.planted(text), encoding="utf-8")
-                status, _ = tested(tests, source, 60 + 5 * took, "-x", *red)
-                home.write_text(text, encoding="utf-8")
-                noticed = status != 0
+            home.write_text(fault.planted(text), encoding="utf-8")
+            for test in nearest(fault.file, asked.files):
+                if test not in known:
+                    home.write_text(text, encoding="utf-8")
+                    known[test] = reach(test, source, folder)
+                    home.write_text(fault.planted(text), encoding="utf-8")
+                near = known[test].of(fault)
+                noticed = bool(near) and not tested(near, source, 60 + 5 * known[test].seconds)
+                if noticed:
+                    break
+            home.write_text(text, encoding="utf-8")
             counts[_area(fault.file), noticed] += 1
             print(("noticed  " if noticed else "SURVIVED ") + fault.told(text), flush=True)
             survivors += [] if noticed else [fault]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
+
+import numpy as np
 
 TOKENS = (
     b"null", b"[]", b"{}", b'""', b"-1", b"0", b"1e999", b"NaN", b"99999999999999999999", b"true", b'"\\ud800"', b"[[[[]]]]",
@@ -72,3 +75,29 @@ def _deep(content: bytes, chance: random.Random) -> bytes:
 
 
 KINDS = (_cut, _headless, _bits, _bytes, _lost, _doubled, _token, _token, _deep)
+
+
+def altered(arrays: Mapping[str, np.ndarray], chance: random.Random) -> dict[str, np.ndarray]:
+    """Arrays of which one is absent, empty, of another shape or kind, or holds what nobody expects."""
+    name = chance.choice(sorted(arrays))
+    array, rest = arrays[name], {key: value for key, value in arrays.items() if key != name}
+    how = chance.choice(
+        ("absent", "named", "empty", "flat", "axis", "less", "more", "text", "odd", "huge", "kind", "first")
+    )
+    if how == "absent":
+        return rest
+    if how == "named":
+        return {**rest, name[: len(name) // 2] + "?": array}
+    made = {
+        "empty": lambda: array[:0] if array.ndim else np.zeros(0),
+        "flat": lambda: array.reshape(-1),
+        "axis": lambda: array[None],
+        "less": lambda: array[:-1] if array.ndim else array,
+        "more": lambda: np.concatenate([array, array]) if array.ndim else np.stack([array, array]),
+        "text": lambda: np.full(array.shape, "%s{0}"),
+        "odd": lambda: np.full(array.shape, chance.choice((np.nan, np.inf, -np.inf))),
+        "huge": lambda: np.full(array.shape, chance.choice((1e308, -1e308, 2**62, -(2**62)))),
+        "kind": lambda: np.zeros(array.shape, chance.choice(("bool", "uint8", "int64", "complex128", "datetime64[D]"))),
+        "first": lambda: array.reshape(-1)[:1].reshape(()) if array.size else array,
+    }
+    return {**rest, name: np.asarray(made[how]())}

@@ -15,6 +15,7 @@ from torchloupe.runs.asked import noted
 from torchloupe.store import load_record
 from torchloupe.store import results as stores
 from torchloupe.store.packing import Precision
+from torchloupe.store.reading import reading
 from torchloupe.store.shards import Shards
 from torchloupe.store.stream import Stream
 
@@ -126,10 +127,9 @@ class Found(Mapping[str, Any]):
 
     def _row(self, id: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
         """The line of a sample; a result of no known kind, or one that is damaged, stands with its id alone."""
-        if "row" in record:
-            return dict(record["row"])
         try:
-            return dict(self[id].row())
+            with reading(id, "a result"):
+                return dict(record["row"] if "row" in record else self[id].row())
         except LoupeError:
             return {}
 

@@ -8,7 +8,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,12 @@ class Shards:
             self._seen = self.index()  # closed by flush
         found: set[str] = set()
         ids = list(asked)
-        for begin in range(0, len(ids), 500):
-            some = ids[begin : begin + 500]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT id, asked FROM samples WHERE failed IS NULL AND id IN ({marks})"
-            found |= {id for id, told in self._seen.execute(query, some) if told == _words(asked[id])}
+        with self._guarded():
+            for begin in range(0, len(ids), 500):
+                some = ids[begin : begin + 500]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT id, asked FROM samples WHERE failed IS NULL AND id IN ({marks})"
+                found |= {id for id, told in self._seen.execute(query, some) if told == _words(asked[id])}
         return found
 
     def write(self, id: str, result: Artifact, asked: Mapping[str, Any]) -> None:
@@ -126,23 +127,23 @@ class Shards:
 
     def ids(self) -> list[str]:
         """See `Results.ids`."""
-        with closing(self.index()) as index:
+        with self.indexed() as index:
             return [id for (id,) in index.execute("SELECT id FROM samples WHERE failed IS NULL ORDER BY id")]
 
     def count(self) -> int:
         """How many samples have a result."""
-        with closing(self.index()) as index:
+        with self.indexed() as index:
             return int(index.execute("SELECT count(*) FROM samples WHERE failed IS NULL").fetchone()[0])
 
     def failed(self) -> dict[str, str]:
         """See `Results.failed`."""
-        with closing(self.index()) as index:
+        with self.indexed() as index:
             return dict(index.execute("SELECT id, failed FROM samples WHERE failed IS NOT NULL ORDER BY id"))
 
     def read(self, id: str) -> Artifact:
         """See `Results.read`."""
         shard, record = self._found(id)
-        return Artifact(self._read(shard, id), {**self.shared(), **json.loads(record)})
+        return Artifact(self._read(shard, id), {**self.shared(), **record})
 
     def table(self, ids: Sequence[str], name: str) -> np.ndarray:
         """(n, ...): one array of these samples, which has one shape in all of them.
@@ -151,7 +152,7 @@ class Shards:
         """
         wanted, found = set(ids), dict[str, np.ndarray]()
         by_shard: dict[str, list[str]] = {}
-        with closing(self.index()) as index:
+        with self.indexed() as index:
             for id, shard in index.execute("SELECT id, shard FROM samples WHERE failed IS NULL"):
                 if id in wanted:
                     by_shard.setdefault(shard, []).append(id)
@@ -173,21 +174,22 @@ class Shards:
 
     def record(self, id: str) -> dict[str, Any]:
         """See `Results.record`."""
-        return {**self.shared(), **json.loads(self._found(id)[1])}
+        return {**self.shared(), **self._found(id)[1]}
 
-    def _found(self, id: str) -> tuple[str, str]:
-        with closing(self.index()) as index:
+    def _found(self, id: str) -> tuple[str, Entry]:
+        with self.indexed() as index:
             found = index.execute("SELECT shard, record, failed FROM samples WHERE id = ?", (id,)).fetchone()
+            record = dict(json.loads(found[1])) if found is not None else {}
         if found is None:
             raise BadInput(f"{self.root}: has no result {id!r}.{nearest(id, self.ids()[:10000])}")
         if found[2] is not None:
             raise BadInput(f"{self.root}: sample {id!r} was left out: {found[2]}")
-        return found[0], found[1]
+        return str(found[0]), record
 
     def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """See `Results.records`."""
         shared = self.shared()
-        with closing(self.index()) as index:
+        with self.indexed() as index:
             for id, record in index.execute("SELECT id, record FROM samples WHERE failed IS NULL ORDER BY id"):
                 yield id, {**shared, **json.loads(record)}
 
@@ -229,6 +231,21 @@ class Shards:
 
     def _shards(self) -> list[Path]:
         return sorted(self.root.glob("shard-*.safetensors"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+    @contextmanager
+    def indexed(self) -> Iterator[sqlite3.Connection]:
+        """The index, to ask and to read what it says. Errors: BadInput where it is damaged."""
+        with closing(self.index()) as index, self._guarded():
+            yield index
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            raise BadInput(
+                f"{self.root / INDEX}: cannot be read ({error}); delete it, it is made anew from the shards"
+            ) from error
 
     def index(self) -> sqlite3.Connection:
         """The index, with the shards that it does not hold yet; in memory where the folder cannot be written."""
@@ -287,7 +304,7 @@ class Shards:
         """A page of the table, chosen and sorted by SQLite: its conditions see json_extract(record, '$.row.COLUMN')."""
         chosen = f"failed IS NULL{f' AND ({where})' if where else ''}"
         query = f"SELECT id, record FROM samples WHERE {chosen} ORDER BY {order} LIMIT ? OFFSET ?"
-        with closing(self.index()) as index:
+        with self.indexed() as index:
             return [(id, json.loads(record)) for id, record in index.execute(query, (*values, count, start))]
 
 

@@ -20,7 +20,7 @@ from torchloupe.kinds.maps import Heatmaps
 from torchloupe.kinds.pose import PoseErrors, PoseMaps
 from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.render.kinds import Wish, drawing_of, redraw
-from torchloupe.store import Artifact, save
+from torchloupe.store import Artifact, plain, save
 from torchloupe.store.reading import reading
 
 MOST_VALUES, MOST_NEAREST, MOST_STEPS = 8_000_000, 50, 2000
@@ -52,6 +52,17 @@ class Shown:
     answer: np.ndarray | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        base = self.base
+        if base is not None and (base.ndim != 4 or base.shape[3] != 3 or base.dtype != np.uint8):
+            raise BadInput(f"picture {base.shape} {base.dtype}; expected (t, h, w, 3) uint8")
+        for plane in self.planes:
+            if plane.values.ndim != 4 or len(plane.values) > len(self.questions):
+                told = f"{plane.values.shape} for {len(self.questions)} questions"
+                raise BadInput(f"map {plane.method} at {plane.layer} {told}; expected (k, t, h, w)")
+        if not all(isinstance(score, (int, float)) for score in self.scores):
+            raise BadInput(f"scores {list(self.scores)}: expected a number for each question")
+
     def plain(self) -> dict[str, Any]:
         """As JSON, without the numbers of base and planes."""
         return {
@@ -62,8 +73,8 @@ class Shown:
             ],
             "questions": list(self.questions),
             "scores": [None if score != score else float(score) for score in self.scores],
-            "boxes": None if self.boxes is None else self.boxes.tolist(),
-            **self.more,
+            "boxes": plain(self.boxes),
+            **plain(self.more),
         }
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from threading import Lock
 from typing import Any
 
@@ -41,7 +40,7 @@ class Table:
             store = None if isinstance(self.found, Joints) else self.found.store
             if not isinstance(store, Shards):
                 return self._in_memory().execute(query, values).fetchall()
-            with closing(store.index()) as index:
+            with store.indexed() as index:
                 row = "json_extract(record, '$.row') AS row"
                 index.execute(f"CREATE TEMP VIEW run AS SELECT id, failed, {row} FROM samples")
                 return index.execute(query, values).fetchall()
