@@ -245,7 +245,7 @@ def reach(test: Path, source: Path, folder: Path) -> Reach:
 
 
 QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not slow", "--tb=no")
-HEAVY = ("torch", "torchvision", "matplotlib.pyplot", "timm", "transformers", "pandas")  # seconds to import, once
+HEAVY = ("torch", "matplotlib.pyplot", "pandas", "scipy.stats")  # seconds to import, once
 
 
 def tested(tests: Sequence[str], source: Path, limit: float) -> bool:

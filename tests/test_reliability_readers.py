@@ -22,20 +22,24 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from torchloupe import store
-from torchloupe.errors import LoupeError, one_line
+from torchloupe.errors import BadInput, LoupeError, one_line
 from torchloupe.examples import figures
 from torchloupe.examples import gait as walkers
+from torchloupe.gait import _cached, _write
 from torchloupe.render.kinds import Wish, redraw
 from torchloupe.render.look import View
 from torchloupe.render.style import Style
+from torchloupe.render.video import write_video
 from torchloupe.runs.maps import _listed
 from torchloupe.sources import annotated as annotations
-from torchloupe.sources import images, places, points, poses, recorders, safe, sequences
+from torchloupe.sources import images, places, points, poses, recorders, safe, sequences, subject
 from torchloupe.sources.assemble import class_names
 from torchloupe.sources.configs import opengait_default, yaml_config
+from torchloupe.sources.examples import as_batch
 from torchloupe.sources.hrnet import experiment
 from torchloupe.sources.opengait_config import read_config
 from torchloupe.store.stream import Stream
+from torchloupe.targets.retrieval import Gallery
 
 QUICK, MANY = 200, 3000
 CROP = poses.Crop()
@@ -242,6 +246,55 @@ def maps_npz(_: Path) -> bytes:
     return held.getvalue()
 
 
+def gallery(folder: Path) -> bytes:
+    names = tuple(f"00{i}-nm-090" for i in range(4))
+    _write(
+        folder / "sound.npz",
+        Gallery(torch.randn(4, 6, 2), names, names, digest="d", conditions=names, views=names, digests=names),
+    )
+    return (folder / "sound.npz").read_bytes()
+
+
+def kept_gallery(path: Path) -> Any:
+    """A damaged one is made anew without a word, so it is None here."""
+    found = _cached(path)
+    if found is None:
+        raise BadInput(f"{path}: made anew")
+    assert len(found.embeddings) == len(found.names) == len(found.identities) == len(found.digests)
+    return found
+
+
+def film(folder: Path) -> bytes:
+    frames = [np.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=np.uint8) for i in range(3)]
+    return write_video(frames, folder / "sound.mp4").read_bytes()
+
+
+def example(_: Path) -> bytes:
+    held = io.BytesIO()
+    torch.save({"x": torch.zeros(2, 3, 4, 4), "depth": torch.ones(2)}, held)
+    return held.getvalue()
+
+
+def example_npz(_: Path) -> bytes:
+    held = io.BytesIO()
+    np.savez(held, x=np.zeros((2, 3, 4, 4), np.float32), depth=np.ones(2))
+    return held.getvalue()
+
+
+def vit(folder: Path, name: str) -> bytes:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    ViTForImageClassification(config).save_pretrained(folder)
+    return (folder / name).read_bytes()
+
+
+def transformer(path: Path) -> Any:
+    return subject(f"transformers:{path.parent}", device="cpu")
+
+
 DRAWN = {**MAP, "questions": ["cat"], "scores": [0.5], "picture": "seen", "empty": [], "classes": {}}
 
 READERS = (
@@ -296,6 +349,14 @@ READERS = (
     Reader("places.json", words({"a.png": [[1, 2, 9, 8], {"point": [3, 4], "name": "cat"}]}), places.places),
     Reader("coco-places.json", words(THINGS), places.places),
     Reader("places.xml", text(VOC), places.places),
+    Reader("gallery.npz", gallery, kept_gallery),
+    Reader("walk.mp4", film, sequences._video, 40),  # each in a process of its own
+    Reader("walk.gif", partial(picture, "GIF"), sequences._video),
+    Reader("example.npz", example_npz, as_batch),
+    Reader("example.npy", lambda folder: npy(folder, (2, 3, 4, 4)), as_batch),
+    Reader("example.pt", example, as_batch),
+    Reader("config.json", lambda folder: vit(folder, "config.json"), transformer, 20),
+    Reader("model.safetensors", lambda folder: vit(folder, "model.safetensors"), transformer, 20),
     Reader("view.json", words({"elev": 1.0, "azim": 2.0, "zoom": 1.5}), lambda path: View.parse(str(path))),
 )  # fmt: skip
 
@@ -311,7 +372,9 @@ def outcome(reader: Reader, path: Path, content: bytes) -> str:
         told = "read"
     except LoupeError as error:
         told = one_line(str(error))
-        assert any(name in told for name in (path.name, path.stem, "truth.json", "1.npz", "labels")), told
+        assert any(
+            name in told for name in (path.name, path.stem, path.parent.name, "truth.json", "1.npz", "labels")
+        ), told
     assert time.process_time() - begun < 5
     return told
 

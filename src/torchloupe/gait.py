@@ -27,6 +27,7 @@ from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe, Subject
 from torchloupe.sources.opengait import config_of, inner_pictures, model_digest, part_rows, place_of
 from torchloupe.sources.sequences import Walk
+from torchloupe.store.reading import reading
 from torchloupe.targets.retrieval import Gallery, Pair, Retrieval, between
 from torchloupe.trace import find_layout, tracing
 
@@ -136,17 +137,19 @@ def _key(model: str, digests: Mapping[str, str]) -> str:
 
 def _cached(file: Path) -> Gallery | None:
     """The gallery as it was kept; None where it is damaged, or of a version that knew files only: it is made anew."""
+    names = ("names", "identities", "contents", "conditions", "views")
     try:
-        held = store.load_arrays(file)
+        with reading(file, "a gallery"):
+            held = store.load_arrays(file)
+            texts = {key: tuple(map(str, held[key].tolist())) for key in names}
+            digest, rows = str(held["digest"].reshape(-1)[0]), torch.from_numpy(held["embeddings"])
     except LoupeError:
         return None
-    if not {"contents", "views"} <= set(held):
+    if {len(rows), *map(len, texts.values())} != {len(rows)} or not torch.isfinite(rows).all():
         return None
-    texts = {key: tuple(held[key].tolist()) for key in ("names", "identities", "conditions", "views")}
-    digest, contents = str(held["digest"].reshape(-1)[0]), tuple(held["contents"].tolist())
-    kept = torch.from_numpy(held["embeddings"])
-    names, identities = texts["names"], texts["identities"]
-    return Gallery(kept, names, identities, "euc", digest, contents, texts["conditions"], texts["views"])
+    return Gallery(
+        rows, texts["names"], texts["identities"], "euc", digest, texts["contents"], texts["conditions"], texts["views"]
+    )
 
 
 def _write(file: Path, gallery: Gallery) -> None:

@@ -148,7 +148,7 @@ class Found(Mapping[str, Any]):
         what = ", ".join(f"{count} {name}" for name, count in kinds_here.items()) or "nothing"
         size = sum(path.stat().st_size for path in self.store.root.rglob("*") if path.is_file())
         lines = [f"{self.store.root}: {what}, {len(self.failed)} left out, {size / 1e6:.1f} MB"]
-        asked = first.get("asked", first)
+        asked = first["asked"] if isinstance(first.get("asked"), Mapping) else first
         words = ("model", "layers", "methods", "target", "version")
         told = [f"{name} {_words(asked[name])}" for name in words if asked.get(name)]
         lines += [f"  {'; '.join(told)}"] if told else []

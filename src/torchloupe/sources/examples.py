@@ -15,6 +15,7 @@ from torchloupe.errors import BadInput
 from torchloupe.probe import Batch
 from torchloupe.sources.safe import read_checkpoint
 from torchloupe.store import load_arrays
+from torchloupe.store.reading import reads
 
 # by the number of axes; what lies otherwise is given as a Batch, or says so in a file
 USUAL = {3: "n c h", 4: "n c h w", 5: "n c t h w"}
@@ -64,6 +65,7 @@ def _tensor(value: Any, where: str) -> Tensor:
     return value
 
 
+@reads("an example (.npz, .npy, .pt or .pth)")
 def contents(path: Path) -> Any:
     """What is in a file of arrays: one, or several by their names."""
     if not path.is_file():
