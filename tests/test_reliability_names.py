@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +88,91 @@ def test_features_draws_them(place: Path) -> None:
     assert main(["features", *some, *MODEL, *more, "-o", "out"]) == 0
     assert len((Path("out") / "statistics.csv").read_text(encoding="utf-8").splitlines()) >= len(some)
     assert hidden(place) == []
+
+
+def test_project_and_draw_show_their_points(place: Path) -> None:
+    assert main(["embed", *MODEL, "--data", "folder:pics", "-o", "feats.npz"]) == 0
+    assert main(["project", "feats.npz", "--method", "pca", "-o", "plane.npz"]) == 0
+    known = read_points("feats.npz")
+    assert read_points("plane.npz").ids.tolist() == known.ids.tolist()
+    for goal in ("plane.png", "plane.svg", "plane.html"):
+        assert main(["draw", "plane.npz", "--save", goal, "--color-by", "labels"]) == 0
+    page = (place / "plane.html").read_text(encoding="utf-8")
+    assert "\\\\xe9" in page  # the byte that is no letter, spelt in JSON
+    assert "b\\xe9" in (place / "plane.svg").read_text(encoding="utf-8")
+    assert leftovers(place) == []
+
+
+def test_judge_judges_them_and_the_run_is_told_and_mailed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metric = ["--metric", "shape", "--method", "gradcam", "--target", "0", "--draw", "none"]
+    assert main(["judge", "pics", *MODEL, *metric, "--save", "judged"]) == 0
+    assert len(list(Path("judged").glob("*.npz"))) == len(NAMES)
+    assert main(["runs", "judged", "--table", "t.csv"]) == 0
+    assert main(["report", "judged", "-o", "r.html"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    with open("t.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["id"] for row in rows}) == len(NAMES)
+    assert leftovers(place) == []
+
+
+LOCALES = {
+    "C": {"LC_ALL": "C"},  # Python takes UTF-8
+    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "POSIX": {"LC_ALL": "POSIX", "LANG": "", "PYTHONIOENCODING": "latin-1"},
+}
+COMMANDS = (
+    ["cam", "pics", *MODEL, "--save", "s\udcc3\udcbc", "--target", "0", "--compare", "--dpi", "40"],
+    ["embed", *MODEL, "--data", "folder:pics", "-o", "feats.parquet"],
+    ["browse", "folder:pics", "--output-dir", "seen", "--mode", "original"],
+    [
+        "features",
+        "pics",
+        *MODEL,
+        "--at",
+        "stage",
+        "--topk",
+        "1",
+        "--arrangement",
+        "1",
+        "1",
+        "--dpi",
+        "40",
+        "-o",
+        "feat",
+    ],
+    ["project", "feats.parquet", "--method", "pca", "-o", "plane.npz"],
+    ["draw", "plane.npz", "--save", "plane.png", "--color-by", "labels"],
+    ["draw", "s\udcc3\udcbc", "--save", "again"],
+    ["judge", "pics", *MODEL, "--metric", "shape", "--target", "0", "--draw", "none", "--save", "judged"],
+    ["runs", "judged", "--table", "t.csv"],
+    ["report", "judged", "-o", "r.html"],
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locale", LOCALES)
+def test_names_in_a_locale_that_knows_no_letters(place: Path, locale: str) -> None:
+    """A process of its own, with words as its shell hands them over; names as bytes are the same in all locales."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from torchloupe.cli import main
+for words in {COMMANDS!r}:
+    here = [os.fsdecode(word.encode("utf-8", "surrogateescape")) for word in words]
+    print("status", main(here), words[0])
+"""
+    (place / "script.py").write_text(script, encoding="utf-8", errors="surrogatepass")
+    done = subprocess.run(
+        [sys.executable, "script.py"], env={**os.environ, **LOCALES[locale]}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(b"status 0") == len(COMMANDS), done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr
+    assert len([name for name in os.listdir(b"s\xc3\xbc") if name.endswith(b"-grid.png")]) == len(NAMES)
+    assert len(set(read_points("plane.npz").ids.tolist())) == len(NAMES)
+    assert (place / "t.csv").read_bytes().count(b"\n") > len(NAMES)
+    assert leftovers(place) == []
 
 
 def test_a_name_that_is_not_utf_8_may_be_given_itself(place: Path) -> None:

@@ -6,9 +6,11 @@ import argparse
 import hashlib
 import os
 import pickle
+import resource
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +320,72 @@ def test_pickled_arrays(tmp_path: Path, protocol: int) -> None:
     assert found[0].dtype == np.uint8
     assert found[1]["a"] == 2
     assert (found[1]["b"][1] == np.eye(2)).all()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickled_arrays_of_every_kind(tmp_path: Path, protocol: int) -> None:
+    inner = np.arange(3.0)
+    content = {
+        "big end": np.arange(4, dtype=">i4"), "text": np.array(["a", "üüü"]), "bytes": np.array([b"a", b"bc"]), "zero": np.array(7),
+        "none": np.zeros((0, 5), np.float16), "yes": np.array([True, False]), "complex": np.array([1j]), "one": np.float64(0.5),
+        "word": np.str_("x"), "raw": bytearray(b"abc"), "same": [inner, inner], "walks": np.empty(2, object),
+    }  # fmt: skip
+    content["walks"][:] = [np.zeros((2, 3)), np.ones((2, 3))]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol))
+    found = load_pickle_arrays(tmp_path / "a.pkl")
+    assert list(found) == list(content)
+    for name, value in content.items():
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            assert found[name].dtype == value.dtype
+            assert found[name].shape == value.shape
+            assert found[name].flags.writeable
+            assert (found[name] == value).all()
+    assert (found["one"], found["word"], found["raw"]) == (0.5, "x", bytearray(b"abc"))
+    assert (found["same"][1] == inner).all()
+    assert [(part == i).all() for i, part in enumerate(found["walks"])] == [True, True]
+
+
+GREEDY = {
+    "a memo of four billion places": b"\x80\x02K\x01r\xff\xff\xff\xff.",
+    "four billion empty places": b"\x80\x04\x8c\x05numpy\x8c\x07ndarray\x93J\xff\xff\xff\x7f\x85\x85R.",
+    "a buffer of many bytes": b"\x80\x05\x96" + (1 << 36).to_bytes(8, "little") + b"abc.",
+    "bytes by their number": b"\x80\x04\x8c\x08builtins\x8c\x09bytearray\x93J\xff\xff\xff\x7f\x85R.",
+    "an array without bytes": pickle.dumps(np.arange(3, dtype=np.uint8), 2).replace(
+        b"K\x03\x85", b"J\xff\xff\xff\x7f\x85"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_pickle_takes_no_more_memory_than_it_has_bytes(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(GREEDY[name])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(BadInput):
+        assert load_pickle_arrays(tmp_path / "a.pkl") in (1, bytearray(b"abc."))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
+
+
+@pytest.mark.parametrize(
+    "state", [(3, "|", None, None, None, 99, 1, 63), (3, "<", (np.dtype("u1"), 9), None, None, 1, 1, 0)]
+)
+def test_a_type_with_an_odd_state_is_refused(state: tuple[Any, ...], tmp_path: Path) -> None:
+    """numpy takes what it is given, and ends the process."""
+
+    class Odd:
+        def __reduce__(self) -> Any:
+            return np.dtype, ("u1", False, True), state
+
+    class Array:
+        def __reduce__(self) -> Any:
+            make = np.arange(3, dtype=np.uint8).__reduce__()[0]
+            return make, (np.ndarray, (0,), b"b"), (1, (3,), Odd(), False, b"abc")
+
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(Array()))
+    if state[2] is None:  # sizes and flags are not believed
+        assert load_pickle_arrays(tmp_path / "a.pkl").tolist() == [97, 98, 99]
+    else:
+        with pytest.raises(BadInput, match="expected plain numbers or text"):
+            load_pickle_arrays(tmp_path / "a.pkl")
 
 
 def test_pickled_code_is_refused(tmp_path: Path) -> None:

@@ -108,6 +108,28 @@ def test_unsafe_names_are_made_safe(name: str) -> None:
     assert not safe.startswith(".")
 
 
+@given(
+    st.text(st.characters(exclude_categories=()), max_size=300)
+    | st.from_regex(r"(con|LPT1)(\.[a-z.]*)?", fullmatch=True)
+)
+def test_the_file_name_of_a_file_name_is_itself(name: str) -> None:
+    safe = store.safe_name(name)
+    assert store.safe_name(safe) == safe
+    assert 0 < len(safe.encode()) <= 120
+
+
+@pytest.mark.parametrize("letter", ["n", "é", "名", "👩"])
+def test_names_up_to_120_bytes_stay(letter: str) -> None:
+    size = len(letter.encode())
+    longest = letter * (120 // size)
+    if letter != "👩":  # is no letter
+        assert store.safe_name(longest) == longest
+    over = store.safe_name(longest + letter)
+    assert over != longest + letter
+    assert len(over.encode()) <= 120
+    assert store.safe_name(longest + letter + letter) != over
+
+
 def test_unsafe_names_stay_apart() -> None:
     assert len({store.safe_name(name) for name in ("a/b", "a_b", "a b", "a:b")}) == 4
 

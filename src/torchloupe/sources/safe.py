@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import pickletools
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -405,18 +406,90 @@ def _advice(report: Report) -> str:
     return "; is it made for another architecture?" if report.loaded * 2 < report.total else ""
 
 
-class _ArraysOnly(pickle.Unpickler):
+class _Kind:
+    """numpy.dtype in a pickle. numpy believes whatever state a damaged file gives it, which may end the process; this does not."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.code = code.decode("latin1") if isinstance(code, bytes) else code
+
+    def __setstate__(self, state: Any) -> None:
+        self.order, self.parts = state[1], state[2:5]
+
+    def made(self) -> np.dtype[Any]:
+        order, parts = getattr(self, "order", "="), getattr(self, "parts", ())
+        if not re.fullmatch(r"[biufcSUO]\d{0,5}|\?", self.code) or order not in ("<", ">", "=", "|") or any(parts):
+            raise pickle.UnpicklingError(f"arrays of {self.code!r}; expected plain numbers or text")
+        return np.dtype(self.code).newbyteorder(order)
+
+
+class _Held:
+    """An array in a pickle, made only where its shape is that of its bytes."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: Any = ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def made(self) -> np.ndarray:
+        _, shape, kind, turned, raw = self.state
+        dtype = kind.made()
+        if not all(isinstance(side, int) and side >= 0 for side in shape):
+            raise pickle.UnpicklingError(f"an array of shape {shape!r}")
+        if dtype.kind == "O":
+            flat = np.empty(len(raw), dtype)
+            for i, part in enumerate(raw):
+                flat[i] = _sound(part)
+        else:
+            raw = raw.encode("latin1") if isinstance(raw, str) else raw
+            flat = np.frombuffer(bytearray(raw), dtype) if len(raw) else np.zeros(0, dtype)
+        return flat.reshape(shape, order="F" if turned else "C")
+
+
+def _sound(value: Any) -> Any:
+    """What a pickle holds, with arrays in the places of what stands for them."""
+    if isinstance(value, _Held):
+        return value.made()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_sound(part) for part in value)
+    if isinstance(value, dict):
+        return {key: _sound(part) for key, part in value.items()}
+    return value
+
+
+STANDING: Mapping[str, Any] = {
+    "numpy.ndarray": None,  # an argument of what makes an array, never made by itself
+    "numpy.dtype": _Kind,
+    "_codecs.encode": _latin1,
+    **dict.fromkeys(("builtins.bytes", "__builtin__.bytes"), lambda: b""),
+    **dict.fromkeys(("builtins.bytearray", "__builtin__.bytearray"), lambda raw: bytearray(memoryview(raw))),
+    **{
+        f"numpy.{core}.{name}": made
+        for core in ("core", "_core")
+        for name, made in {
+            "multiarray._reconstruct": _Held,
+            "multiarray.scalar": lambda kind, data=b"": _scalar(kind.made(), data),
+            "numeric._frombuffer": lambda data, kind, shape, order: _buffer(data, kind.made(), shape, order),
+        }.items()
+    },
+}
+
+
+class _ArraysOnly(pickle._Unpickler):  # in Python: that in C makes room for whatever number a damaged file names
     """Admits numpy arrays and scalars, and nothing else that has a name."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full in NUMPY:
-            return NUMPY[full]
-        if full == "_codecs.encode":
-            return _latin1
-        if module in ("builtins", "__builtin__") and name == "bytearray":
-            return bytearray
-        raise pickle.UnpicklingError(f"GLOBAL {full}")
+        if full not in STANDING:
+            raise pickle.UnpicklingError(f"GLOBAL {full}")
+        return STANDING[full]
+
+    def _bytes(self) -> None:
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = _bytes
 
 
 def load_pickle_arrays(path: str | Path) -> Any:
@@ -428,8 +501,7 @@ def load_pickle_arrays(path: str | Path) -> Any:
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     try:
-        with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()
+        return _sound(_ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load())
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (.*)", str(error))
         if found is not None:

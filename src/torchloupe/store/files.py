@@ -21,14 +21,16 @@ DRAFT = re.compile(r"\..*\.(\d+)-\d+~(\.\w+)?")
 
 def safe_name(name: str) -> str:
     """A file name that every file system takes; a name that had to be changed carries eight digits of its hash, so that
-    two names never meet in one file."""
-    short = re.sub(r"[^\w.+=,@-]+", "_", name).strip("._")[:LONGEST]
-    while len(short.encode(errors="surrogateescape")) > LONGEST:
-        short = short[:-1]
-    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", short, re.IGNORECASE)
-    if short and short == name and not reserved:
+    two names never meet in one file. The file name of a file name is that name itself."""
+    safe = re.sub(r"[^\w.+=,@-]+", "_", name).strip("._")
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", safe, re.IGNORECASE)
+    if safe and safe == name and len(name.encode(errors="surrogateescape")) <= LONGEST and not reserved:
         return name
-    return f"{short or 'result'}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    mark = f"-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    short = (safe.replace(".", "_") if reserved else safe)[:LONGEST]
+    while len(short.encode(errors="surrogateescape")) > LONGEST - len(mark):
+        short = short[:-1]
+    return (short or "result") + mark
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
