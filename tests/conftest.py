@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 from left import Before
@@ -19,6 +20,9 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as of jobs in the background: tests of Ctrl-C send it to children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# a machine that is busy is no fault of what is tested
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 torch.set_num_threads(1)  # two workers of pytest share two cores
 
 with warnings.catch_warnings():
