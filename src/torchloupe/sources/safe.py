@@ -416,7 +416,8 @@ class _Kind:
         self.order, self.parts = state[1], state[2:5]
 
     def made(self) -> np.dtype[Any]:
-        order, parts = getattr(self, "order", "="), getattr(self, "parts", ())
+        order: Any = getattr(self, "order", "=")
+        parts = getattr(self, "parts", ())
         if not re.fullmatch(r"[biufcSUO]\d{0,5}|\?", self.code) or order not in ("<", ">", "=", "|") or any(parts):
             raise pickle.UnpicklingError(f"arrays of {self.code!r}; expected plain numbers or text")
         return np.dtype(self.code).newbyteorder(order)
