@@ -53,9 +53,9 @@ class Shown:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        base = self.base
-        if base is not None and (base.ndim != 4 or base.shape[3] != 3 or base.dtype != np.uint8):
-            raise BadInput(f"picture {base.shape} {base.dtype}; expected (t, h, w, 3) uint8")
+        for seen in (self.base, self.answer):
+            if seen is not None and (seen.ndim != 4 or seen.shape[3] != 3 or seen.dtype != np.uint8):
+                raise BadInput(f"picture {seen.shape} {seen.dtype}; expected (t, h, w, 3) uint8")
         for plane in self.planes:
             if plane.values.ndim != 4 or len(plane.values) > len(self.questions):
                 told = f"{plane.values.shape} for {len(self.questions)} questions"
