@@ -100,7 +100,7 @@ def test_project_and_draw_show_their_points(place: Path) -> None:
     page = (place / "plane.html").read_text(encoding="utf-8")
     assert "\\\\xe9" in page  # the byte that is no letter, spelt in JSON
     assert "b\\xe9" in (place / "plane.svg").read_text(encoding="utf-8")
-    assert leftovers(place) == []
+    assert hidden(place) == []
 
 
 def test_judge_judges_them_and_the_run_is_told_and_mailed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_judge_judges_them_and_the_run_is_told_and_mailed(place: Path, capsys: p
     with open("t.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len({row["id"] for row in rows}) == len(NAMES)
-    assert leftovers(place) == []
+    assert hidden(place) == []
 
 
 LOCALES = {
@@ -172,7 +172,7 @@ for words in {COMMANDS!r}:
     assert len([name for name in os.listdir(b"s\xc3\xbc") if name.endswith(b"-grid.png")]) == len(NAMES)
     assert len(set(read_points("plane.npz").ids.tolist())) == len(NAMES)
     assert (place / "t.csv").read_bytes().count(b"\n") > len(NAMES)
-    assert leftovers(place) == []
+    assert hidden(place) == []
 
 
 def test_a_name_that_is_not_utf_8_may_be_given_itself(place: Path) -> None:

@@ -83,8 +83,14 @@ def _guarded(entry: Entry, path: Path, kind: str) -> Entry:
     """The same, whose truth, read when it is asked for, ends in one line where it is damaged."""
 
     def known(size: Size) -> Truth:
-        with reading(path, f"annotations of {entry.name} as {kind} has them"):
-            return entry.known(size)
+        try:
+            with reading(path, f"annotations of {entry.name} as {kind} has them"):
+                return entry.known(size)
+        except BadInput as error:
+            told = str(error)
+            if entry.name in told or path.name in told:
+                raise
+            raise BadInput(f"{path}: {entry.name}: {told}") from error
 
     return replace(entry, known=known)
 

@@ -72,7 +72,7 @@ def _stored_config(library: Any, source: str, arguments: Mapping[str, Any], opti
         raise BadInput(f"{source}: no config.json in this folder; expected a model saved by save_pretrained")
     try:
         config = library.AutoConfig.from_pretrained(source, local_files_only=True, **arguments)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes transformers raise what it likes
         if Path(source).is_dir():
             raise BadInput(f"{source}/config.json: {' '.join(str(error).split())[:200]}") from error
         raise BadInput(
@@ -92,7 +92,7 @@ def _build(
             warnings.warn(f"{source}: no weights in this folder, the model is random", LoupeWarning, stacklevel=4)
         try:
             return kind._from_config(config), {}
-        except (ValueError, TypeError, ImportError) as error:
+        except Exception as error:  # sizes that do not fit, or that no memory has
             raise BadInput(f"{options.spec}: {' '.join(str(error).split())[:200]}") from error
     try:
         module, info = kind.from_pretrained(
