@@ -248,3 +248,22 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert sharp["eigencam", "stage3"]["among"] < 0.6 < sharp["eigencam", "stage3"]["alone"]
     assert sharp["cam", "stage3"]["points"] == sharp["gradcam", "stage3"]["points"]
     assert "worse than chance" not in capsys.readouterr().err
+
+
+def test_the_transformer_is_asked_by_every_method_of_attention(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchloupe.examples import transformer
+    from torchloupe.methods.registry import METHODS, needs_attention, ours
+
+    assert main(["demo", "--transformer", "--steps", "5", "--pictures", "5", "--save", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "transformer.json").read_text())
+    assert [row["method"] for row in record["rows"]] == ["chance", *transformer.ASKED]
+    assert not any(row["refused"] for row in record["rows"])
+    assert (tmp_path / "transformer.safetensors").is_file()
+    asked = {name.split()[0] for name in transformer.ASKED}
+    assert {name for name in ours() if needs_attention(METHODS[name])} - {"clip_surgery"} <= asked
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("method", "chance", "legrad"))]
+    assert len({len(line) for line in lines}) == 1  # columns stand under each other
+    assert main(["demo", "--transformer", "--rank", "--save", str(tmp_path)]) == 2
+    assert "--rank has no meaning" in capsys.readouterr().err

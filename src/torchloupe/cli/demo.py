@@ -31,6 +31,7 @@ def demo(
     pictures: int = 200,
     photographs: Path = Path("../shared/data/images"),
     rank: Annotated[bool, Parameter(negative="")] = False,
+    transformer: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train a small network on digits in photographs, mark every method against the known places, draw what it sees.
 
@@ -44,6 +45,7 @@ def demo(
         pictures: Held-out pictures that the methods are marked on.
         photographs: Folder of photographs of your own to put digits on and draw, besides; passed over where absent.
         rank: Order the methods by each number of how far they can be trusted, too.
+        transformer: Train a small transformer in place of the CNN, and mark the methods of attention; nothing is drawn.
     """
     import numpy as np
 
@@ -55,6 +57,11 @@ def demo(
         if count < DRAWN:
             raise BadInput(f"{option} {count}: expected {DRAWN} or more")
     to_learn, held_out = digits.material(seed)
+    if transformer:
+        if rank:
+            raise BadInput("--rank has no meaning with --transformer, which marks places alone")
+        attending(to_learn, held_out, save, seed, steps, pictures)
+        return
     begin = time.perf_counter()
     with progress("training", steps) as bar:
         model = digits.train(to_learn, seed=seed, steps=steps, progress=bar.advance)
@@ -98,6 +105,41 @@ def demo(
     )
 
 
+def attending(to_learn: Material, held_out: Material, save: Path, seed: int, steps: int, pictures: int) -> None:
+    """The same task, read by a transformer: its table, kept with its weights."""
+    import numpy as np
+
+    from torchloupe import store
+    from torchloupe.examples import digits, transformer
+
+    begin = time.perf_counter()
+    with progress("training", steps) as bar:
+        model = transformer.trained(to_learn, seed=seed, steps=steps, progress=bar.advance)
+    print(f"trained a transformer for {steps} steps in {time.perf_counter() - begin:.0f} s")
+    seen = digits.scenes(held_out, pictures, np.random.default_rng([seed, 1]))
+    reads = digits.accuracy(model, seen)
+    print(
+        f"{pictures} held-out pictures: {reads.right:.1%} of lone digits named right; of all digits {reads.found:.1%} found, of "
+        f"absent ones {reads.invented:.1%} invented"
+    )
+    with progress("methods", len(transformer.ASKED)) as bar:
+        rows = transformer.measure(model, digits.questions(seen), bar.advance)
+    print(f"\n{EXPLAINED}\n\n{digits.table(rows)}\n")
+    for line in suspicious(rows):
+        say(line)
+    record = {
+        "kind": "demo",
+        "seed": seed,
+        "steps": steps,
+        "accuracy": reads._asdict(),
+        "rows": [vars(row) | {"milliseconds": None} for row in rows],
+    }
+    stored = store.save(save, "transformer", {"pictures": seen.pictures, "boxes": seen.boxes}, record)
+    print("wrote")
+    for path in (stored, stored.with_suffix(".npz"), *kept(model, save, "transformer")):
+        print(f"  {path}")
+
+
 EXPLAINED = """Where is the 7? Each digit of each picture is asked for; numbers are per cent, means over the questions asked:
 points     the map's maximum lies in the asked digit's box (alone: pictures of one digit, among: of several)
 elsewhere  it lies in another digit's box
@@ -136,15 +178,15 @@ def suspicious(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def kept(model: nn.Module, save: Path) -> list[Path]:
+def kept(model: nn.Module, save: Path, name: str = "digits") -> list[Path]:
     """The network's weights, for the other commands."""
     from safetensors.torch import save_file
 
     from torchloupe.store import aside
 
-    with aside(save / "digits.safetensors") as (draft,):
+    with aside(save / f"{name}.safetensors") as (draft,):
         save_file(model.state_dict(), draft)
-    return [save / "digits.safetensors"]
+    return [save / f"{name}.safetensors"]
 
 
 def drawn(model: nn.Module, scene: Scenes, save: Path, name: str) -> list[Path]:

@@ -215,9 +215,16 @@ def as_input(pictures: np.ndarray) -> Tensor:
 
 
 def train(
-    made_of: Material, *, seed: int = 0, steps: int = 1500, batch: int = 16, progress: Progress | None = None
+    made_of: Material,
+    *,
+    seed: int = 0,
+    steps: int = 1500,
+    batch: int = 16,
+    progress: Progress | None = None,
+    make: Callable[[], nn.Module] = network,
+    rate: float = 4e-3,
 ) -> nn.Module:
-    """Trains the network on freshly made pictures to say, for each digit, whether the picture holds it.
+    """Trains a network (make) on freshly made pictures to say, for each digit, whether the picture holds it.
 
     The first SHARE_SMALL of the steps show one digit on a picture of half the side, which is learnt sooner. The next
     pictures are made while the network learns from the last ones. One thread computes, so that the same seed gives the same
@@ -227,9 +234,9 @@ def train(
     small = round(SHARE_SMALL * steps)
     with threads(1), torch.random.fork_rng(devices=[]), ThreadPoolExecutor(1) as aside:
         torch.manual_seed(seed)
-        model = network().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        model = make().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
 
         def made(step: int) -> Scenes:
             return scenes(made_of, batch, rng, side=SIDE // 2, most=1) if step < small else scenes(made_of, batch, rng)
@@ -426,17 +433,19 @@ def asked(name: str, ask: Callable[..., Maps], probe: Probe, batch: Batch) -> li
 def table(rows: Sequence[Row]) -> str:
     """The rows as text, in per cent."""
     head = ("method", "layer", "asked", "points", "alone", "among", "elsewhere", "mass", "energy", "empty", "ms")
-    lines = ["{:<21}{:<8}{:>6}{:>9}{:>8}{:>8}{:>11}{:>8}{:>8}{:>7}{:>7}".format(*head)]
+    wide = max(21, *(len(row.method) + 1 for row in rows))
+    deep = max(8, *(len(row.layer) + 1 for row in rows))
+    lines = [(f"{{:<{wide}}}{{:<{deep}}}" + "{:>6}{:>9}{:>8}{:>8}{:>11}{:>8}{:>8}{:>7}{:>7}").format(*head)]
     for row in rows:
         if row.refused:
-            lines.append(f"{row.method:<21}{row.layer:<8}  refused: {row.refused.partition(';')[0]}")
+            lines.append(f"{row.method:<{wide}}{row.layer:<{deep}}  refused: {row.refused.partition(';')[0]}")
             continue
         shares = (row.points, row.alone, row.among, row.elsewhere, row.mass, row.energy, row.empty)
         widths = (9, 8, 8, 11, 8, 8, 7)
         cells = "".join(
             f"{100 * share:>{width}.1f}".replace("nan", "  -") for share, width in zip(shares, widths, strict=True)
         )
-        lines.append(f"{row.method:<21}{row.layer:<8}{row.questions:>6}{cells}{row.milliseconds:>7.1f}")
+        lines.append(f"{row.method:<{wide}}{row.layer:<{deep}}{row.questions:>6}{cells}{row.milliseconds:>7.1f}")
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from torchloupe.sites import capture, features
 from torchloupe.sources.items import Item, items
 from torchloupe.sources.safe import state_sha256
 from torchloupe.sources.sequences import sequences
+from torchloupe.sources.sparse import spliced
 from torchloupe.store import plain, safe_name, sha256
 from torchloupe.targets.boxes import check_detections, listed
 from torchloupe.targets.words import foreign
@@ -143,6 +144,8 @@ class Capturing:
         self.samples = dict(zip(names, found, strict=True))
         self.subject, self.words = opened_model(job.model), job.model
         self.points: dict[str, str] = dict(job.ask["points"])
+        self.subject, places, coders = spliced(self.subject, list(self.points.values()))
+        self.points = dict(zip(self.points, places, strict=True))
         self.notices: list[str] = []
         if not self.points:
             if not self.subject.layers:
@@ -156,6 +159,7 @@ class Capturing:
             {
                 **identity(self.subject, self.words),
                 "points": self.points,
+                **({"autoencoders": coders} if coders else {}),
                 "detections": self.detects,
                 "version": __version__,
             }

@@ -24,6 +24,7 @@ from torchloupe.runs.run import Job
 from torchloupe.sources.images import read
 from torchloupe.sources.items import Item, item_at, of_file
 from torchloupe.sources.safe import state_sha256
+from torchloupe.sources.sparse import spliced
 from torchloupe.sources.speakers import ANSWER
 from torchloupe.store import key, plain, sha256
 from torchloupe.store.reading import reads
@@ -82,7 +83,8 @@ class Explaining:
             self.each = dict(zip(self.files, words, strict=True))
         self.aug = bool(ask["aug_smooth"])
         self.liked: Batch | None = None
-        self.probe = Probe(self.subject, self._layers(ask["layers"]), self._question(ask, words))
+        layers = self._layers(ask["layers"])  # which may give the subject further layers
+        self.probe = Probe(self.subject, layers, self._question(ask, words))
         self.truth = self._truth(words, job.data.get("labels"))
         self.own = self._own_texts(ask)
         self._layouts: Mapping[str, Any] = {}
@@ -99,6 +101,7 @@ class Explaining:
                 "aug_smooth": self.aug,
                 "target": words or ["predicted"],
                 **({"templates": list(ask["templates"])} if ask.get("templates") else {}),
+                **({"autoencoders": self.coders} if self.coders else {}),
                 **({"say": self.subject.notes["prompt"]} if ask.get("say") else {}),
                 **({"tokenizer": self.subject.tower.digest} if words and self.subject.tower is not None else {}),
                 "each": bool(ask["each"]),
@@ -170,6 +173,7 @@ class Explaining:
         return [rest.partition("?")[0]] if scheme == "torch" else []
 
     def _layers(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        self.subject, wanted, self.coders = spliced(self.subject, list(wanted or ()))
         known = every_name(self.subject.module)
         found = [name for word in wanted or self.subject.layers for name in expand(known, word)]
         if not found:
