@@ -175,9 +175,7 @@ def groups(
     texts = None if values is None else [_texts(values[mine]) for mine in rows]
     typical = [] if texts is None else typical_words(texts)
     for code, mine in enumerate(rows):
-        name, share, common = str(code + 1), 1.0, ()
-        if texts is not None:
-            name, share, common = named(texts[code], typical[code])
+        name, share, common = (str(code + 1), 1.0, ()) if texts is None else named(texts[code], typical[code])
         errors = None if wrong is None else float(wrong[mine].mean())
         found.append(Group(mine, medoid(places, mine), name, share, common, errors))
     return found
@@ -227,6 +225,6 @@ def typical_words(groups_of_texts: Sequence[Sequence[str]], most: int = 3) -> li
             for word, times in count.items()
             if times >= TYPICAL * size and times / size > 1.5 * total[word] / every
         ]
-        ordered = sorted(own, key=lambda word, count=count: (-count[word] * np.log1p(mean / total[word]), word))
-        found.append(", ".join(ordered[:most]) if several else "")
+        ordered = sorted((-count[word] * float(np.log1p(mean / total[word])), word) for word in own)
+        found.append(", ".join(word for _, word in ordered[:most]) if several else "")
     return found

@@ -57,7 +57,8 @@ def reasons(
         known = {what for id in found for what in _maps_of(found, id)[0].questions}
         raise BadInput(f"{run}: no map answers the question {question!r}.{nearest(str(question), known)}")
     assert chosen is not None
-    size = tuple(min(side, *(shape[axis] for shape in {one.shape for one in maps})) for axis in (0, 1))
+    shapes = {one.shape for one in maps}
+    size = min(side, *(high for high, _ in shapes)), min(side, *(wide for _, wide in shapes))
     feats = np.stack([_shrunk(one, size) for one in maps])
     length = np.linalg.norm(feats, axis=1)
     dark = [str(row["id"]) for row, own in zip(rows, length, strict=True) if own == 0]
@@ -123,7 +124,7 @@ def _file(record: Mapping[str, Any]) -> str:
     return str(Path(said).resolve()) if said and Path(said).is_file() else said
 
 
-def _shrunk(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def _shrunk(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(h, w) -> (h' * w'), the means of areas."""
     small = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(values)[None, None], size)
     return np.asarray(small[0, 0].numpy()).ravel()

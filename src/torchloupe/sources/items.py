@@ -381,7 +381,7 @@ def _crops(
         def stamp(thing: Found = thing) -> str:
             return hashlib.sha256(f"{item.stamp()} {thing.box} {margin}".encode()).hexdigest()
 
-        columns = {"picture": item.name, "box": " ".join(f"{edge:g}" for edge in thing.box)}
+        columns: dict[str, Any] = {"picture": item.name, "box": " ".join(f"{edge:g}" for edge in thing.box)}
         columns |= {} if found is None else {"score": thing.score}
         path = item.path.with_name(f"{item.path.stem}-{k}{item.path.suffix}")
         yield _Picture(
