@@ -103,6 +103,40 @@ def test_bad_questions(target: Boxes | Region, output: object, words: str) -> No
         target(output, BATCH)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("words", [{"k": 0}, {"value": "area"}, {"k": 0, "value": "area"}])
+def test_questions_about_no_box(words: dict[str, object]) -> None:
+    with pytest.raises(BadInput, match="expected 1 or more boxes, and 'score' or 'iou'"):
+        Boxes(**words)  # type: ignore[arg-type]
+
+
+def test_a_class_beyond_the_last_is_refused_where_the_names_are_known() -> None:
+    assert Boxes(1, wanted=(2,), names=("none", "car", "dog"))([detections([0.9, 0.3, 0.6])], BATCH).value.item() == 0.6
+    with pytest.raises(BadInput, match="3"):
+        Boxes(1, wanted=(3,), names=("none", "car", "dog"))([detections([0.9, 0.3, 0.6])], BATCH)
+    assert Boxes(1, wanted=(2,))([detections([0.9, 0.3, 0.6])], BATCH).value.item() == 0.6
+
+
+@pytest.mark.parametrize(
+    "output", [[], [detections([0.9])] * 2, (detections([0.9]),) * 2, torch.zeros(1, 6), [torch.zeros(1)]]
+)
+def test_what_is_no_list_of_detections_of_every_picture(output: object) -> None:
+    with pytest.raises(BadInput, match="whose output is 1 Detections"):
+        Boxes(1)(output, BATCH)  # type: ignore[arg-type]
+
+
+def test_maps_are_kept_to_their_boxes_against_loops() -> None:
+    maps = torch.rand(2, 1, 1, 4, 3, generator=torch.Generator().manual_seed(0)) + 1
+    boxes = torch.tensor([[[3.0, 9, 21, 31], [29, 0, 30, 2]]])  # the second holds no cell's middle
+    found = confined(maps, boxes, (40, 30))
+    for k, (left, top, right, bottom) in enumerate(boxes[0].tolist()):
+        centre = int((top + bottom) / 2 // 10), int((left + right) / 2 // 10)
+        for i in range(4):
+            for j in range(3):
+                rows = top <= (i + 0.5) * 40 / 4 < bottom or i == centre[0]
+                columns = left <= (j + 0.5) * 30 / 3 < right or j == centre[1]
+                assert found[k, 0, 0, i, j] == (maps[k, 0, 0, i, j] if rows and columns else 0)
+
+
 def test_regions_are_where_the_network_sees_a_class() -> None:
     logits = torch.randn(2, 3, 4, 5, dtype=D, generator=torch.Generator().manual_seed(0))
     batch = Batch(torch.zeros(2, 3, 4, 5), ids=("a", "b"))

@@ -185,6 +185,14 @@ def test_bad_input() -> None:
         difference("absolut")
     with pytest.raises(BadInput, match="at least 4 pictures"):
         batches(3, 16)
+    with pytest.raises(BadInput):
+        batches(16, 3)
+    for count in range(4, 30):
+        for size in range(4, 12):
+            runs = batches(count, size)
+            assert [i for run in runs for i in run] == list(range(count))
+            assert all(len(run) == size for run in runs[:-1])
+            assert 4 <= len(runs[-1]) < size + 4
     with pytest.raises(BadInput, match="at least 4 pictures"):
         CKA(("a",), ("b",)).add({"a": act(3, 2)}, {"b": act(3, 2)})
     with pytest.raises(BadInput, match="6 and 5 samples"):

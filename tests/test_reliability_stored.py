@@ -27,7 +27,7 @@ from torchloupe.store.shards import Shards
 from torchloupe.view.api import Library
 from torchloupe.view.report import report
 
-QUICK, MANY = 25, 375  # each is also drawn
+QUICK, MANY = 15, 150  # each is also drawn
 ALONE = ("curves", "projection")  # files by themselves, no folder of results
 
 

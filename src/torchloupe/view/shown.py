@@ -71,7 +71,7 @@ class Shown:
                 {"method": p.method, "layer": p.layer, "signed": p.signed, "shape": list(p.values.shape)}
                 for p in self.planes
             ],
-            "questions": list(self.questions),
+            "questions": [str(question) for question in self.questions],
             "scores": [None if score != score else float(score) for score in self.scores],
             "boxes": plain(self.boxes),
             **plain(self.more),
