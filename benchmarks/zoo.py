@@ -62,6 +62,9 @@ TRANSFORMERS = {
         for name in ("dinov2", "dinov2_with_registers")
     },
     "dinov3_vit": TINY,
+    "siglip2_vision_model": TINY.replace("image_size=64", "num_patches=64"),
+    "yolos": TINY.replace("image_size=64", "image_size=[64,64]"),
+    "dpt": TINY.replace("hidden_layers=3", "hidden_layers=4") + "&backbone_out_indices=[0,1,2,3]",
     "dinov3_convnext": "hidden_sizes=[16,32,48,64]&depths=[1,1,2,1]",
     "swin": SWIN,
     "swinv2": SWIN,
@@ -71,7 +74,7 @@ TRANSFORMERS = {
     "convnextv2": PYRAMID,
     "resnet": "embedding_size=16&hidden_sizes=[16,32,48]&depths=[1,1,1]",
     "regnet": "embedding_size=16&hidden_sizes=[16,32,48]&depths=[1,1,1]&groups_width=8",
-    "bit": "embedding_size=32&hidden_sizes=[64,128]&depths=[1,1]",
+    "bit": "embedding_size=32&hidden_sizes=[64,128]&depths=[1,1]&num_groups=8",
     "segformer": "hidden_sizes=[16,32,48,64]&depths=[1,1,1,1]&decoder_hidden_size=32",
     "pvt": "image_size=64&hidden_sizes=[16,32,40,64]&depths=[1,1,1,1]",
     "pvt_v2": "image_size=64&hidden_sizes=[16,32,40,64]&depths=[1,1,1,1]",
@@ -81,7 +84,7 @@ TRANSFORMERS = {
     "mobilenet_v2": "",
     "mobilevit": "image_size=64",
     "mobilevitv2": "image_size=64",
-    "efficientnet": "width_coefficient=1.0&depth_coefficient=1.0&hidden_dim=320&image_size=64",
+    "efficientnet": "width_coefficient=1.0&depth_coefficient=1.0&hidden_dim=1280&image_size=64",
     "levit": "image_size=224",
     "hiera": "",
     "swiftformer": "",
@@ -163,7 +166,7 @@ SMP = (
 
 
 def timm_family(part: int, parts: int) -> Iterator[Made]:
-    """Of each of timm's files the smallest architecture by its name."""
+    """Of each of timm's files the smallest architecture by its name, and the one of the shortest name."""
     timm = patches.imported("timm")
     for number, module in enumerate(timm.list_modules()):
         names = timm.list_models(module=module)
@@ -327,7 +330,9 @@ def asked(name: str, make: Callable[[int | None], Subject], size: int | None) ->
     }
     if evidence is None:
         return {**row, "verdict": "cannot be asked"}
-    verdict = "right" if evidence.shown else "WRONG" if evidence.contradicted else "sees all"
+    # single cells behind dilated kernels at random weights depend on others as much as on their own, but not more
+    wrong = evidence.contradicted and evidence.rank > 0.35
+    verdict = "right" if evidence.shown else "WRONG" if wrong else "sees all"
     return {**row, "verdict": verdict, "evidence": str(evidence)}
 
 

@@ -171,6 +171,46 @@ def test_whole_numbers_are_explained_without_gradients_or_refused() -> None:
     assert torch.isfinite(loupe.scorecam(probe, loupe.Batch(X))["stem"]).all()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_channel_of_whole_numbers_is_ablated_as_its_own_zero() -> None:
+    """Statically quantised layers: the rest of the network by hand, with one channel at its zero point."""
+    quantised = torch.ao.quantization
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.enter, self.leave = quantised.QuantStub(), quantised.DeQuantStub()
+            self.a, self.relu, self.b, self.head = nn.Conv2d(3, 6, 4, 4), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.Linear(6, 3)
+
+        def rest(self, y: Tensor) -> Tensor:
+            return self.leave(self.head(self.b(y).mean((2, 3))))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(self.relu(self.a(self.enter(x))))
+
+    net = Whole().eval()
+    net.qconfig = quantised.get_default_qconfig(torch.backends.quantized.engine)
+    ready = quantised.prepare(net)
+    ready(X)
+    net = quantised.convert(ready)
+    maps = loupe.ablationcam(loupe.Probe(loupe.Subject(net), ("relu",), loupe.Classes(1)), loupe.Batch(X))["relu"][
+        0, :, 0
+    ]
+    with torch.no_grad():
+        act = net.relu(net.a(net.enter(X)))
+        whole = net.rest(act)[:, 1]
+        wanted = torch.zeros_like(maps)
+        for channel in range(6):
+            without = act.dequantize()
+            without[:, channel] = 0
+            again = torch.quantize_per_tensor(without, act.q_scale(), act.q_zero_point(), act.dtype)
+            weight = (whole - net.rest(again)[:, 1]) / whole.abs()
+            wanted += weight[:, None, None] * act.dequantize()[:, channel]
+    assert wanted.relu().max() > 0
+    torch.testing.assert_close(maps, wanted.relu())
+
+
 class Both(nn.Module):
     """A siamese of two pictures, and a volume: what an example is for."""
 

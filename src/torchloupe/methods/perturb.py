@@ -279,7 +279,7 @@ def _ablated(replay: Replay, sample: int, chunk: int, progress: Callable[[int, i
     """Scores (k, c) of one sample with each channel of the layer set to 0."""
     layout, acts = replay.layout, replay.acts(sample)
     sizes = [act.numel() for act in acts]
-    flat = torch.cat([act.flatten() for act in acts])
+    flat = torch.cat([(act.dequantize() if act.is_quantized else act).flatten() for act in acts])
     spots = torch.arange(len(flat), device=flat.device).split(sizes)
     numbered = [spot.view_as(act) for spot, act in zip(spots, acts, strict=True)]
     where = layout.canonical(numbered, 1, replay.batch.size)[0].flatten(1)
@@ -291,13 +291,20 @@ def _ablated(replay: Replay, sample: int, chunk: int, progress: Callable[[int, i
         some = alive[begin : begin + chunk]
         ablated = flat.repeat(len(some), 1).scatter_(1, where[some], 0).split(sizes, dim=1)
         copies = [
-            part.reshape(len(some), *act.shape).movedim(0, axis).flatten(axis, axis + 1)
+            _like(part.reshape(len(some), *act.shape).movedim(0, axis).flatten(axis, axis + 1), act)
             for part, act in zip(ablated, acts, strict=True)
         ]
         found[:, some] = replay(sample, copies, len(some)).value
         if progress:
             progress(min(begin + chunk, len(alive)), len(alive))
     return found
+
+
+def _like(values: Tensor, act: Tensor) -> Tensor:
+    """Values in whole numbers where the layer's are, whose 0 is one of them."""
+    if not act.is_quantized:
+        return values
+    return torch.quantize_per_tensor(values, act.q_scale(), act.q_zero_point(), act.dtype)
 
 
 @method
