@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from zoo import ZOO
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, LoupeWarning
 from torchloupe.methods.cam import cams
 from torchloupe.metrics.chance import edges
 from torchloupe.metrics.sanity import blocks, histogram_entropy, randomised, sane
@@ -195,10 +195,89 @@ def test_what_sanity_refuses(asked: tuple[Probe, Batch]) -> None:
         sane(ask, probe, batch, order="sideways")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="most 0"):
         sane(ask, probe, batch, most=0)
-    own = probe.subject.module
-    stuck = replace(probe, subject=replace(probe.subject, call=lambda module, batch: own(batch.x)))
-    with pytest.raises(BadInput, match="the subject does not run the module that it is given"):
+    own = network()
+    stuck = replace(probe, subject=Subject(own, call=lambda module, batch: own(batch.x)))
+    with (
+        pytest.warns(LoupeWarning, match="in its closure"),
+        pytest.raises(BadInput, match="no copy of its own, so its weights cannot"),
+    ):
         sane(lambda p, b: both(probe, b), stuck, batch)
+    elsewhere = replace(
+        probe, subject=replace(probe.subject, call=lambda module, batch: batch.x.mean((2, 3)).repeat(1, 2))
+    )
+    with pytest.raises(BadInput, match="does not run the module that it is given: none of its 20 weights is used"):
+        sane(lambda p, b: both(probe, b), elsewhere, batch)
+    alike = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(D)
+    nn.init.ones_(alike[0].weight)
+    with pytest.raises(BadInput, match="its weights are all alike"):
+        sane(ask, Probe(Subject(alike), ("0",), Classes((0,))), batch)
     bare = Probe(Subject(nn.Flatten()), ("input",), Classes((0,)))
     with pytest.raises(BadInput, match="no weights to randomise"):
         sane(ask, bare, batch)
+
+
+class TwoTowers(nn.Module):
+    """Two networks of which a picture goes through one, a head that no question asks for, and attention by the function alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8))
+        self.seen = nn.ModuleDict(
+            {"patch": nn.Conv2d(3, 8, 4, 4), "mix": nn.MultiheadAttention(8, 2, batch_first=True)}
+        )
+        self.place = nn.Parameter(torch.randn(1, 36, 8))
+        self.head, self.other = nn.Linear(8, 5), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.seen["patch"](x).flatten(2).transpose(1, 2) + self.place
+        tokens = tokens + self.seen["mix"](tokens, tokens, tokens, need_weights=False)[0]
+        return self.head(tokens.mean(1)), self.other(tokens.mean(1))
+
+
+@pytest.mark.parametrize("order", ["top_down", "bottom_up"])
+def test_what_the_answer_does_not_use_is_not_shuffled(order: Any) -> None:
+    net = TwoTowers().to(D).eval()
+    x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1), dtype=D)
+    probe, batch = Probe(Subject(net), ("input",), Classes((0, 3))), Batch(x)
+    parts = blocks(probe, batch, 12)
+    names = [name for part in parts.values() for name in part]
+    assert not [name for name in names if name.startswith("words")]
+    # read by a function, without a call of its module
+    assert {"place", "seen.mix.in_proj_weight", "seen.mix.out_proj.weight"} <= set(names)
+    found = sane(lambda p, b: cams(p, b, ("gradient_x_input",)), probe, batch, order=order, stability=False)
+    assert "other" in parts
+    assert "other" not in found.blocks
+    assert set(found.blocks) == set(parts) - {"other"}
+    assert "no part of the answer, and not randomised: other" in found.said
+    assert not any("at all" in line for line in found.said)
+
+
+def test_tied_and_flattened_weights_are_shuffled_where_they_are_used() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.two = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+            self.two.weight = self.one.weight
+            self.walk = nn.GRU(6, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.walk(self.two(self.one(x).relu()).mean(3).transpose(1, 2))[0].mean(1)
+
+    net = Tied().to(D).eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    batch = Batch(torch.randn(2, 6, 9, 9, generator=torch.Generator().manual_seed(1), dtype=D))
+    probe = Probe(Subject(net), ("one",), Classes((0,)))
+    parts = blocks(probe, batch, 12)
+    changed = {block: new.ask(batch)[0].value for block, new in randomised(probe, parts, list(parts), True, 0)}
+    clean = probe.ask(batch)[0].value
+    assert set(changed) == {"one", "two", "walk"}
+    assert not any(torch.equal(value, clean) for value in changed.values())
+    by_hand = Tied().to(D).eval()
+    for block, new in randomised(probe, parts, ["one"], True, 0):
+        by_hand.load_state_dict(new.subject.module.state_dict())
+        assert torch.equal(by_hand.one.weight, by_hand.two.weight)
+        torch.testing.assert_close(by_hand(batch.x)[:, 0], changed[block][0])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(probe.ask(batch)[0].value, clean)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from torchloupe.axes import resize
-from torchloupe.errors import BadInput, NoGradient
+from torchloupe.errors import BadInput, BadSample, NoGradient
 from torchloupe.metrics.asking import Asking
 from torchloupe.metrics.chance import edges
 from torchloupe.metrics.judge import Judgement
@@ -22,6 +25,7 @@ from torchloupe.metrics.similar import spearman, ssim
 from torchloupe.metrics.verdict import verdicts
 from torchloupe.outputs import Maps
 from torchloupe.probe import Batch, Probe
+from torchloupe.shadow import is_shadow
 from torchloupe.trace import tracing
 
 Ask = Callable[[Probe, Batch], Mapping[str, Maps]]
@@ -60,7 +64,8 @@ def sane(
     Randomisation: blocks of the network (at most so many) are randomised on a copy, one more at each point from the last to the
     first (top_down) or the other way (bottom_up), or each by itself (independent), and the maps of the same question are compared
     with the original ones. All parameters and statistics of a block are shuffled: convolutions, BatchNorm, tokens, positions,
-    projections of attention. smooth: mean of the maps over so many noisy inputs (sigma a tenth of the range), the last without noise.
+    projections of attention. What the answer does not use (the text tower of a model that is asked about pictures, heads whose
+    shuffling changes no score) is no block, and said. smooth: mean of the maps over so many noisy inputs (sigma a tenth of the range), the last without noise.
     Numbers, each (k, n), maps compared at their own resolution:
     ssim and spearman: mean over the points without the first, low is good; ssim_all and spearman_all: at the last point. Their
     chance is the level of the maps of other pictures under the same network, from two pictures on.
@@ -83,7 +88,7 @@ def sane(
         raise BadInput(f"most {most}, smooth {smooth}: expected 1 or more")
     asking = Asking(probe, batch, seed=seed)
     batch = asking.batch
-    parts = blocks(probe, batch, most)
+    parts, idle = reaching(probe, batch, blocks(probe, batch, most), asking.given.value, seed)
     names = list(parts) if order == "bottom_up" else list(reversed(parts))
     total = len(names) * smooth + (2 if stability else 1)
     done = iter(range(1, total + 1))
@@ -92,26 +97,19 @@ def sane(
     first = heats_of(clean, asking)
     told()
     points: list[dict[str, Heat] | None] = []
-    moved = False
     for _, changed in randomised(probe, parts, names, independent, seed):
-        moved = moved or not torch.equal(changed.ask(batch)[0].value, asking.given.value)
         try:
             points.append(_heats(_smoothed(ask, changed, batch, smooth, seed)))
         except NoGradient:
             points.append(None)
         told()
-    if not moved:
-        raise BadInput(
-            "the answers do not change when the weights are shuffled: the subject does not run the module that it is given, or "
-            "its weights are all alike"
-        )
     marks = {"randomisation": _randomisation(first, points, independent)}
     if asking.k > 1:
         marks["labels"] = _labels(first)
     if len(first) > 1:
         marks["agreement"] = _agreement(first, batch)
     marks["edges"] = _edges(first, asking)
-    said: list[str] = []
+    said = [f"no part of the answer, and not randomised: {', '.join(idle)}"] if idle else []
     if stability:
         marks["stability"] = _stability(ask, probe, batch, first, seed)
         said += marks["stability"].said
@@ -127,37 +125,60 @@ def sane(
     return Sanity(marks, (), batch.ids, asking.given.labels, 0, tuple(said), tuple(names))
 
 
+class _Touched(TorchDispatchMode):
+    """Notes the memory of every tensor that an operation of this thread is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for one in tree_leaves((args, kwargs)):
+            if isinstance(one, Tensor):
+                self.memory.add(one.untyped_storage().data_ptr())
+        return func(*args, **(kwargs or {}))
+
+
 def blocks(probe: Probe, batch: Batch, most: int) -> dict[str, list[str]]:
     """Block -> the names of its parameters and statistics, in the order in which blocks run; at most so many blocks.
 
     A block is what begins with the same dotted name, as deep as `most` allows. What belongs to no layer that runs (tokens,
-    positions) is the first, under the name of its owner.
+    positions) is the first, under the name of its owner. What no operation of the forward is given is in no block.
     """
-    module = probe.subject.module
-    held = [name for name, _ in module.named_parameters()]
-    held += [name for name, value in module.named_buffers() if value.is_floating_point()]
-    if not held:
-        raise BadInput("this model has no weights to randomise")
-    with tracing(module) as trace:
-        probe.ask(batch.take([0]))
+    with probe.subject.asked() as own:
+        module = own.module
+        held = _weights(module)
+        if not held:
+            raise BadInput("this model has no weights to randomise")
+        with tracing(module) as trace, _Touched() as touched:
+            replace(probe, subject=own).ask(batch.take([0]))
+        used = [name for name, value in held.items() if value.untyped_storage().data_ptr() in touched.memory]
+    if not used:
+        raise BadInput(f"the subject does not run the module that it is given: none of its {len(held)} weights is used")
     ran = {name: place for place, name in enumerate(trace.calls)}
-    deepest = max(name.count(".") for name in held)
+    deepest = max(name.count(".") for name in used)
     best: dict[str, list[str]] = {}
     for depth in range(1, deepest + 1):
         found: dict[str, list[str]] = {}
-        for name in held:
+        for name in used:
             owner = name.rpartition(".")[0]
             found.setdefault(".".join(owner.split(".")[:depth]) or "(the model's own)", []).append(name)
         if best and len(found) > most:
             break
         best = found
-    best = best or {"(the model's own)": held}
+    best = best or {"(the model's own)": used}
     place = {
         block: min((at for name, at in ran.items() if name == block or name.startswith(block + ".")), default=-1)
         for block in best
     }
     ordered = sorted(best, key=lambda block: place[block])
     return _merged({block: best[block] for block in ordered}, most)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and statistics by their names, each once."""
+    held: dict[str, Tensor] = dict(module.named_parameters())
+    return held | {name: value for name, value in module.named_buffers() if value.is_floating_point()}
 
 
 def _merged(parts: dict[str, list[str]], most: int) -> dict[str, list[str]]:
@@ -173,30 +194,76 @@ def _merged(parts: dict[str, list[str]], most: int) -> dict[str, list[str]]:
     }
 
 
+def reaching(
+    probe: Probe, batch: Batch, parts: Mapping[str, list[str]], clean: Tensor, seed: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The blocks whose shuffling, each alone, changes the answer, and the names of the others. clean (k, n): the scores.
+
+    Errors: BadInput where none does.
+    """
+    found, idle = {}, []
+    for block, changed in randomised(probe, parts, list(parts), True, seed):
+        try:
+            still = torch.equal(changed.ask(batch)[0].value, clean)
+        except BadSample:  # a score that is not finite any more
+            still = False
+        if still:
+            idle.append(block)
+        else:
+            found[block] = parts[block]
+    if not found:
+        raise BadInput(
+            "the answers do not change when the weights are shuffled: the subject does not run the module that it is given, or "
+            "its weights are all alike"
+        )
+    return found, idle
+
+
 def randomised(
     probe: Probe, parts: Mapping[str, Sequence[str]], names: Sequence[str], independent: bool, seed: int
 ) -> Iterator[tuple[str, Probe]]:
-    """(block, the probe of a copy whose blocks up to this one, or this one alone, are shuffled), in the order of names."""
-    try:
-        module = copy.deepcopy(probe.subject.module)
-    except (TypeError, RuntimeError) as error:
-        raise BadInput(f"this model cannot be copied, so its weights cannot be randomised: {error}") from error
-    changed = replace(probe, subject=replace(probe.subject, module=module))
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    kept = {name: value.detach().clone() for name, value in tensors.items()} if independent else {}
-    places = {name: number for number, name in enumerate(n for part in parts.values() for n in part)}
-    for block in names:
-        with torch.no_grad():
-            for name in parts[block]:
-                generator = torch.Generator().manual_seed(seed * 100_003 + places[name])
-                value = tensors[name]
-                order = torch.randperm(value.numel(), generator=generator).to(value.device)
-                value.copy_(value.flatten()[order].view_as(value))
-        yield block, changed
-        if independent:
-            with torch.no_grad():
+    """(block, the probe of a shadow whose blocks up to this one, or this one alone, are shuffled), in the order of names.
+
+    A shuffled value depends on the seed and its tensor's name alone. Errors: BadInput for a network that has no shadow.
+    """
+    with probe.subject.asked() as own:
+        if not is_shadow(own.module):
+            raise BadInput(
+                f"{type(own.module).__name__} has no copy of its own, so its weights cannot be randomised without changing it"
+            )
+        changed = replace(probe, subject=own)
+        held = _weights(own.module)
+        with _lent(held):
+            for block in names:
+                kept = {name: held[name].data for name in parts[block]}
                 for name in parts[block]:
-                    tensors[name].copy_(kept[name])
+                    held[name].data = _shuffled(held[name].data, name, seed)
+                yield block, changed
+                if independent:
+                    for name, value in kept.items():
+                        held[name].data = value
+
+
+@contextmanager
+def _lent(held: Mapping[str, Tensor]) -> Iterator[None]:
+    """The tensors' own memory is theirs again afterwards. Errors: BadInput for tensors that a shadow shares with its network."""
+    odd = next((name for name, value in held.items() if type(value) not in (Tensor, nn.Parameter)), None)
+    if odd is not None:
+        raise BadInput(
+            f"{odd} is a {type(held[odd]).__name__}, whose values cannot be shuffled; take the model in plain floats"
+        )
+    before = {name: value.data for name, value in held.items()}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            held[name].data = value
+
+
+def _shuffled(value: Tensor, name: str, seed: int) -> Tensor:
+    said = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(said[:7], "big"))
+    return value.flatten()[torch.randperm(value.numel(), generator=generator).to(value.device)].view_as(value)
 
 
 def _heats(found: Mapping[str, Maps]) -> dict[str, Heat]:
