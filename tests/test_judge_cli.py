@@ -126,6 +126,30 @@ def test_maps_on_disk_are_judged(home: Path, capsys: pytest.CaptureFixture[str])
     assert "several questions" in capsys.readouterr().err
 
 
+def test_maps_on_disk_are_judged_by_the_model_as_it_was_loaded(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = home / "lay"
+    model = ["--model", "torch:tiny:tokens", "--size", "32", "48", "--mean", "0.4", "0.4", "0.4"]
+    said = ["--layout", "block=n (h w) c", "--layout-sizes", "h=4", "w=6", "--num-extra-tokens", "1"]
+    words = ["cam", str(home / "in"), *model, *said, "--layers", "block", "--draw", "none", "--save", str(run)]
+    assert main([*words, "--method", "gradcam", "eigencam"]) == 0
+    assert main(["judge", str(run), "--metric", "deletion", "shape", "--draw", "none"]) == 0
+    for i in range(4):
+        was, now = (json.loads((folder / f"p{i}.json").read_text()) for folder in (run, home / "lay-judged"))
+        for key in ("layouts", "layout_sizes", "extra_tokens", "size", "mean"):
+            assert now["asked"][key] == was["asked"][key], key
+        assert now["layers"] == was["layers"]
+    capsys.readouterr()
+    for more, told in (
+        (["--size", "32", "32"], "the maps were made with size [32, 48], these are with [32, 32]"),
+        (["--num-extra-tokens", "2"], "made with extra_tokens 1, these are with 2"),
+        (["--model", "torch:tiny:tokens", "--std", "0.5", "0.5", "0.5"], "made with std None, these are with"),
+    ):
+        assert main(["judge", str(run), *more, "--metric", "shape", "--save", str(home / "lay2")]) == 2
+        err = capsys.readouterr().err
+        assert told in err
+        assert "Traceback" not in err
+
+
 def test_a_picture_that_changed_or_broke_is_left_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = home / "own"
     own.mkdir()

@@ -48,6 +48,25 @@ def subject() -> loupe.Subject:
     return loupe.subject(Colours(), size=(32, 32))
 
 
+class Tokens(nn.Module):
+    """Patches as tokens behind a class token, and their mean to three classes; its rows are as long as its columns are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patch, self.block, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.new_zeros(len(x), 1, 8), tokens], 1)
+        return self.head(self.block(tokens).relu()[:, 1:].mean(1))
+
+
+def tokens() -> nn.Module:
+    """The network of tokens."""
+    return Tokens()
+
+
 class Sick(Colours):
     """Answers NaN to dark pictures."""
 

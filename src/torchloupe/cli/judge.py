@@ -151,7 +151,8 @@ def sane(
         model: As for `loupe cam`.
         method: Methods, as for `loupe cam`. Default: gradcam.
         layers: Layers, as for `loupe cam`.
-        target: Questions, as for `loupe cam`. Default: top2 for a classifier, so that two questions can be compared.
+        target: Questions, as for `loupe cam`. Default: top2 for a classifier or detector, so that two
+            questions can be compared; else as there.
         option: Options of the methods, key=value.
         order: top_down: from the output; bottom_up: from the input, which leaves nothing learnt intact.
         independent: Randomise each block by itself in place of one more at each point.
@@ -165,9 +166,7 @@ def sane(
     from torchloupe.runs.run import Job
 
     ask = {
-        **asked(
-            layers, method, target or (["top2"] if not model.startswith("mmdet:") else None), False, None, None, option
-        ),
+        **asked(layers, method, target, False, None, None, option),
         "order": order,
         "independent": independent,
         "blocks": blocks,

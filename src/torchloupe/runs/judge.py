@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -29,6 +30,11 @@ from torchloupe.sources.places import Places, places, with_places
 from torchloupe.store import Artifact, plain, sha256
 from torchloupe.targets.classes import Classes, Each, Several, Top, Truth
 
+OF_MODEL = (
+    *("model", "cfg_options", "size", "mean", "std", "ema", "classes", "output"),
+    *("layouts", "layout_sizes", "extra_tokens"),
+)
+"""What a record tells of the model, as the arguments of `sources.subject`."""
 OF_CLASSES = (Classes, Each, Several, Top, Truth)
 
 
@@ -141,6 +147,8 @@ class Sanity(Explaining):
     job.ask besides that of Explaining: order, independent, blocks, smooth, stability, seed.
     """
 
+    usual: ClassVar = {"classifier": ("top2",), "detector": ("top2",)}
+
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         ask = job.ask
@@ -204,8 +212,9 @@ class JudgingStored(Judging):
         each = bool(first.get("each"))
         record = next(iter(records.values()))
         model = {**job.model}
-        for key in ("model", "cfg_options", "size", "mean", "std", "ema", "classes"):
-            model[key] = model.get(key) or first.get(key)
+        for key in OF_MODEL:
+            if key in first or key in model:
+                model[key] = model.get(key) or first.get(key)
         model["weights"] = model.get("weights") or record.get("weights")
         files = {id: str(record["source"]) for id, record in records.items()}
         labels = job.data.get("labels")
@@ -218,16 +227,20 @@ class JudgingStored(Judging):
             "each": each,
             "explain": first["explain"],
             "threshold": first["threshold"],
+            "templates": first.get("templates"),
+            "like": list(first.get("like") or ()),
             "aug_smooth": False,
             "eigen_smooth": False,
         }
         super().__init__(Job("maps", model, {"files": files, "labels": labels, "truth": job.data.get("truth")}, ask))
-        now = self._about["weights"]
-        if now != first["weights"]:
-            raise BadInput(
-                f"{self.stored.root}: the maps were made with weights {str(first['weights'])[:12]}, these are {str(now)[:12]}; "
-                "give the checkpoint that they were made with, --weights"
-            )
+        for key in sorted({*first, *self._about} - {*own, "options", "version"}, key=lambda key: key != "weights"):
+            now, then = self._about.get(key), first.get(key)
+            if now != then:
+                way = (
+                    "give the checkpoint that they were made with, --weights" if key == "weights" else "make them again"
+                )
+                difference = "other code" if key == "code" else f"{key} {_brief(then)}, these are with {_brief(now)}"
+                raise BadInput(f"{self.stored.root}: the maps were made with {difference}; {way}")
         self._before = {id: str(one.get("source")) for id, one in zip(records, asked, strict=True)}
 
     def asked(self, id: str) -> Mapping[str, Any]:
@@ -290,6 +303,11 @@ def stored_maps(results: Mapping[str, Artifact], now: Any) -> dict[str, Maps]:
         }
         found[method] = Maps(maps, type(now)(value, labels), signed=bool(about[method]["signed"]))
     return found
+
+
+def _brief(value: Any) -> str:
+    """A value of a record; a sha256 by its beginning."""
+    return str(value)[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else str(value)
 
 
 def source_of(fn: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -52,6 +52,8 @@ class Explaining:
     """
 
     part: Callable[[int, int], None] | None = None
+    usual: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Kind of model -> the questions where none was named; predicted for the others."""
 
     def __init__(self, job: Job) -> None:
         ask, self.files = job.ask, {str(name): item_at(str(at)) for name, at in job.data["files"].items()}
@@ -75,7 +77,7 @@ class Explaining:
                 "Python with a Batch"
             )
         self.parts = self._parts(self.files)
-        words = list(ask["target"] or ())
+        words = list(ask["target"] or self.usual.get(self.subject.kind, ()))
         self.each: Mapping[str, str] = {}
         if ask["each"]:
             if len(words) != len(self.files):
