@@ -278,6 +278,7 @@ def test_places_are_the_plain_loops(small: tuple[Probe, Batch, Maps]) -> None:
     others[:, :, :, 3:, 2:] = True
     batch = placed(batch, masks=truth, others=others)
     found = judge(probe, batch, maps, ("pointing", "mass", "energy", "iou"), chance=False, tolerance=1).numbers
+    kinds: set[str] = set()
     for k, i, values in each(maps):
         inside, rival = truth[i, k, 0].numpy(), others[i, 0, 0].numpy() & ~truth[i, k, 0].numpy()
         top = falling(values)[0]
@@ -298,13 +299,27 @@ def test_places_are_the_plain_loops(small: tuple[Probe, Batch, Maps]) -> None:
             "energy": scaled / all_scaled,
             "iou": best,
             "mass_against": own / (own + rest),
+            "pointing_against": float(
+                inside[max(zip(*np.nonzero(inside | rival), strict=True), key=lambda at: values[at])]
+            ),
         }
+        share = size / (H * W)
+        kind = "small" if share < (32 / 224) ** 2 else "medium" if share < (96 / 224) ** 2 else "large"
+        kinds.add(kind)
         for name, value in wanted.items():
             assert found[name].value["input"][k, i].item() == pytest.approx(value, abs=1e-12), name
+            for one in ("small", "medium", "large"):
+                part = found.get(f"{name}_{one}")
+                if one == kind:
+                    assert part.value["input"][k, i].item() == pytest.approx(value, abs=1e-12), (name, one)
+                else:
+                    assert part is None or math.isnan(part.value["input"][k, i].item()), (name, one)
         chance = len(grown) / (H * W)
         assert found["pointing"].chance[k, i].item() == pytest.approx(chance)
         assert found["mass"].chance[k, i].item() == pytest.approx(size / (H * W))
-        assert found["mass_against"].chance[k, i].item() == pytest.approx(size / (size + rival.sum()))
+        for name in ("mass_against", "pointing_against", f"mass_against_{kind}"):
+            assert found[name].chance[k, i].item() == pytest.approx(size / (size + rival.sum()))
+    assert kinds == {"medium", "large"}
 
 
 def test_shapes_are_the_plain_loops(small: tuple[Probe, Batch, Maps]) -> None:
@@ -474,7 +489,9 @@ def test_chance_is_what_random_maps_get() -> None:
         "pointing",
         "pointing_medium",
         "mass",
+        "mass_medium",
         "rank",
+        "rank_medium",
         "srg",
         "mrg",
         "lrg",

@@ -113,6 +113,27 @@ def dilated(masks: Tensor, radius: int) -> Tensor:
     return (F.conv2d(flat, disc, padding=radius) > 0.5)[:, 0].view(masks.shape)
 
 
+def by_size(numbers: Mapping[str, Number], asking: Asking) -> dict[str, Number]:
+    """The numbers, and each once more over the objects of one size, small, medium and large, as NAME_small ..., where there are any.
+
+    The size is the share of the picture that the object of the question takes, the mean of the frames that show it.
+    """
+    truth = _truth(asking)
+    shown = truth.flatten(3).any(3).sum(2).double()
+    area = _share(truth.double().mean((3, 4)).sum(2), shown)
+    found = dict(numbers)
+    for label, low, high in SIZES:
+        outside = ~((area >= low) & (area < high))
+        if outside.all():
+            continue
+        blank = lambda value, outside=outside: value.masked_fill(outside, float("nan"))
+        for name, number in numbers.items():
+            level = None if number.chance is None else blank(number.chance.expand_as(outside))
+            value = {key: blank(one) for key, one in number.value.items()}
+            found[f"{name}_{label}"] = Number(value, number.better, level)
+    return found
+
+
 @metric(needs=PLACE)
 def pointing(asking: Asking, heats: Mapping[str, Heat], *, tolerance: int | None = None) -> Marks:
     """Pointing game:  does the map's maximum lie on the object, or within the tolerance of it?
@@ -120,8 +141,10 @@ def pointing(asking: Asking, heats: Mapping[str, Heat], *, tolerance: int | None
     tolerance: pixels of the input around the object that count too; None = 15 for an input of 224, in proportion for others.
     Of several equal maxima the share that hits; over time the mean of the frames that show the object; a map without a
     positive value points nowhere and has no number.
-    Numbers: pointing, high is good, chance = share of the area of the grown object; pointing_small, pointing_medium,
-    pointing_large: only the objects of that size (COCO's, scaled to the input), where there are any.
+    Numbers: pointing, high is good, chance = share of the area of the grown object; where the truth tells other objects
+    (truth["others"]), pointing_against: whether the maximum over all objects lies on this one, chance = its share of their area.
+    As all numbers of place also by size of the object, as pointing_small, pointing_medium and pointing_large (COCO's sizes, scaled
+    to the input), where there are any.
     Source: Zhang et al. 2016, Top-down neural attention by excitation backprop, ECCV, arXiv:1608.00507; tolerance as in TorchRay.
     """
     radius = round(15 * min(asking.batch.size[1:]) / 224) if tolerance is None else tolerance
@@ -138,14 +161,25 @@ def pointing(asking: Asking, heats: Mapping[str, Heat], *, tolerance: int | None
         hit = _share((tied & grown).sum(3).double(), tied.sum(3).double())
         value[name] = _share(torch.where(counted, hit, 0).sum(2), counted.sum(2).double())
     level = _share(torch.where(shown, grown.double().mean(3), 0).sum(2), shown.sum(2).double())
-    area = _share(truth.double().mean((3, 4)).sum(2), shown.sum(2).double())
     numbers = {"pointing": Number(value, "high", level)}
-    for label, low, high in SIZES:
-        outside = ~((area >= low) & (area < high))
-        if not outside.all():
-            part = {name: one.masked_fill(outside, float("nan")) for name, one in value.items()}
-            numbers[f"pointing_{label}"] = Number(part, "high", level.masked_fill(outside, float("nan")))
-    return Marks(numbers)
+    if OTHERS in asking.batch.truth:
+        numbers["pointing_against"] = _against(asking, heats, truth)
+    return Marks(by_size(numbers, asking))
+
+
+def _against(asking: Asking, heats: Mapping[str, Heat], truth: Tensor) -> Number:
+    """Whether the maximum over all objects lies on the one that is asked for; NaN where there is no other, or no positive value."""
+    others = _truth(asking, OTHERS)
+    there = (truth | others).flatten(2)
+    rivals = truth.flatten(2).any(2) & others.flatten(2).any(2)
+    value = {}
+    for name, heat in heats.items():
+        flat = _positive(heat, asking).flatten(2).where(there, torch.zeros((), dtype=torch.float64))
+        tied = (flat == flat.amax(2, keepdim=True)) & (flat > 0)
+        hit = _share((tied & truth.flatten(2)).sum(2).double(), tied.sum(2).double())
+        value[name] = hit.masked_fill(~rivals, float("nan"))
+    level = _share(truth.flatten(2).sum(2).double(), there.sum(2).double())
+    return Number(value, "high", level.masked_fill(~rivals, float("nan")))
 
 
 @metric(needs=PLACE, unsigned=POSITIVE)
@@ -183,7 +217,7 @@ def mass(asking: Asking, heats: Mapping[str, Heat]) -> Marks:
         both = area + others.double().mean((2, 3, 4))
         level = (area / both).masked_fill(~others.flatten(2).any(2), float("nan"))
         numbers["mass_against"] = Number(against, "high", level)
-    return Marks(numbers)
+    return Marks(by_size(numbers, asking))
 
 
 @metric(needs=PLACE)
@@ -202,7 +236,7 @@ def energy(asking: Asking, heats: Mapping[str, Heat]) -> Marks:
         fine = resize(heat.values.double(), asking.batch.size).cpu()
         a = fine - fine.amin((2, 3, 4), keepdim=True)
         value[name] = _share((a * truth).sum((2, 3, 4)), a.sum((2, 3, 4))).masked_fill(area.isnan(), float("nan"))
-    return Marks({"energy": Number(value, "high", area)})
+    return Marks(by_size({"energy": Number(value, "high", area)}, asking))
 
 
 @metric(needs=PLACE)
@@ -227,4 +261,4 @@ def iou(asking: Asking, heats: Mapping[str, Heat]) -> Marks:
         ends = F.pad(falling[..., 1:] != falling[..., :-1], (0, 1), value=True)
         empty = (size[..., 0] == 0) | (flat == 0).all(2)
         value[name] = overlap.masked_fill(~ends, 0).amax(2).masked_fill(empty, float("nan"))
-    return Marks({"iou": Number(value, "high")})
+    return Marks(by_size({"iou": Number(value, "high")}, asking))

@@ -63,9 +63,7 @@ def deletion(
     Source: Petsiuk et al. 2018, RISE, BMVC, arXiv:1806.07421.
     Differs: 20 points in place of one each 224 pixels (step=224 gives them); ties in random order, the same for all maps.
     """
-    cells = Cells(asking.batch.size, over, grid)
-    found = curve(asking, heats, cells, steps_of(cells, steps, step), fill, True)
-    return Marks({"deletion": Number(areas(found), "low")}, {"deletion": found}, beyond(asking, fill))
+    return _area("deletion", asking, heats, Cells(asking.batch.size, over, grid), (steps, step), fill, most=True)
 
 
 @metric(lambda maps, n, options: maps * n * _points(options))
@@ -85,10 +83,22 @@ def insertion(
     Source: Petsiuk et al. 2018, RISE, BMVC, arXiv:1806.07421.
     Differs: as deletion. The authors' blur (11 taps, sigma 5) is weak: see its score in the curve's last point.
     """
-    cells = Cells(asking.batch.size, over, grid)
-    counts = steps_of(cells, steps, step)
-    found = curve(asking, heats, cells, counts, fill, False)
-    return Marks({"insertion": Number(areas(found), "high")}, {"insertion": found}, beyond(asking, fill))
+    return _area("insertion", asking, heats, Cells(asking.batch.size, over, grid), (steps, step), fill, most=False)
+
+
+def _area(
+    name: str,
+    asking: Asking,
+    heats: Mapping[str, Heat],
+    cells: Cells,
+    points: tuple[int, int],
+    fill: Fill,
+    *,
+    most: bool,
+) -> Marks:
+    """The area under one curve, whose most important cells go first, or stay longest. points: steps and step, see `steps_of`."""
+    found = curve(asking, heats, cells, steps_of(cells, *points), fill, most)
+    return Marks({name: Number(areas(found), "low" if most else "high")}, {name: found}, beyond(asking, fill))
 
 
 @metric(lambda maps, n, options: 2 * maps * n * _points(options) + options["draws"] * n * _points(options))
