@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import torchloupe as loupe
@@ -16,7 +17,8 @@ from torchloupe.errors import PARTLY, BadInput, BadSample
 from torchloupe.kinds.judged import Judged
 from torchloupe.metrics.statistics import Rank, holm, interval, ranking, sign_flip
 from torchloupe.metrics.verdict import verdicts
-from torchloupe.render.judgement import drawn, order
+from torchloupe.render.judgement import drawn, order, without
+from torchloupe.render.style import Style
 from torchloupe.sources.places import Thing, _counts, _run_lengths, places, with_places
 from torchloupe.store import load
 
@@ -83,12 +85,33 @@ def test_pictures_are_judged_and_go_on(home: Path, capsys: pytest.CaptureFixture
     assert one.row()["road occlusion/input"] == pytest.approx(
         found["road"].value["occlusion/input"][0, 2].item(), abs=1e-5
     )
+    # what is stored as taken away is what the model was not shown
+    line = one.curves["deletion"]
+    assert line.fill == "zero"
+    assert set(line.taken) == {"gradcam/stage", "occlusion/input"}
+    for name, gone in line.taken.items():
+        assert gone.shape == (1, 1, 32, 32)
+        for p, share in enumerate(line.at):
+            keep = gone[0, 0] > p
+            assert (~keep).mean() == pytest.approx(share)
+            left = subject.module(batch.x[2:3] * torch.from_numpy(keep)).softmax(1)[0, int(one.questions[0])]
+            assert left.item() == pytest.approx(line.value[name][0, p], abs=1e-5)
+    assert (one.curves["insertion"].taken["gradcam/stage"] == 5).sum() == 0
+    with Image.open(out / "p2-removed.png") as drawn_one:
+        assert drawn_one.width > 500
+    shown = without(one.picture, line.taken["gradcam/stage"][0] <= 2, Style())[0]
+    assert np.array_equal((shown == 128).all(-1), line.taken["gradcam/stage"][0, 0] <= 2)
     before = (out / "p1.npz").stat().st_mtime_ns
     assert main([*words, "--save", str(out)]) == 0
     assert "budget" not in capsys.readouterr().err
     assert (out / "p1.npz").stat().st_mtime_ns == before
     assert main(["draw", str(out), "--save", str(home / "again"), "--compare"]) == 0
-    assert {path.name for path in (home / "again").iterdir()} == {*(f"p{i}-grid.png" for i in range(4)), "curves.png"}
+    drawings = {*(f"p{i}-grid.png" for i in range(4)), *(f"p{i}-removed.png" for i in range(4)), "curves.png"}
+    assert {path.name for path in (home / "again").iterdir()} == drawings
+    assert main(["draw", str(out / "p1.npz"), "--save", str(home / "some"), "--method", "occlusion"]) == 0
+    kept = one.only(("occlusion",), (), one.questions)
+    assert kept.numbers["road"].value["gradcam/stage"].shape == (1,)
+    assert one.only(targets=(one.questions[0],)).arrays().keys() == one.arrays().keys()
 
 
 def test_maps_on_disk_are_judged(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

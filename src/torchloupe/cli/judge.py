@@ -21,6 +21,7 @@ DEFAULT_MODEL = Model()
 DEFAULT_RUNNING = Running()
 DEFAULT_STYLE = Style()
 FEW = 6
+MOST_REMOVED = 24
 METRICS = ("deletion", "insertion", "road")
 FIXED = ("--layers", "--method", "--target", "--each", "--explain", "--threshold", "--option")
 
@@ -256,7 +257,13 @@ def judged(
         written.append(judgement.save_figure(judgement.figure(samples), folder / f"curves.{style.format}"))
     if rank:
         written += ranked(samples, folder, style)
-    written += draw_run(results, chosen(results, there, draw), folder, style)
+    shown = chosen(results, there, draw)
+    written += draw_run(results, shown, folder, style)
+    written += judgement.draw_removed([one for one in samples if one.id in set(shown[:MOST_REMOVED])], folder, style)
+    if len(shown) > MOST_REMOVED:
+        say(
+            f"what was taken away: drawn of {MOST_REMOVED} of {len(shown)} samples; `loupe draw {folder}/NAME.npz` draws that of others"
+        )
     if sentences:
         print("\n".join(judgement.sentences(samples)))
     else:

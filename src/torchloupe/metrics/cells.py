@@ -116,3 +116,13 @@ def kept(cells: Cells, ranks: Mapping[str, Tensor], counts: Sequence[int], most:
                 place = cells.spread(rank)
                 for count in counts:
                     yield sample, (place >= count) if most else (place < cells.count - count)
+
+
+def gone_at(cells: Cells, ranks: Tensor, counts: Sequence[int], most: bool) -> Tensor:
+    """The first of the points at which each cell is gone, their number where it stays: ranks (k, n, cells) -> (k, n, t, h, w).
+
+    counts: cells taken away at each point, rising; most: the most important first. Whole numbers, of a byte where that holds them.
+    """
+    first = ranks if most else cells.count - 1 - ranks
+    found = torch.searchsorted(torch.tensor(counts), first.contiguous(), right=True)
+    return found.view(*ranks.shape[:2], *cells.shape).to(torch.uint8 if len(counts) < 256 else torch.int16)

@@ -33,10 +33,16 @@ class Number:
 
 @dataclass(frozen=True)
 class Curve:
-    """A score along what was taken away:  at (p,), the share of the input taken away;  value: map -> (k, n, p)."""
+    """A score along what was taken away:  at (p,), the share of the input taken away;  value: map -> (k, n, p).
+
+    taken: map -> (k, n, t, h, w) in cells, each of them as equal a part of the input as whole pixels allow: the number of the first
+    point at which the cell is gone, p for one that stays; nothing where cells do not go one after the other. fill: what stood there.
+    """
 
     at: Tensor
     value: Mapping[str, Tensor]
+    taken: Mapping[str, Tensor] = field(default_factory=dict)
+    fill: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchloupe.errors import BadInput
 from torchloupe.metrics.asking import Asking
-from torchloupe.metrics.cells import Cells, blank, kept, steps_of
+from torchloupe.metrics.cells import Cells, blank, gone_at, kept, steps_of
 from torchloupe.metrics.fills import Fill
 from torchloupe.metrics.marks import Curve, Heat, Marks, Number
 from torchloupe.metrics.registry import metric
@@ -36,7 +36,8 @@ def curve(
         name: rows[own, i, own].masked_fill(blank(heat)[..., None], float("nan"))
         for i, (name, heat) in enumerate(heats.items())
     }
-    return Curve(torch.tensor(counts, dtype=torch.float64) / cells.count, value)
+    taken = {name: gone_at(cells, ranks[name], counts, most) for name in heats}
+    return Curve(torch.tensor(counts, dtype=torch.float64) / cells.count, value, taken, str(fill))
 
 
 def areas(found: Curve) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ from torchloupe.errors import BadInput
 from torchloupe.kinds.judged import Judged
 from torchloupe.metrics.statistics import Floats, Rank, Row, interval, per_sample, rows
 from torchloupe.metrics.verdict import verdicts
+from torchloupe.render.pictures import FRAMES, SMALLEST
+from torchloupe.render.pictures import redraw as redraw_maps
+from torchloupe.render.plots import Cell, Group, grid
+from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +27,9 @@ if TYPE_CHECKING:
     from torchloupe.store.results import Results
 
 ARROWS = {"high": "higher is better", "low": "lower is better", "neither": ""}
-DASHED = ("centre", "edges")
 PER_ROW = 3
+SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
+GREY = 128
 
 
 def gathered(samples: Sequence[Judged]) -> dict[str, tuple[dict[str, Floats], str, Floats | None]]:
@@ -226,6 +232,67 @@ def drawn(
     return whole
 
 
+def removed_figure(sample: Judged, style: Style) -> Figure | None:
+    """What was taken away along the curves of one sample, grey, with the score beside the share; None where nothing was.
+
+    A picture: a row a map, shares across. A sequence: a row a map and share, frames across.
+    """
+    longest = max(sample.picture.shape[1:3])
+    enlarged = None if longest >= SMALLEST else str(math.ceil(SMALLEST / longest))
+    look = style if style.resize is not None else replace(style, resize=enlarged)
+    groups, fills = [], []
+    wide = 0
+    for k in range(len(sample.questions)):
+        for name, line in sample.curves.items():
+            rows: list[tuple[str, Sequence[Cell | None]]] = []
+            points = sorted({int(np.abs(line.at - share).argmin()) for share in SHARES})
+            for key, taken in line.taken.items():
+                if tuple(key.split("/", 1)) not in sample.maps or np.isnan(line.value[key][k]).any():
+                    continue
+                told = [f"{100 * line.at[p]:.0f} %: {_figure(line.value[key][k, p])}" for p in points]
+                pictures = [without(sample.picture, taken[k] <= p, look) for p in points]
+                if len(sample.picture) == 1:
+                    rows.append((key, [Cell(one[0], text) for one, text in zip(pictures, told, strict=True)]))
+                    continue
+                shown = sorted({round(i) for i in np.linspace(0, len(sample.picture) - 1, FRAMES)})
+                rows += [
+                    (f"{key} {text}", [Cell(one[t]) for t in shown]) for one, text in zip(pictures, told, strict=True)
+                ]
+            if rows:
+                groups.append(Group(f"{name}: {sample.questions[k]}", rows))
+                wide = max(wide, *(len(row) for _, row in rows))
+                fills.append(f"{name} {line.fill}")
+    if not groups:
+        return None
+    frames = sorted({round(i) for i in np.linspace(0, len(sample.picture) - 1, FRAMES)})
+    titles = [str(t) for t in frames] if len(sample.picture) > 1 else [""] * wide
+    note = f"Grey: taken away, with the score of what is left. Filled with: {', '.join(dict.fromkeys(fills))}"
+    return grid(groups, titles, (), note)
+
+
+def without(picture: np.ndarray, gone: np.ndarray, style: Style) -> list[np.ndarray]:
+    """The frames of a picture (t, h, w, 3) with the cells that are gone (t', h', w') bool in grey."""
+    size = picture.shape[:3]
+    rows = [np.arange(length) * cells // length for length, cells in zip(size, gone.shape, strict=True)]
+    fine = gone[np.ix_(*rows)]
+    pictures = np.where(fine[..., None], GREY, picture).astype(np.uint8)
+    height, width = style.size(*size[1:])
+    down, across = np.arange(height) * size[1] // height, np.arange(width) * size[2] // width
+    return [frame[np.ix_(down, across)] for frame in pictures]
+
+
+def draw_removed(samples: Sequence[Judged], folder: Path, style: Style) -> list[Path]:
+    """NAME-removed of each sample, see `removed_figure`."""
+    found = []
+    for one in samples:
+        whole = removed_figure(one, style)
+        if whole is not None:
+            found.append(
+                save_figure(whole, folder / f"{store.safe_name(one.id)}-removed.{style.format}", style.dpi // 2)
+            )
+    return found
+
+
 def rank_figure(found: Mapping[str, Sequence[Rank]], title: str = "") -> Figure:
     """Paired differences to the best with their intervals, a panel a number; the best stands at 0."""
     from torchloupe.render.ink import Plain
@@ -284,12 +351,13 @@ def write_table(found: Sequence[Row], path: Path) -> Path:
 
 def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Stored judgements again: their heatmaps, and the curves of all of them in one figure; `loupe draw` calls this."""
-    from torchloupe.render.pictures import redraw as redraw_maps
-
     written = redraw_maps(paths, save, wish)
     samples = [Judged.read(*store.load(path), store.pair(path)[0].stem) for path in paths]
     if any(one.curves for one in samples):
         goal = Path(save) if save is not None else paths[0].parent
         goal = goal.parent if goal.suffix else goal
         written.append(save_figure(figure(samples), goal / f"curves.{wish.style.format}", wish.style.dpi // 2))
+        written += draw_removed(
+            [one.only(wish.methods, wish.layers, wish.targets) for one in samples], goal, wish.style
+        )
     return written
