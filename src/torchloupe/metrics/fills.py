@@ -19,6 +19,7 @@ AT_ONCE = 200_000
 RADIUS = 5
 SIGMA = 5.0
 DIRECT, DIAGONAL = 1 / 6, 1 / 12
+DAMPING, OVER, COARSEST = 0.9, 1.6, 8
 AROUND = ((0, 1, DIRECT), (1, 0, DIRECT), (1, 1, DIAGONAL), (1, -1, DIAGONAL))
 """Half of the eight neighbours of a cell (down, right, weight); the other half are the same edges seen from the other end."""
 
@@ -147,7 +148,7 @@ def linear(frames: Tensor, kept: Tensor, tolerance: float = 1e-5, most: int = 10
     x = torch.zeros_like(right)
     residual = right
     goal = tolerance * right.flatten(2).norm(dim=2)[..., None, None]
-    way: Tensor | float = 0.0
+    way: Tensor | None = None
     inner = torch.ones_like(goal)
     for _ in range(most):
         # a channel that is done stands still, so that its answer does not depend on what else is in the batch
@@ -156,12 +157,12 @@ def linear(frames: Tensor, kept: Tensor, tolerance: float = 1e-5, most: int = 10
             break
         step = _cycle(levels, residual)
         new = (residual * step).sum((2, 3), keepdim=True)
-        way = step + _over(new, inner) * way
+        way = torch.addcmul(step, _over(new, inner), way) if way is not None else step
         inner = new
         pushed = levels[0].apply(way)
         length = _over(inner, (way * pushed).sum((2, 3), keepdim=True)) * going
-        x = x + length * way
-        residual = residual - length * pushed
+        x.addcmul_(length, way)
+        residual = torch.addcmul(residual, length, pushed, value=-1)
     return torch.where(hole, x, frames)
 
 
@@ -183,29 +184,49 @@ def _over(above: Tensor, below: Tensor) -> Tensor:
 class _Level:
     """One grid of the multigrid: edges to the four neighbours of AROUND, their sum with what is held fixed, and its inverse.
 
-    unknown: given at the finest grid, whose edges all have the weights of AROUND.
+    unknown: given at the finest grid, whose edges all have the weights of AROUND. direct: the inverse of the whole matrix, of the
+    coarsest grid.
     """
 
     def __init__(self, edges: list[Tensor], ground: Tensor, unknown: Tensor | None = None) -> None:
-        self.edges, self.unknown = edges, unknown
+        self.edges, self.unknown, self.ground = edges, unknown, ground
         total = ground.clone()
+        self.pairs = []
         for (down, right, _), edge in zip(AROUND, edges, strict=True):
-            total += edge
             here, there = _ends(down, right)
+            total += edge
             total[there] += edge[here]
-        self.total, self.ground = total, ground
-        self.inverse = torch.where(total > 0, 1 / torch.where(total > 0, total, 1), 0)
+            self.pairs.append((here, there, edge[here]))
+        self.total, self.there = total, (total > 0).to(total)
+        self.damped = torch.where(total > 0, DAMPING / torch.where(total > 0, total, 1), 0)
+        self.direct = self._inverse() if max(ground.shape[-2:]) <= COARSEST else None
 
     def apply(self, values: Tensor) -> Tensor:
         """The matrix of this grid times values (b, c, h, w), which are 0 where nothing is unknown."""
         found = self.total * values
         if self.unknown is not None:
-            return found.sub_(around(values).mul_(self.unknown))
-        for (down, right, _), edge in zip(AROUND, self.edges, strict=True):
-            here, there = _ends(down, right)
-            found[here] -= edge[here] * values[there]
-            found[there] -= edge[here] * values[here]
+            return found.addcmul_(around(values), self.unknown, value=-1)
+        for here, there, edge in self.pairs:
+            found[here].addcmul_(edge, values[there], value=-1)
+            found[there].addcmul_(edge, values[here], value=-1)
         return found
+
+    def solved(self, right: Tensor) -> Tensor:
+        """The exact answer on the coarsest grid, 0 where nothing is unknown."""
+        assert self.direct is not None
+        return (self.direct @ right.flatten(2).mT).mT.view_as(right)
+
+    def _inverse(self) -> Tensor:
+        """(b, cells, cells): the inverse of the matrix, whose rows of nothing unknown are 0."""
+        b, _, h, w = self.total.shape
+        whole = self.total.new_zeros(b, h * w, h * w)
+        number = torch.arange(h * w, device=whole.device).view(h, w)
+        for here, there, edge in self.pairs:
+            one, other = number[here[1:]].flatten(), number[there[1:]].flatten()
+            whole[:, one, other] = whole[:, other, one] = -edge.flatten(1)
+        flat, there = self.total.flatten(1), self.there.flatten(1)
+        whole = whole + torch.diag_embed(flat + (1 - there))
+        return torch.linalg.inv(whole.double()).to(whole) * there[:, None] * there[..., None]
 
 
 def _ends(down: int, right: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -230,7 +251,7 @@ def _levels(unknown: Tensor, whole: Tensor) -> Iterator[_Level]:
     level = _Level(edges, ground, unknown)
     while True:
         yield level
-        if max(level.ground.shape[-2:]) <= 2:
+        if level.direct is not None:
             return
         level = _Level(*_coarser(level.edges, level.ground))
 
@@ -259,13 +280,12 @@ def _coarser(edges: list[Tensor], ground: Tensor) -> tuple[list[Tensor], Tensor]
 def _cycle(levels: list[_Level], right: Tensor, depth: int = 0) -> Tensor:
     """One symmetric V cycle from 0: a damped Jacobi step, the coarser grid, a damped Jacobi step."""
     level = levels[depth]
-    x = 0.7 * level.inverse * right
-    if depth + 1 == len(levels):
-        for _ in range(8):
-            x = x + 0.7 * level.inverse * (right - level.apply(x))
-        return x
+    if level.direct is not None:
+        return level.solved(right)
+    x = level.damped * right
     h, w = right.shape[-2:]
-    rest = F.avg_pool2d(F.pad(right - level.apply(x), (0, w % 2, 0, h % 2)), 2) * 4
+    rest = right - level.apply(x)
+    rest = F.avg_pool2d(F.pad(rest, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else rest, 2, divisor_override=1)
     lift = _cycle(levels, rest, depth + 1).repeat_interleave(2, -2).repeat_interleave(2, -1)[..., :h, :w]
-    x = x + 1.6 * lift * (level.total > 0)
-    return x + 0.7 * level.inverse * (right - level.apply(x))
+    x.addcmul_(lift, level.there, value=OVER)
+    return x.addcmul_(level.damped, right - level.apply(x))
