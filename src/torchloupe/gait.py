@@ -186,6 +186,35 @@ class _Heard:
         return self.target(output, replace(batch, asked=asked))
 
 
+def about_walk(
+    subject: Subject, walk: Walk, target: Retrieval, *, exclude: Sequence[str] = (), among: Sequence[str] | None = None
+) -> tuple[Batch, list[bool]]:
+    """A probe as the model takes it, with what the target must know, and which items of the gallery are no candidates for it.
+
+    Options as of `explain_walk`. Errors: BadSample for a walk that does not fit; LoupeWarning where it is itself in the gallery.
+    """
+    gallery = target.gallery
+    try:
+        batch = _reader(subject)(walk)
+    except BadInput as error:
+        raise BadSample(str(error)) from error
+    own = content(batch)
+    twins = [name for name, other in zip(gallery.names, gallery.digests, strict=True) if other == own]
+    same = [name == walk.name or name in twins for name in gallery.names]
+    if isinstance(target, Pair) and target.name in twins:
+        raise BadSample(f"{walk.name} is the same data as {target.name}: distance 0, nothing to explain")
+    if others := [name for name in twins if name != walk.name]:
+        told = f"{walk.name} is the same data as {', '.join(others)} (distance 0); left out there"
+        warnings.warn(told, LoupeWarning, stacklevel=3)
+    elif any(same):
+        warnings.warn(f"{walk.name} is itself in the gallery; left out there", LoupeWarning, stacklevel=3)
+    away = gallery.excluded(exclude, walk.identity, walk.condition, walk.view)
+    if among is not None:
+        away = [one or name not in among for one, name in zip(away, gallery.names, strict=True)]
+    same = [one or other for one, other in zip(same, away, strict=True)]
+    return gallery.about(batch, [walk.identity], torch.tensor([same])), same
+
+
 def explain_walk(
     subject: Subject,
     walk: Walk,
@@ -205,29 +234,10 @@ def explain_walk(
     are no candidates for this probe. among: names of the items that are; None for all.
     Errors: BadSample for a walk that does not fit, BadInput for a layer that does not; LoupeWarning where the probe is itself in the gallery.
     """
-    gallery = target.gallery
-    config, prepare = config_of(subject), _reader(subject)
-    try:
-        batch = prepare(walk)
-    except BadInput as error:
-        raise BadSample(str(error)) from error
-    own = content(batch)
-    twins = [name for name, other in zip(gallery.names, gallery.digests, strict=True) if other == own]
-    same = [name == walk.name or name in twins for name in gallery.names]
-    if isinstance(target, Pair) and target.name in twins:
-        raise BadSample(f"{walk.name} is the same data as {target.name}: distance 0, nothing to explain")
-    if others := [name for name in twins if name != walk.name]:
-        told = f"{walk.name} is the same data as {', '.join(others)} (distance 0); left out there"
-        warnings.warn(told, LoupeWarning, stacklevel=2)
-    elif any(same):
-        warnings.warn(f"{walk.name} is itself in the gallery; left out there", LoupeWarning, stacklevel=2)
-    away = gallery.excluded(exclude, walk.identity, walk.condition, walk.view)
-    if among is not None:
-        away = [one or name not in among for one, name in zip(away, gallery.names, strict=True)]
-    same = [one or other for one, other in zip(same, away, strict=True)]
-    batch = gallery.about(batch, [walk.identity], torch.tensor([same]))
+    gallery, config = target.gallery, config_of(subject)
+    batch, same = about_walk(subject, walk, target, exclude=exclude, among=among)
     heard = _Heard(target)
-    probe = Probe(subject, tuple(layers) or subject.layers or _last_pictures(subject, target, batch), heard)
+    probe = Probe(subject, tuple(layers) or subject.layers or last_pictures(subject, target, batch), heard)
     found = named(method)(probe, batch, **(options or {}))
     if heard.output is None or heard.item is None:
         raise BadInput(f"method {method} asked no question")
@@ -262,7 +272,7 @@ def explain_walk(
         signed=found.signed,
         **_by_part(subject, gallery, heard.output, [int(heard.item[0, 0]), *_pair(ranked, gallery, walk.identity)]),
         **_answered(subject, shelf.get(answers[0])),
-        **_laid_out(subject, found, batch),
+        **laid_out(subject, found, batch),
         **_shown(subject, batch),
     )
 
@@ -287,7 +297,7 @@ def _by_part(subject: Subject, gallery: Gallery, output: Tensor, items: Sequence
     return {**made, "part_rows": part_rows(config_of(subject), output.shape[2])}
 
 
-def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[str, ...]:
+def last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[str, ...]:
     """The last layer with picture axes that the score depends on, in a network that no table describes.
 
     Heads whose results only a loss reads run last in many gait models; they have strips, or lead nowhere.
@@ -308,7 +318,7 @@ def _last_pictures(subject: Subject, target: Retrieval, batch: Batch) -> tuple[s
     raise BadInput(f"{subject.spec}: no layer with image axes was found; name one with --layers")
 
 
-def _laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
+def laid_out(subject: Subject, found: Maps, batch: Batch) -> dict[str, Any]:
     """Maps (k, t', h', w') by layer, the frames of their time steps, and what to know about them."""
     maps, frames, words, under = {}, {}, {}, {}
     for layer, value in found.maps.items():

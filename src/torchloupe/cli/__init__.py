@@ -110,6 +110,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "cam": "torchloupe.cli.gait:cam",
             "draw": "torchloupe.cli.gait:draw",
             "eval": "torchloupe.cli.gait:evaluate",
+            "judge": "torchloupe.cli.gait:judge",
             "layers": "torchloupe.cli.gait:layers",
             "summary": "torchloupe.cli.gait:summary",
         },

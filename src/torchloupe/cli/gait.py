@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from torchloupe.cli.options import Running
+from torchloupe.cli.options import Running, Words, pairs, say
+from torchloupe.render.style import Style
 
 if TYPE_CHECKING:
     from torchloupe.probe import Subject
@@ -22,6 +23,7 @@ LayersOption = Annotated[tuple[str, ...], Parameter(name=["--layers", "-l"], con
 DeviceOption = Annotated[str, Parameter(name=["--device"])]
 
 ONE_BY_ONE = Running(batch_size=1)
+DEFAULT_STYLE = Style()
 
 
 def cam(
@@ -137,6 +139,131 @@ def cam(
     for line in done.told("probes"):
         print(line, file=sys.stderr)
     return done.status
+
+
+def judge(
+    *,
+    config: ConfigOption,
+    weights: WeightsOption = None,
+    probe: Annotated[Path, Parameter(name=["--probe", "-p", "--probe-dir", "--probe_dir"])] = Path("Probes"),
+    gallery: Annotated[Path, Parameter(name=["--gallery", "-g", "--gallery-dir", "--gallery_dir"])] = Path("Gallery"),
+    save: Annotated[Path, Parameter(name=["--save", "-s", "--save-dir", "--save_dir", "--out", "-o"])] = Path(
+        "gait-judged"
+    ),
+    layers: LayersOption = (),
+    method: Words | None = None,
+    target: str = "nearest",
+    exclude: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
+    parts: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative=())] = (),
+    metric: Literal["euc", "cos"] | None = None,
+    device: DeviceOption = "auto",
+    opengait: Path | None = None,
+    cache: Path | None = None,
+    signed: Annotated[bool, Parameter(negative=())] = False,
+    metrics: Words | None = None,
+    metric_option: Words | None = None,
+    value: Literal["auto", "score", "share"] = "auto",
+    chance: bool = True,
+    rank: Annotated[bool, Parameter(negative=())] = False,
+    chunk: int = 32,
+    seed: int = 0,
+    draw: str = "auto",
+    running: Annotated[Running, Parameter(name="*")] = ONE_BY_ONE,
+    style: Annotated[Style, Parameter(name="*")] = DEFAULT_STYLE,
+    unsafe_load: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Numbers beside the heatmaps of walks: what the distance does as frames and places are taken away, and what chance gets.
+
+    As `loupe judge` does for pictures; `loupe judge FOLDER` judges maps that `loupe gait cam` wrote. Deletion and insertion are
+    given over frames and places together, over frames alone (_time) and over places alone (_space), with pictures of what was
+    removed.
+
+    Parameters
+    ----------
+    config
+        OpenGait's YAML. It is merged over the default.yaml of its tree, where there is one.
+    weights
+        Checkpoint (.pt or .safetensors). By default the one that restore_hint of the config means.
+    probe
+        Sequences to explain: a tree <id>/<type>/<view>/, a folder of silhouette pictures, or a video.
+    gallery
+        Sequences among which the answer is looked for.
+    save
+        Folder of the results.
+    layers
+        Names, globs, or numbers of `loupe gait layers`. By default the model's default layers.
+    method
+        One or more methods, as for `loupe gait cam`. Default: gradcam.
+    target
+        nearest (whoever it is), match (same identity), rival (another identity), margin (rival - match), or the
+        name of a gallery sequence.
+    exclude
+        Gallery sequences that are no candidates: same-view, same-type (of anybody), own-view, own-type (of the probe's
+        own person).
+    parts
+        Body parts to ask about one by one; all together by default.
+    metric
+        Distance; by default the config's.
+    device
+        cpu, cuda, a GPU's number, or auto.
+    opengait
+        A checkout of OpenGait, for models that are not built in. Its code is imported, that is, run.
+    cache
+        Folder where embedded galleries are kept; by default the user's cache folder.
+    signed
+        Keep what makes them unlike as well, below 0; for methods that cut it off.
+    metrics
+        One or more of: deletion, insertion, srg, road, infidelity, faithfulness_correlation, monotonicity, completeness, shape.
+        Default: deletion insertion road.
+    metric_option
+        Options of the metrics, key=value: steps=20 fill=zero grid=8 over=t percentiles=10,50 draws=64.
+    value
+        score: minus the distance, as it is; share: 1 clean, 0 wholly filled. auto: score.
+    chance
+        Judge a random map, a centred blob and an edge detector too.
+    rank
+        Order the methods by every number: paired differences to the best, intervals, p after Holm, cost; one figure.
+    chunk
+        Masked walks in one forward; bounds the memory.
+    seed
+        Of ties, noise and random maps.
+    draw
+        Which walks to draw: all, none, sample:N, worst:N, best:N, worst:N:COLUMN of the table; auto: all of up to 1000.
+    unsafe_load
+        Let the checkpoint run code while it is read; only for files whose maker is trusted.
+    """
+    from torchloupe.cli.judge import METRICS, judged
+    from torchloupe.errors import BadInput
+    from torchloupe.runs.run import Job
+
+    if rank and len(method or ()) + len(layers) < 2:
+        raise BadInput("--rank orders methods or layers; name at least two with --method or --layers")
+    data = {
+        "probes": str(probe),
+        "gallery": str(gallery),
+        "strict": running.strict,
+        "cache": str(cache or _cache()),
+    }
+    ask = {
+        "layers": layers,
+        "methods": method or ["gradcam"],
+        "signed": signed,
+        "target": target,
+        "parts": parts,
+        "metric": metric,
+        "exclude": exclude,
+        "metrics": metrics or list(METRICS),
+        "metric_options": pairs(metric_option or (), "--metric-option"),
+        "value": value,
+        "chance": chance,
+        "chunk": chunk,
+        "seed": seed,
+    }
+    job = Job("gait judged", _model(config, weights, device, opengait, unsafe_load), data, ask)
+    work = job.open()
+    work.tell = say
+    work.about()  # the gallery is embedded, and the question checked, before anything is written
+    return judged(job, work, save, running, draw, replace(style, compare=True), rank=rank, what="walks")
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ DEFAULT_MODEL = Model()
 DEFAULT_RUNNING = Running()
 DEFAULT_STYLE = Style()
 FEW = 6
-MOST_REMOVED = 24
+MOST_REMOVED = 8
 METRICS = ("deletion", "insertion", "road")
 FIXED = ("--layers", "--method", "--target", "--each", "--explain", "--threshold", "--option")
 
@@ -58,7 +58,8 @@ def judge(
     numbers and curves (NAME.npz, NAME.json), table.csv and the figure of the curves.
 
     Parameters:
-        images: Pictures, folders, globs, or a text file that lists pictures; or one folder of results of `loupe cam`.
+        images: Pictures, folders, globs, or a text file that lists pictures; or one folder of results of `loupe cam` or `loupe gait
+            cam`; `loupe gait judge` makes the maps of walks by several methods and judges them.
         model: As for `loupe cam`. For a folder of results: only where its records do not tell.
         metric: One or more of: deletion, insertion, srg, road, average_drop, infidelity, faithfulness_correlation, monotonicity,
             completeness; pointing, mass, energy, iou (with --truth); shape. Default: deletion insertion road.
@@ -85,7 +86,7 @@ def judge(
     from torchloupe.errors import BadInput
     from torchloupe.runs.run import Job
 
-    options = pairs(metric_option or (), "--metric-option")
+    options, what = pairs(metric_option or (), "--metric-option"), "pictures"
     if rank and len(method or ()) + len(layers or ()) < 2 and not (len(images) == 1 and stored(images[0])):
         raise BadInput("--rank orders methods or layers; name at least two with --method or --layers")
     ask: dict[str, Any] = {
@@ -107,7 +108,16 @@ def judge(
         if folder.resolve() == Path(images[0]).resolve():
             raise BadInput(f"--save {folder}: is the folder of the maps itself; give another one")
         data = {"run": images[0], "truth": truth and str(truth), "labels": labels and str(labels)}
-        job = Job("judged again", loading.words(model or ""), data, ask)
+        if walks(images[0]):
+            wrong = [name for name, one in (("--truth", truth), ("--labels", labels), ("--model", model)) if one]
+            if wrong:
+                raise BadInput(
+                    f"{', '.join(wrong)}: has no meaning for walks, whose maps {images[0]} holds; leave it out"
+                )
+            style, what = replace(style, compare=True), "walks"
+            job = Job("gait judged again", {"device": loading.device, "unsafe": loading.unsafe_load}, data, ask)
+        else:
+            job = Job("judged again", loading.words(model or ""), data, ask)
     else:
         if model is None:
             raise BadInput(
@@ -119,7 +129,14 @@ def judge(
         job = Job("judged", loading.words(model), {**pictures(images), **truths}, ask)
     work = job.open()
     work.tell = say
-    return judged(job, work, folder, running, draw, style, rank=rank)
+    return judged(job, work, folder, running, draw, style, rank=rank, what=what)
+
+
+def walks(name: str) -> bool:
+    """Whether a folder of results holds maps of walks."""
+    from torchloupe.runs.found import opened
+
+    return next((record.get("kind") for _, record in opened(Path(name)).records()), None) == "gait maps"
 
 
 def sane(
@@ -227,6 +244,7 @@ def judged(
     *,
     rank: bool = False,
     sentences: bool = False,
+    what: str = "pictures",
 ) -> int:
     """Runs the work, prints the table, writes and draws what came of it. Gives the exit status."""
     from torchloupe.errors import BadInput
@@ -244,7 +262,7 @@ def judged(
     for notice in work.notices:
         say(notice)
     results = running.results(folder, len(work.ids()), {"drawn": asdict(style)})
-    done = running.run(job, work, results, "pictures")
+    done = running.run(job, work, results, what)
     done.check()
     there = [id for id in work.ids() if id not in done.failed]
     samples = [Judged.read(*results.read(name), name) for name in there]
@@ -274,7 +292,7 @@ def judged(
             say(f"... and {len(lines) - FEW} more such lines, in the records under judged.said")
     for path in written:
         print(path)
-    for line in done.told("pictures"):
+    for line in done.told(what):
         say(line)
     return done.status
 

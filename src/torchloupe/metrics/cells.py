@@ -12,6 +12,8 @@ from torchloupe.axes import Size, resize
 from torchloupe.errors import BadInput
 from torchloupe.metrics.marks import Heat
 
+SAME = 1e-12
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -89,6 +91,13 @@ def blank(heat: Heat) -> Tensor:
     """(k, n) bool: maps that are the same everywhere, which rank nothing."""
     flat = heat.values.flatten(2)
     return (flat.amax(2) == flat.amin(2)).cpu()
+
+
+def unranked(heat: Heat, cells: Cells) -> Tensor:
+    """(k, n) bool: maps whose cells are all the same, such as one that has no time over frames; they rank nothing."""
+    values = cells.means(heat.values)
+    low, high = values.amin(2), values.amax(2)
+    return (high - low <= SAME * torch.maximum(low.abs(), high.abs())).cpu()
 
 
 def steps_of(cells: Cells, steps: int, step: int) -> list[int]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchloupe.axes import Size
 from torchloupe.errors import BadInput
 from torchloupe.metrics.asking import Asking
-from torchloupe.metrics.cells import Cells, blank, gone_at, kept, steps_of
+from torchloupe.metrics.cells import Cells, gone_at, kept, steps_of, unranked
 from torchloupe.metrics.fills import Fill
 from torchloupe.metrics.marks import Curve, Heat, Marks, Number
 from torchloupe.metrics.registry import metric
@@ -18,10 +19,27 @@ from torchloupe.metrics.registry import metric
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 
 
+ASIDE = {"time": "t", "space": "hw"}
+"""What is judged beside a sequence as a whole: frames, whatever is in them, and places, through all frames."""
+
+
 def _points(options: Mapping[str, Any]) -> int:
     if not options["step"]:
         return int(options["steps"]) + 1
     return Cells(options["size"], options["over"], options["grid"]).count // int(options["step"]) + 1
+
+
+def _apart(size: Size, over: str, grid: int) -> dict[str, Cells]:
+    """Name -> cells, of what is judged beside a whole sequence; nothing for a picture, or where one of them was asked for."""
+    if over != "thw" or size[0] == 1 or size[1] * size[2] == 1:
+        return {}
+    return {name: Cells(size, axes, grid) for name, axes in ASIDE.items()}
+
+
+def _cost(maps: int, n: int, options: Mapping[str, Any]) -> int:
+    """Forwards of deletion or insertion."""
+    parts = _apart(options["size"], options["over"], options["grid"]).values()
+    return maps * n * (_points(options) + sum(min(int(options["steps"]), cells.count) + 1 for cells in parts))
 
 
 def curve(
@@ -33,7 +51,7 @@ def curve(
     rows = found.double().cpu().view(asking.k, len(heats), asking.k, asking.batch.n, len(counts))
     own = torch.arange(asking.k)
     value = {
-        name: rows[own, i, own].masked_fill(blank(heat)[..., None], float("nan"))
+        name: rows[own, i, own].masked_fill(unranked(heat, cells)[..., None], float("nan"))
         for i, (name, heat) in enumerate(heats.items())
     }
     taken = {name: gone_at(cells, ranks[name], counts, most) for name in heats}
@@ -45,7 +63,7 @@ def areas(found: Curve) -> dict[str, Tensor]:
     return {name: torch.trapezoid(value, found.at) for name, value in found.value.items()}
 
 
-@metric(lambda maps, n, options: maps * n * _points(options))
+@metric(_cost)
 def deletion(
     asking: Asking,
     heats: Mapping[str, Heat],
@@ -59,7 +77,8 @@ def deletion(
     """Deletion:  area under  s(x without its m most important cells)  over  m / N,  m from 0 to N
 
     steps: points of the curve; step: cells a step in their place. fill: what is put in. grid, over: see Cells.
-    Numbers: deletion, low is good, in the unit of the score. Curves: deletion, by the share taken away.
+    Numbers: deletion, low is good, in the unit of the score; of a sequence also deletion_time, whole frames by the mean of the map
+    in them, and deletion_space, places through all frames, at most so many steps. Curves: the same, by the share taken away.
     Errors: BadInput for a step that does not divide the picture.
     Source: Petsiuk et al. 2018, RISE, BMVC, arXiv:1806.07421.
     Differs: 20 points in place of one each 224 pixels (step=224 gives them); ties in random order, the same for all maps.
@@ -67,7 +86,7 @@ def deletion(
     return _area("deletion", asking, heats, Cells(asking.batch.size, over, grid), (steps, step), fill, most=True)
 
 
-@metric(lambda maps, n, options: maps * n * _points(options))
+@metric(_cost)
 def insertion(
     asking: Asking,
     heats: Mapping[str, Heat],
@@ -80,7 +99,8 @@ def insertion(
 ) -> Marks:
     """Insertion:  area under  s(filling with the m most important cells put back)  over  m / N,  m from 0 to N
 
-    Options as for deletion. Numbers: insertion, high is good. Curves: insertion, by the share that is still taken away.
+    Options as for deletion. Numbers: insertion, high is good; of a sequence also insertion_time and insertion_space. Curves: the same,
+    by the share that is still taken away.
     Source: Petsiuk et al. 2018, RISE, BMVC, arXiv:1806.07421.
     Differs: as deletion. The authors' blur (11 taps, sigma 5) is weak: see its score in the curve's last point.
     """
@@ -97,9 +117,16 @@ def _area(
     *,
     most: bool,
 ) -> Marks:
-    """The area under one curve, whose most important cells go first, or stay longest. points: steps and step, see `steps_of`."""
-    found = curve(asking, heats, cells, steps_of(cells, *points), fill, most)
-    return Marks({name: Number(areas(found), "low" if most else "high")}, {name: found}, beyond(asking, fill))
+    """The area under one curve, whose most important cells go first, or stay longest; of a sequence over time and space too.
+
+    points: steps and step, see `steps_of`.
+    """
+    curves = {name: curve(asking, heats, cells, steps_of(cells, *points), fill, most)}
+    for label, other in _apart(cells.size, cells.over, cells.grid).items():
+        counts = steps_of(other, min(points[0], other.count), 0)
+        curves[f"{name}_{label}"] = curve(asking, heats, other, counts, fill, most)
+    numbers = {label: Number(areas(found), "low" if most else "high") for label, found in curves.items()}
+    return Marks(numbers, curves, beyond(asking, fill))
 
 
 @metric(lambda maps, n, options: 2 * maps * n * _points(options) + options["draws"] * n * _points(options))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 ARROWS = {"high": "higher is better", "low": "lower is better", "neither": ""}
 PER_ROW = 3
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
+FEW_SHARES = (0.25, 0.5, 0.75)
 GREY = 128
 
 
@@ -91,7 +92,15 @@ def table_of(results: Results, names: Sequence[str]) -> list[str]:
 
 
 def _figure(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+    if math.isnan(value):
+        return "-"
+    return (
+        f"{value:.3f}"
+        if value == 0 or 0.01 <= abs(value) < 1000
+        else f"{value:.2e}"
+        if abs(value) < 1e-4
+        else f"{value:.3g}"
+    )
 
 
 def order(found: Mapping[str, Sequence[Rank]], seconds: Mapping[str, float]) -> list[str]:
@@ -232,42 +241,38 @@ def drawn(
     return whole
 
 
-def removed_figure(sample: Judged, style: Style) -> Figure | None:
-    """What was taken away along the curves of one sample, grey, with the score beside the share; None where nothing was.
+def removed_figure(sample: Judged, curve: str, style: Style) -> Figure | None:
+    """What was taken away along a curve of one sample, grey, with the score beside the share; None where nothing was.
 
     A picture: a row a map, shares across. A sequence: a row a map and share, frames across.
     """
+    line = sample.curves[curve]
     longest = max(sample.picture.shape[1:3])
     enlarged = None if longest >= SMALLEST else str(math.ceil(SMALLEST / longest))
     look = style if style.resize is not None else replace(style, resize=enlarged)
-    groups, fills = [], []
-    wide = 0
-    for k in range(len(sample.questions)):
-        for name, line in sample.curves.items():
-            rows: list[tuple[str, Sequence[Cell | None]]] = []
-            points = sorted({int(np.abs(line.at - share).argmin()) for share in SHARES})
-            for key, taken in line.taken.items():
-                if tuple(key.split("/", 1)) not in sample.maps or np.isnan(line.value[key][k]).any():
-                    continue
-                told = [f"{100 * line.at[p]:.0f} %: {_figure(line.value[key][k, p])}" for p in points]
-                pictures = [without(sample.picture, taken[k] <= p, look) for p in points]
-                if len(sample.picture) == 1:
-                    rows.append((key, [Cell(one[0], text) for one, text in zip(pictures, told, strict=True)]))
-                    continue
-                shown = sorted({round(i) for i in np.linspace(0, len(sample.picture) - 1, FRAMES)})
+    still = len(sample.picture) == 1
+    frames = sorted({round(i) for i in np.linspace(0, len(sample.picture) - 1, FRAMES)})
+    points = sorted({int(np.abs(line.at - share).argmin()) for share in (SHARES if still else FEW_SHARES)})
+    groups = []
+    for k, question in enumerate(sample.questions):
+        rows: list[tuple[str, Sequence[Cell | None]]] = []
+        for key, taken in line.taken.items():
+            if tuple(key.split("/", 1)) not in sample.maps or np.isnan(line.value[key][k]).any():
+                continue
+            told = [f"{100 * line.at[p]:.0f} %: {_figure(line.value[key][k, p])}" for p in points]
+            pictures = [without(sample.picture, taken[k] <= p, look) for p in points]
+            if still:
+                rows.append((key, [Cell(one[0], text) for one, text in zip(pictures, told, strict=True)]))
+            else:
                 rows += [
-                    (f"{key} {text}", [Cell(one[t]) for t in shown]) for one, text in zip(pictures, told, strict=True)
+                    (f"{key} {text}", [Cell(one[t]) for t in frames]) for one, text in zip(pictures, told, strict=True)
                 ]
-            if rows:
-                groups.append(Group(f"{name}: {sample.questions[k]}", rows))
-                wide = max(wide, *(len(row) for _, row in rows))
-                fills.append(f"{name} {line.fill}")
+        if rows:
+            groups.append(Group(f"{curve}: {question}", rows))
     if not groups:
         return None
-    frames = sorted({round(i) for i in np.linspace(0, len(sample.picture) - 1, FRAMES)})
-    titles = [str(t) for t in frames] if len(sample.picture) > 1 else [""] * wide
-    note = f"Grey: taken away, with the score of what is left. Filled with: {', '.join(dict.fromkeys(fills))}"
-    return grid(groups, titles, (), note)
+    titles = [""] * len(points) if still else [str(t) for t in frames]
+    return grid(groups, titles, (), f"Grey: taken away ({line.fill}), with the score of what is left")
 
 
 def without(picture: np.ndarray, gone: np.ndarray, style: Style) -> list[np.ndarray]:
@@ -282,14 +287,14 @@ def without(picture: np.ndarray, gone: np.ndarray, style: Style) -> list[np.ndar
 
 
 def draw_removed(samples: Sequence[Judged], folder: Path, style: Style) -> list[Path]:
-    """NAME-removed of each sample, see `removed_figure`."""
+    """NAME-removed-CURVE of each sample, see `removed_figure`."""
     found = []
     for one in samples:
-        whole = removed_figure(one, style)
-        if whole is not None:
-            found.append(
-                save_figure(whole, folder / f"{store.safe_name(one.id)}-removed.{style.format}", style.dpi // 2)
-            )
+        for curve in one.curves:
+            whole = removed_figure(one, curve, style)
+            if whole is not None:
+                path = folder / store.safe_name(f"{one.id}-removed-{curve}")
+                found.append(save_figure(whole, path.with_name(f"{path.name}.{style.format}"), style.dpi // 2))
     return found
 
 

@@ -53,8 +53,8 @@ class Matching:
     """
 
     def __init__(self, job: Job) -> None:
-        ask, self.data = job.ask, job.data
-        self.method, self.options = str(ask["method"]), _options(str(ask["method"]), bool(ask["signed"]))
+        ask, self.data, self.job = job.ask, job.data, job
+        self.method, self.options = str(ask["method"]), walk_options(str(ask["method"]), bool(ask["signed"]))
         self.subject = opened(job.model)
         self.items = tuple(_walks(self.data["gallery"], self.data.get("items")).values())
         self.walks = _walks(self.data["probes"], self.data.get("only"))
@@ -137,7 +137,8 @@ class Matching:
             exclude=self.exclude,
             among=self._among(walk.name),
         )
-        return made.noted(record(self.subject, made, self.gallery, self.exclude))
+        asked = {name: self.job.plain()[name] for name in ("model", "data", "ask")}
+        return made.noted({**record(self.subject, made, self.gallery, self.exclude), "job": asked})
 
 
 def failing(
@@ -180,7 +181,7 @@ def _walks(tree: str, only: Sequence[str] | None) -> dict[str, Walk]:
     return found if only is None else {name: found[name] for name in only}
 
 
-def _options(method: str, signed: bool) -> dict[str, Any]:
+def walk_options(method: str, signed: bool) -> dict[str, Any]:
     known = options_of(named(method))
     if signed and "relu" not in known:
         raise BadInput(f"--signed: {method} does not cut negative evidence off, or has none; leave the option out")

@@ -95,6 +95,8 @@ OPENERS: dict[str, str] = {
     "pose depend": "torchloupe.runs.pose.depend:depending",
     "pose errors": "torchloupe.runs.pose.errors:measuring",
     "pose maps": "torchloupe.runs.pose.attribution:attributing",
+    "gait judged": "torchloupe.runs.judge:JudgingWalks",
+    "gait judged again": "torchloupe.runs.judge:JudgingStoredWalks",
     "judged": "torchloupe.runs.judge:Judging",
     "judged again": "torchloupe.runs.judge:JudgingStored",
     "sane": "torchloupe.runs.judge:Sanity",
