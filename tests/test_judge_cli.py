@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gait_fixtures import write_config, write_walkers
 from PIL import Image
 
 import torchloupe as loupe
 from torchloupe.cli import main
 from torchloupe.errors import PARTLY, BadInput, BadSample
+from torchloupe.gait import about_walk, embed_gallery
 from torchloupe.kinds.judged import Judged
+from torchloupe.methods.registry import named
 from torchloupe.metrics.statistics import Rank, holm, interval, ranking, sign_flip
 from torchloupe.metrics.verdict import verdicts
 from torchloupe.render.judgement import drawn, order, without
 from torchloupe.render.style import Style
+from torchloupe.sources.opengait import gait
 from torchloupe.sources.places import Thing, _counts, _run_lengths, places, with_places
+from torchloupe.sources.sequences import sequences
 from torchloupe.store import load
+from torchloupe.targets.retrieval import Nearest
 
 MODEL = ["--model", "torch:tiny:colours", "--size", "32"]
 QUICK = ["--metric-option", "steps=4", "percentiles=30,70"]
@@ -97,7 +103,7 @@ def test_pictures_are_judged_and_go_on(home: Path, capsys: pytest.CaptureFixture
             left = subject.module(batch.x[2:3] * torch.from_numpy(keep)).softmax(1)[0, int(one.questions[0])]
             assert left.item() == pytest.approx(line.value[name][0, p], abs=1e-5)
     assert (one.curves["insertion"].taken["gradcam/stage"] == 5).sum() == 0
-    with Image.open(out / "p2-removed.png") as drawn_one:
+    with Image.open(out / "p2-removed-deletion.png") as drawn_one:
         assert drawn_one.width > 500
     shown = without(one.picture, line.taken["gradcam/stage"][0] <= 2, Style())[0]
     assert np.array_equal((shown == 128).all(-1), line.taken["gradcam/stage"][0, 0] <= 2)
@@ -106,7 +112,8 @@ def test_pictures_are_judged_and_go_on(home: Path, capsys: pytest.CaptureFixture
     assert "budget" not in capsys.readouterr().err
     assert (out / "p1.npz").stat().st_mtime_ns == before
     assert main(["draw", str(out), "--save", str(home / "again"), "--compare"]) == 0
-    drawings = {*(f"p{i}-grid.png" for i in range(4)), *(f"p{i}-removed.png" for i in range(4)), "curves.png"}
+    drawings = {*(f"p{i}-grid.png" for i in range(4)), "curves.png"}
+    drawings |= {f"p{i}-removed-{name}.png" for i in range(4) for name in one.curves}
     assert {path.name for path in (home / "again").iterdir()} == drawings
     assert main(["draw", str(out / "p1.npz"), "--save", str(home / "some"), "--method", "occlusion"]) == 0
     kept = one.only(("occlusion",), (), one.questions)
@@ -417,3 +424,96 @@ def test_names_are_never_mathematics() -> None:
     figure.savefig("/dev/null", format="png")
     text = order({"road": [Rank("a/b", 0.5, 1, 1, 1, 0, 0, 0, float("nan"), 3)]}, {"a": 0.002})
     assert "2.0" in text[-1]
+
+
+@pytest.fixture(scope="module")
+def walkers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("walkers")
+    write_walkers(folder, frames=3)
+    write_config(folder, "gaitset")
+    return folder
+
+
+def test_walks_are_judged_and_those_on_disk_alike(
+    walkers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(walkers)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(walkers / "cache"))
+    asked = ["-c", "gaitset.yaml", "-w", "gaitset.pt", "-p", "Probe", "-g", "Gallery", "--device", "cpu"]
+    layers = ["-l", "set_block1", "gl_block3"]
+    few = ["--metric-option", "steps=2", "percentiles=50,"]
+    numbers = ["deletion", "road"]
+    words = ["gait", "judge", *asked, *layers, "--method", "gradcam", "layercam", "--rank", *few]
+    assert main([*words, "--metrics", *numbers, "--draw", "sample:1", "-s", "direct"]) == 0
+    said, told = capsys.readouterr()
+    assert "order by deletion_space, 2 samples" in said
+    assert "budget: at most" in told
+    names = {path.name for path in (walkers / "direct").iterdir()}
+    assert {f"000-bg-01-090-removed-{curve}.png" for curve in ("deletion", "deletion_time", "road_morf")} <= names
+    assert {"000-bg-01-090-grid.png", "curves.png", "rank.png", "table.csv"} <= names
+    assert not any(name.startswith("001-bg-01-090-removed") for name in names)
+
+    # the same beside what Python gives
+    subject = gait("gaitset.yaml", "gaitset.pt", device="cpu")
+    walk = next(one for one in sequences("Probe") if one.name == "001-bg-01-090")
+    question = Nearest(embed_gallery(subject, sequences("Gallery")))
+    batch, _ = about_walk(subject, walk, question)
+    probe = loupe.Probe(subject, ("set_block1", "gl_block3"), question)
+    maps = {name: named(name)(probe, batch) for name in ("gradcam", "layercam")}
+    found = loupe.judge(probe, batch, maps, numbers, steps=2, percentiles=(50,))
+    one = Judged.read(*load(walkers / "direct" / "001-bg-01-090.npz"))
+    assert one.numbers.keys() == found.numbers.keys()
+    for name, number in found.numbers.items():
+        for key, value in number.value.items():
+            assert one.numbers[name].value[key] == pytest.approx(
+                value[:, 0].numpy(), rel=1e-4, abs=1e-8, nan_ok=True
+            ), (name, key)
+    assert one.curves["deletion_time"].taken["gradcam/set_block1"].shape == (1, 3, 1, 1)
+    assert np.isnan(one.numbers["deletion_time"].value["gradcam/gl_block3"]).all()
+    assert one.picture.shape == (3, 64, 44, 3)
+
+    assert main(["gait", "cam", *asked, *layers, "-s", "run"]) == 0
+    assert main(["judge", "run", "--metric", *numbers, *few, "--draw", "none"]) == 0
+    again = Judged.read(*load(walkers / "run-judged" / "001-bg-01-090.npz"))
+    for name, told_number in again.numbers.items():
+        for key in ("gradcam/set_block1", "gradcam/gl_block3", "centre"):
+            assert told_number.value[key] == pytest.approx(
+                one.numbers[name].value[key], rel=1e-5, abs=1e-9, nan_ok=True
+            )
+    assert again.record["verdict"] in ("right", "wrong")
+
+
+def test_walks_on_disk_of_something_else_are_refused(
+    walkers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(walkers)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(walkers / "cache"))
+    asked = ["-c", "gaitset.yaml", "-w", "gaitset.pt", "-p", "Probe", "-g", "Gallery", "--device", "cpu"]
+    assert main(["gait", "cam", *asked, "-l", "set_block1", "-s", "own"]) == 0
+    capsys.readouterr()
+
+    def refused(*words: str) -> str:
+        assert main(["judge", "own", "--metric", "deletion", *words, "--draw", "none", "--save", "no"]) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        return err
+
+    assert "--model: has no meaning for walks" in refused("--model", "x")
+    assert "pointing: needs to know where things are, and walks come without" in refused("--metric", "pointing")
+    assert "no fill 'grey'" in refused("--metric-option", "fill=grey")
+    weights = torch.load(walkers / "gaitset.pt")
+    torch.save({"model": {key: value * 1.5 for key, value in weights["model"].items()}}, walkers / "other.pt")
+    record = json.loads((walkers / "own" / "000-bg-01-090.json").read_text())
+    record["job"]["model"]["weights"] = str(walkers / "other.pt")
+    changed = walkers / "own" / "000-bg-01-090.json"
+    changed.write_text(json.dumps(record))
+    assert "holds results of several questions" in refused()
+    (walkers / "own" / "001-bg-01-090.json").unlink()
+    (walkers / "own" / "001-bg-01-090.npz").unlink()
+    assert "the maps were made with model" in refused()
+    del record["job"]
+    changed.write_text(json.dumps(record))
+    assert "its records do not tell what was asked" in refused()
+    assert main(["gait", "judge", "-c", "gaitset.yaml", "--value", "softmax"]) == 2
+    assert main(["gait", "judge", *asked, "--rank"]) == 2
+    assert "name at least two" in capsys.readouterr().err

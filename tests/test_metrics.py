@@ -530,6 +530,32 @@ def test_forwards_stay_within_the_chunk(small: tuple[Probe, Batch, Maps]) -> Non
     assert sum(sizes) - found.forwards <= 2  # the clean question
 
 
+def test_sequences_are_judged_over_time_and_space_as_well() -> None:
+    case = next(c for c in ZOO if c.name == "frames")
+    probe, batch = case.probe(), case.batch()
+    values = torch.rand(2, 2, 9, 16, 12, generator=torch.Generator().manual_seed(2), dtype=D)
+    scores = probe.ask(batch)[0]
+    both = {"moves": Maps({"x": values}, scores), "still": Maps({"x": values[:, :, :1]}, scores)}
+    whole = judge(probe, batch, both, ("deletion", "insertion"), chance=False, steps=12)
+    assert list(whole.numbers) == [
+        f"{name}{end}" for name in ("deletion", "insertion") for end in ("", "_time", "_space")
+    ]
+    for name in ("deletion", "insertion"):
+        for end, over, steps in (("time", "t", 9), ("space", "hw", 12)):
+            alone = judge(probe, batch, both, (name,), chance=False, over=over, steps=steps)
+            for key in ("moves/x", "still/x"):
+                torch.testing.assert_close(whole[f"{name}_{end}"].value[key], alone[name].value[key], equal_nan=True)
+                assert torch.equal(whole.curves[f"{name}_{end}"].taken[key], alone.curves[name].taken[key])
+        # a map that has no time ranks no frames
+        assert whole[f"{name}_time"].value["still/x"].isnan().all()
+        assert not whole[f"{name}_time"].value["moves/x"].isnan().any()
+        assert not whole[f"{name}_space"].value["still/x"].isnan().any()
+    assert whole.curves["deletion_time"].taken["moves/x"].shape == (2, 2, 9, 1, 1)
+    told = budget(batch, both, ("deletion", "insertion"), chance=False, steps=12)
+    assert told["deletion"] == 4 * 2 * (13 + 10 + 13)
+    assert whole.forwards <= sum(told.values())
+
+
 def test_over_time_and_over_space() -> None:
     case = next(c for c in ZOO if c.name == "frames")
     probe, batch = case.probe(), case.batch()
