@@ -21,7 +21,6 @@ DEFAULT_MODEL = Model()
 DEFAULT_RUNNING = Running()
 DEFAULT_STYLE = Style()
 FEW = 6
-MOST_REMOVED = 8
 METRICS = ("deletion", "insertion", "road")
 FIXED = ("--layers", "--method", "--target", "--each", "--explain", "--threshold", "--option")
 
@@ -277,10 +276,12 @@ def judged(
         written += ranked(samples, folder, style)
     shown = chosen(results, there, draw)
     written += draw_run(results, shown, folder, style)
-    written += judgement.draw_removed([one for one in samples if one.id in set(shown[:MOST_REMOVED])], folder, style)
-    if len(shown) > MOST_REMOVED:
+    written += judgement.draw_removed(
+        [one for one in samples if one.id in set(shown[: judgement.MOST_REMOVED])], folder, style
+    )
+    if len(shown) > judgement.MOST_REMOVED:
         say(
-            f"what was taken away: drawn of {MOST_REMOVED} of {len(shown)} samples; `loupe draw {folder}/NAME.npz` draws that of others"
+            f"what was taken away: drawn of {judgement.MOST_REMOVED} of {len(shown)} samples; `loupe draw {folder}/NAME.npz` draws that of others"
         )
     if sentences:
         print("\n".join(judgement.sentences(samples)))

@@ -224,9 +224,9 @@ class _Level:
         for here, there, edge in self.pairs:
             one, other = number[here[1:]].flatten(), number[there[1:]].flatten()
             whole[:, one, other] = whole[:, other, one] = -edge.flatten(1)
-        flat, there = self.total.flatten(1), self.there.flatten(1)
-        whole = whole + torch.diag_embed(flat + (1 - there))
-        return torch.linalg.inv(whole.double()).to(whole) * there[:, None] * there[..., None]
+        flat, active = self.total.flatten(1), self.there.flatten(1)
+        whole = whole + torch.diag_embed(flat + (1 - active))
+        return torch.linalg.inv(whole.double()).to(whole) * active[:, None] * active[..., None]
 
 
 def _ends(down: int, right: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -31,6 +31,8 @@ PER_ROW = 3
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 FEW_SHARES = (0.25, 0.5, 0.75)
 GREY = 128
+MOST_REMOVED = 8
+"""Samples of which is drawn what was taken away, where many are drawn at once: a figure a curve."""
 
 
 def gathered(samples: Sequence[Judged]) -> dict[str, tuple[dict[str, Floats], str, Floats | None]]:
@@ -363,6 +365,6 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
         goal = goal.parent if goal.suffix else goal
         written.append(save_figure(figure(samples), goal / f"curves.{wish.style.format}", wish.style.dpi // 2))
         written += draw_removed(
-            [one.only(wish.methods, wish.layers, wish.targets) for one in samples], goal, wish.style
+            [one.only(wish.methods, wish.layers, wish.targets) for one in samples[:MOST_REMOVED]], goal, wish.style
         )
     return written
