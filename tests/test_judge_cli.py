@@ -220,6 +220,81 @@ def test_bad_options(home: Path, words: list[str], said: str, capsys: pytest.Cap
     assert "Traceback" not in err
 
 
+def test_cam_with_metrics_gives_the_numbers_of_judge(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = home / "cam-metrics"
+    words = ["cam", f"folder:{home / 'in'}", *MODEL, "--layers", "stage", "stem", "--draw", "none", "--save", str(out)]
+    asked = [*words, "--metrics", "deletion", "road", "shape"]
+    assert main(asked) == 0
+    said, told = capsys.readouterr()
+    assert "deletion (lower is better)" in said
+    assert "gradcam/stem" in said
+    assert "chance: random" not in said
+    assert "value: softmax" in told
+    subject = loupe.subject("torch:tiny:colours", size=[32])
+    batch = loupe.pictures([home / "in" / f"p{i}.png" for i in range(4)], subject)
+    probe = loupe.Probe(subject, ("stage", "stem"), loupe.Top(1))
+    maps = {"gradcam": loupe.gradcam(probe, batch)}
+    found = loupe.judge(probe, batch, maps, ("deletion", "road", "shape"), chance=False, value="softmax")
+    rows = {row["id"]: row for row in loupe.results(out).table}
+    for name, number in found.numbers.items():
+        for key, value in number.value.items():
+            for i in range(4):
+                column = rows[f"p{i}"][f"{name} {key}"]
+                if value[0, i].isnan():
+                    assert column is None or np.isnan(column)
+                else:
+                    assert column == pytest.approx(value[0, i].item(), abs=2e-5), (name, key)
+    assert main(asked) == 0
+    assert "deletion (lower is better)" in capsys.readouterr().out
+    assert main([*words, "--metrics", "pointing"]) == 2
+    assert "needs to know where things are" in capsys.readouterr().err
+    assert main([*words, "--metrics", "road", "--aug-smooth"]) == 2
+    assert "--metrics: with --aug-smooth a map answers for six inputs" in capsys.readouterr().err
+
+
+def test_a_score_that_is_not_finite_is_left_out_by_name(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = home / "dark"
+    folder.mkdir()
+    Image.new("RGB", (40, 40), "black").save(folder / "night.png")
+    (folder / "p0.png").write_bytes((home / "in" / "p0.png").read_bytes())
+    model = ["--model", "torch:tiny:sick", "--size", "32", "--mean", "0.5", "0.5", "0.5", "--std", "0.4", "0.4", "0.4"]
+    words = ["judge", str(folder), *model, "--draw", "none", "--method", "gradcam", "--metric", "shape"]
+    for command in (words, ["sane", str(folder), *model]):
+        assert main([*command, "--save", str(home / f"night-{command[0]}")]) == PARTLY
+        err = capsys.readouterr().err
+        assert "the model's output is not finite (NaN or infinite) for" in err
+        assert "night.png" in err
+        assert "Traceback" not in err
+
+
+def test_clip_is_judged_and_its_text_tower_is_left_alone(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    from test_texts import network, tokenizer
+
+    network("clip").save_pretrained(tmp_path / "clip")
+    tokenizer(tmp_path / "clip")
+    files = [str(home / "in" / f"p{i}.png") for i in range(2)]
+    model = ["--model", f"transformers:{tmp_path / 'clip'}", "--device", "cpu"]
+    asked = ["--target", "a dog", "red car - a car"]
+    words = ["sane", *files, *model, *asked, "--blocks", "4", "--no-stability", "--save", str(tmp_path / "sane")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert any(line.startswith("gradcam ") and "SSIM" in line for line in said.splitlines())
+    blocks = json.loads((tmp_path / "sane" / "p0.json").read_text())["judged"]["blocks"]
+    assert blocks
+    assert not [name for name in blocks if "text" in name]
+    assert any("vision" in name or "visual" in name for name in blocks)
+    run = tmp_path / "run"
+    some = ["--templates", "a photo of {}", "--draw", "none", "--save", str(run)]
+    assert main(["cam", *files, *model, *asked, *some]) == 0
+    assert main(["judge", str(run), "--metric", "deletion", "--metric-option", "steps=2", "--draw", "none"]) == 0
+    record = json.loads((tmp_path / "run-judged" / "p1.json").read_text())
+    assert record["asked"]["templates"] == ["a photo of {}"]
+    assert record["questions"] == ["a dog", "red car - a car"]
+
+
 def test_no_model_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["judge", str(home / "in" / "p0.png")]) == 2
     assert "--model: missing" in capsys.readouterr().err

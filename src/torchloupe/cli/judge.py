@@ -270,7 +270,7 @@ def judged(
     for line in judgement.table(found):
         print(line)
     written = [judgement.write_table(found, folder / "table.csv")]
-    if any(one.curves for one in samples):
+    if judgement.drawable(samples):
         written.append(judgement.save_figure(judgement.figure(samples), folder / f"curves.{style.format}"))
     if rank:
         written += ranked(samples, folder, style)

@@ -161,8 +161,17 @@ def curves_of(samples: Sequence[Judged]) -> dict[str, tuple[Floats, dict[str, Fl
 
 
 def figure(samples: Sequence[Judged], title: str = "") -> Figure:
-    """The curves, mean over the samples with its 95 % interval; maps in colours, what knows nothing in grey."""
-    return drawn(curves_of(samples), controls_of(samples), _steps(samples), title)
+    """The curves, mean over the samples with its 95 % interval; maps in colours, what knows nothing in grey. See `drawable`."""
+    return drawn(drawable(samples), controls_of(samples), _steps(samples), title)
+
+
+def drawable(samples: Sequence[Judged]) -> dict[str, tuple[Floats, dict[str, Floats]]]:
+    """As `curves_of`, those along which at least one map has all its numbers in one sample."""
+    return {
+        name: (at, value)
+        for name, (at, value) in curves_of(samples).items()
+        if any(not np.isnan(lines).any(1).all() for lines in value.values())
+    }
 
 
 def _steps(samples: Sequence[Judged]) -> tuple[str, ...]:
@@ -360,7 +369,7 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
     """Stored judgements again: their heatmaps, and the curves of all of them in one figure; `loupe draw` calls this."""
     written = redraw_maps(paths, save, wish)
     samples = [Judged.read(*store.load(path), store.pair(path)[0].stem) for path in paths]
-    if any(one.curves for one in samples):
+    if drawable(samples):
         goal = Path(save) if save is not None else paths[0].parent
         goal = goal.parent if goal.suffix else goal
         written.append(save_figure(figure(samples), goal / f"curves.{wish.style.format}", wish.style.dpi // 2))
