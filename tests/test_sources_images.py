@@ -152,9 +152,6 @@ def test_a_folder_is_searched_through_in_natural_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [str(path.relative_to(tmp_path)) for path in find(tmp_path)] == ["img2.png", "img10.png", "sub/img1.JPG"]
-    assert find(f"folder:{tmp_path}") == find(tmp_path)
-    with pytest.raises(BadInput, match="^folder:nowhere: no such folder$"):
-        find("folder:nowhere")
 
 
 def test_globs_lists_and_files_together_without_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

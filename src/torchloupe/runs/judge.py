@@ -26,6 +26,7 @@ from torchloupe.metrics.sanity import sane
 from torchloupe.named import fingerprint as code_of
 from torchloupe.outputs import Maps, Scores
 from torchloupe.probe import Batch, Probe
+from torchloupe.runs.asked import noted
 from torchloupe.runs.found import opened
 from torchloupe.runs.gait import Matching, walk_options
 from torchloupe.runs.maps import Explaining
@@ -151,6 +152,11 @@ class Judging(Measuring, Explaining):
     def judged(self, found: Mapping[str, Maps], probe: Probe, batch: Batch, names: Sequence[str]) -> Judgement:
         """The judgement of the maps of these pictures."""
         if self.places is not None:
+            odd = next((name for name in names if not self.files[name].whole), None)
+            if odd is not None:
+                raise BadInput(
+                    f"--truth: tells where things are in whole pictures; {self.files[odd]} is a part of one, or in no file of its own"
+                )
             labels = probe.ask(batch)[0].labels
             batch, said = with_places(
                 self.places, batch, [self.files[name].path for name in names], labels, self.subject
@@ -247,6 +253,7 @@ class JudgingStored(Judging):
             "explain": first["explain"],
             "threshold": first["threshold"],
             "templates": first.get("templates"),
+            "say": noted(self.stored)["job"]["ask"]["say"] if first.get("say") else None,
             "like": list(first.get("like") or ()),
             "aug_smooth": False,
             "eigen_smooth": False,

@@ -18,14 +18,13 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".jp2", ".avif"),
 )
-FOLDER = "folder:"
 LIST_SUFFIXES = (".txt", ".lst")
 # of samples that are no pictures, looked for in folders without any
 RECORDED = (".npy", ".npz", ".wav", ".csv", ".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
 def find(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Picture files, folders (searched through, also as folder:PATH), globs and text lists -> files, each once.
+    """Picture files, folders (searched through), globs and text lists -> files, each once.
 
     In a folder without a picture the files of signals, videos and arrays are taken. The order given is kept; inside a folder or a glob img2 comes before img10. A list names one picture a line, relative to
     itself or to the current folder; empty lines and lines that begin with '#' are left out. A file that a list names
@@ -37,22 +36,11 @@ def find(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         raise BadInput("no picture was named; give a file, a folder, a glob or a text list")
     if any(one == "" for one in given):
         raise BadInput("an empty name of a picture (is a variable of the shell unset?); for the present folder say .")
-    found = [path for one in given for path in _expand(_named(one))]
+    found = [path for one in given for path in _expand(Path(one).expanduser())]
     once: dict[Path, Path] = {}
     for path in found:
         once.setdefault(path.resolve(), path)
     return list(once.values())
-
-
-def _named(one: str | Path) -> Path:
-    """The path; that of a data set's name, folder:PATH, as well. Errors: BadInput where that is no folder."""
-    text = str(one)
-    if not text.startswith(FOLDER) or Path(text).exists():
-        return Path(one).expanduser()
-    path = Path(text.removeprefix(FOLDER)).expanduser()
-    if not path.is_dir():
-        raise BadInput(f"{text}: no such folder")
-    return path
 
 
 def _expand(path: Path) -> list[Path]:
