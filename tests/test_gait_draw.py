@@ -11,7 +11,7 @@ from torchloupe.errors import BadInput
 from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.networks.gait.skeletons import COCO
 from torchloupe.render import fonts
-from torchloupe.render.sequences import Painter, Style, chosen_frames, compare, draw, limits_of, safe, strip
+from torchloupe.render.sequences import Painter, Style, chosen_frames, compare, draw, folders, limits_of, safe, strip
 from torchloupe.render.video import write_video
 
 
@@ -320,6 +320,21 @@ def test_other_bad_options_are_said(tmp_path):
 def test_layer_names_become_folder_names():
     assert safe("set_block1.forward_block.0.conv") == "set_block1-forward_block-0-conv"
     assert safe("relu#1") == "relu-1"
+
+
+def test_layers_of_one_name_without_their_dots_get_folders_of_their_own(tmp_path):
+    """A second call beside a child, a dot beside a hyphen, another case, and the inputs of a layer beside a layer."""
+    names = ("relu#1", "relu.1", "a.b", "a-b", "A.b", "each", "every3", "every3_input")
+    plain = made()
+    maps = {name: plain.maps["every3" if name == "every3" else "each"] + i for i, name in enumerate(names)}
+    windows = {name: plain.windows["every3" if name == "every3" else "each"] for name in names}
+    result = made(maps=maps, windows=windows, words={})
+    written = draw(result, tmp_path)
+    expected = 7 * result.frames + 2 * len(windows["every3"])
+    assert len({str(file).casefold() for file in written}) == len(written) == expected
+    assert (tmp_path / "each" / "000.png").is_file()
+    assert folders(names) == folders(reversed(names))
+    assert folders(("relu#1",)) == {"relu#1": "relu-1"}
 
 
 def test_a_skeleton_video_has_the_answer_too_and_a_dark_map_says_so():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -92,15 +94,15 @@ def draw(
     painter = Painter(made, style, question, run)
     top, written = Path(folder), []
     if mode in ("merge", "both"):
-        for layer in made.layers:
-            place = top / safe(layer)
+        for layer, name in folders(made.layers).items():
+            place = top / name
             pictures = {place / f"{step:03d}.png": painter.step(layer, step) for step in range(painter.steps(layer))}
             if painter.pooled(layer):
-                inputs = top / f"{safe(layer)}_input"
+                inputs = top / f"{name}_input"
                 pictures |= {inputs / f"{s:03d}.png": painter.window(layer, s) for s in range(painter.steps(layer))}
             written += [_save(picture, file) for file, picture in pictures.items()]
             if made.joints:
-                written.append(_save(painter.plane(layer), top / f"{safe(layer)}_joints.png"))
+                written.append(_save(painter.plane(layer), top / f"{name}_joints.png"))
     if mode in ("compare", "both"):
         if style.format == "png":
             written.append(_save(compare(painter), top / "compare.png"))
@@ -135,8 +137,9 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
             format=how.format if how.compare and how.format in FORMATS else "png",
         )
         folder = Path(save) / path.stem if save else path.with_suffix("")
+        places = folders(made.questions)
         for question in asked:
-            place = folder / safe(made.questions[question]) if len(asked) > 1 else folder
+            place = folder / places[made.questions[question]] if len(asked) > 1 else folder
             some = made.at(layers)
             if how.video:
                 painter = Painter(some, style, question, run)
@@ -161,6 +164,14 @@ def limits_of(results: Iterable[SequenceMaps]) -> dict[str, Limits]:
 def safe(layer: str) -> str:
     """A layer's name as a file name: set_block1.forward_block.0.conv -> set_block1-forward_block-0-conv."""
     return store.safe_name(re.sub(r"[^\w+-]+", "-", layer).strip("-"))
+
+
+def folders(layers: Iterable[str]) -> dict[str, str]:
+    """Layer -> the name of its folder; names that would meet, in whatever case, carry eight digits of their hash."""
+    plain = {layer: safe(layer) for layer in layers}
+    taken = Counter(name.casefold() for one in plain.values() for name in (one, f"{one}_input"))
+    digits = {layer: hashlib.sha256(layer.encode(errors="surrogateescape")).hexdigest()[:8] for layer in plain}
+    return {layer: f"{one}-{digits[layer]}" if taken[one.casefold()] > 1 else one for layer, one in plain.items()}
 
 
 class Painter:
