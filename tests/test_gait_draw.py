@@ -7,11 +7,13 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
+from torchloupe import store
+from torchloupe.cli import main
 from torchloupe.errors import BadInput
 from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.networks.gait.skeletons import COCO
 from torchloupe.render import fonts
-from torchloupe.render.sequences import Painter, Style, chosen_frames, compare, draw, folders, limits_of, safe, strip
+from torchloupe.render.sequences import Painter, Style, chosen_frames, compare, draw, folders, limits_of, rows_of, safe, strip
 from torchloupe.render.video import write_video
 
 
@@ -160,7 +162,7 @@ def test_some_frames_are_compared(frames, count, want):
 
 def test_a_long_walk_is_no_long_picture_and_says_how_many_frames_it_shows(tmp_path):
     result = made(600)
-    shown = chosen_frames(Painter(result, Style()))
+    shown = rows_of(Painter(result, Style()))
     assert (len(shown), shown[0], shown[-1]) == (24, 0, 599)
     assert compare(Painter(result, Style(ratio=1))).shape[0] < 2500
     with pytest.raises(BadInput, match=r"--frames all: 600 frames would be 4\d,\d{3} pixels high, at most 20,000; try"):
@@ -198,6 +200,37 @@ def test_what_fades_leaves_the_picture_where_the_map_is_0():
     np.testing.assert_array_equal(cell[:7], input_[:7])
     red = np.round(np.array(colormaps["jet"](1.0)[:3]) * 255)
     assert abs(cell[-7:] - (input_[-7:] + red) / 2).max() <= 1
+
+
+def test_folders_of_pictures_hold_the_frames_that_are_asked_for(tmp_path):
+    result = made(9)  # "every3" has steps 0 1 2
+    written = {str(file.relative_to(tmp_path)) for file in draw(result, tmp_path, "merge", Style(frames="every:4"))}
+    assert written == {
+        *(f"{layer}/{t:03d}.png" for layer in ("each", "all-frames", "strips") for t in (0, 4, 8)),
+        *(f"every3{more}/{t:03d}.png" for more in ("", "_input") for t in (0, 1, 2)),
+    }
+    draw(result, tmp_path / "whole", "merge")
+    for name in ("each/004.png", "every3/001.png", "strips/008.png"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # frame 8 lies in no window of three frames out of 8
+    (one,) = draw(made(8).at(["every3"]), tmp_path / "one", "merge", Style(frames="1"))[::2]
+    assert one.name == "000.png"
+
+
+def test_videos_and_loupe_draw_take_frames_too(tmp_path):
+    made(9).save(tmp_path / "walk.npz")
+    assert main(["gait", "draw", str(tmp_path / "walk.npz"), "--video", "gif", "--frames", "every:3"]) == 0
+    with Image.open(tmp_path / "walk" / "001-nm-05-090.gif") as picture:
+        assert picture.n_frames == 3
+    assert sorted(p.name for p in (tmp_path / "walk" / "each").iterdir()) == ["000.png", "003.png", "006.png"]
+    assert main(["draw", str(tmp_path / "walk.npz"), "--save", str(tmp_path / "d"), "--frames", "2"]) == 0
+    assert sorted(p.name for p in (tmp_path / "d" / "walk" / "each").iterdir()) == ["000.png", "008.png"]
+
+
+def test_frames_of_what_is_no_walk_are_refused(tmp_path, capsys):
+    store.save(tmp_path, "p", {"feats": np.zeros((3, 2)), "ids": np.array(list("abc"))}, {"kind": "points"})
+    assert main(["draw", str(tmp_path / "p.npz"), "--frames", "2"]) == 2
+    assert "--frames is for walks; these are points: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("frames", ["0", "every:0", "first", "-1", "every:x", "1.5", ""])

@@ -21,6 +21,7 @@ def draw(
     method: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     layers: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     target: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    frames: str = "auto",
     style: Annotated[Style, Parameter(name="*")] = STYLE,
     look: Annotated[Drawing, Parameter(name="*")] = LOOK,
     change: Annotated[Change, Parameter(name="*")] = CHANGE,
@@ -33,13 +34,14 @@ def draw(
         method: Only these methods (names or globs).
         layers: Only these layers (names or globs).
         target: Only these questions (names, globs, or a part of a name that only it has).
+        frames: Of walks: a number such as 12 (spread evenly), every:5, key (where a map is strongest), all, or auto.
         style: How to draw.
         look: How to draw points.
         change: How to draw feature maps.
     """
     from torchloupe.render.kinds import Wish, redraw
 
-    wish = Wish(style, method or (), layers or (), target or (), look, change)
+    wish = Wish(style, method or (), layers or (), target or (), look, change, frames)
     written, left = redraw(found(results), save, wish)
     for picture in written:
         print(picture)

@@ -393,8 +393,8 @@ def draw(
         What is brought to one scale: a sequence (its frames are comparable), each frame, or the run (all results of
         this command). By default a sequence; each frame for results of the method opengait.
     frames_shown
-        Frames of `compare`: a number such as 12 (spread evenly), every:5, key (where a map is strongest), all, or auto (all,
-        but 24 of more than 60).
+        Frames that are drawn: a number such as 12 (spread evenly), every:5, key (where a map is strongest), all, or auto (all,
+        but in `compare` 24 of more than 60). A layer of fewer time steps shows those that hold them.
     colorbar
         A bar beside `compare` that explains the colours.
     fade
@@ -412,7 +412,7 @@ def draw(
     """
     from torchloupe.errors import BadInput
     from torchloupe.kinds.sequences import SequenceMaps
-    from torchloupe.render.sequences import Painter, Style, limits_of, strip
+    from torchloupe.render.sequences import Painter, Style, chosen_frames, limits_of, strip
     from torchloupe.render.sequences import draw as draw_result
     from torchloupe.render.video import write_video
 
@@ -439,7 +439,7 @@ def draw(
         written = draw_result(made, folder, draw_mode, style, question=question, run=run)
         if video:
             painter = Painter(made, style, question, run)
-            frames = [strip(painter, made.layers, number) for number in range(made.frames)]
+            frames = [strip(painter, made.layers, number) for number in chosen_frames(painter)]
             written.append(write_video(frames, folder / f"{made.name}.{video}", fps))
         print(f"{folder}: {len(written)} pictures")
 

@@ -48,7 +48,8 @@ MOVING = ("maps", "judged", "gait maps")
 class Wish:
     """How results are to be drawn, and which part of them: methods, layers and targets by names or globs; () for all.
 
-    look: of points; change: of feature maps. A kind takes what has a meaning for it.
+    look: of points; change: of feature maps; frames: of walks, see `render.sequences.Style`. A kind takes what has a meaning
+    for it.
     """
 
     style: Style = field(default_factory=Style)
@@ -57,6 +58,7 @@ class Wish:
     targets: Sequence[str] = ()
     look: Look | None = None
     change: Change | None = None
+    frames: str = "auto"
 
 
 Redraw = Callable[[Sequence[Path], "str | None", Wish], "list[Path]"]
@@ -100,10 +102,12 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> tuple[list[Pa
 
 
 def _has_effect(wish: Wish, kinds: Collection[str]) -> None:
-    """Errors: BadInput for an option of points, of feature maps or of frames, where no such result is drawn."""
+    """Errors: BadInput for an option of points, of feature maps, of frames or of walks, where no such result is drawn."""
     still = [kind for kind in kinds if kind in HOMES and kind not in MOVING]
     if wish.style.video and still:
         raise BadInput(f"--video is for heatmaps of several frames; these are {', '.join(sorted(still))}: leave it out")
+    if wish.frames != "auto" and "gait maps" not in kinds and set(kinds) <= set(HOMES):
+        raise BadInput(f"--frames is for walks; these are {', '.join(sorted(kinds))}: leave it out")
     for options, home, what in ((wish.look, "points", "points"), (wish.change, "features", "feature maps")):
         homes = (home, "film") if home == "points" else (home,)
         ours = {kind for kind, path in HOMES.items() if path in {f"torchloupe.render.{one}:redraw" for one in homes}}

@@ -39,7 +39,7 @@ class Style:
 
     opacity 0..1 of the heatmap over the picture; ratio: pictures' size over the model's; font: size of labels over 4
     pixels, as in the seed tool; scale: 'sequence' (frames comparable), 'frame', or 'run' (all results of this drawing).
-    frames of `compare`: 'auto' (all, or FEW of more than MANY), 'all', a number (spread evenly), 'every:N', or 'key' (where a
+    frames: 'auto' (all; of `compare` FEW of more than MANY), 'all', a number (spread evenly), 'every:N', or 'key' (where a
     layer's map is strongest, see `key_frames`). bar: a bar beside `compare` that explains the colours. fade: the opacity
     grows with the value. format of `compare`: png, pdf or svg.
     """
@@ -87,19 +87,16 @@ def draw(
         raise BadInput(f"--draw-mode {mode!r}: expected one of {', '.join(MODES)}")
     if not 0 <= question < max(1, len(made.questions)):
         raise BadInput(f"--question {question}: this result has {len(made.questions)}, 0 to {len(made.questions) - 1}")
-    if mode == "merge":
-        for name, usual in (("frames", "auto"), ("format", "png")):
-            if getattr(style, name) != usual:
-                raise BadInput(f"--{name} is about the grid of --draw-mode compare or both; leave it out, or draw one")
+    if mode == "merge" and style.format != "png":
+        raise BadInput("--format is about the grid of --draw-mode compare or both; leave it out, or draw one")
     painter = Painter(made, style, question, run)
     top, written = Path(folder), []
     if mode in ("merge", "both"):
         for layer, name in folders(made.layers).items():
-            place = top / name
-            pictures = {place / f"{step:03d}.png": painter.step(layer, step) for step in range(painter.steps(layer))}
+            steps = shown_steps(painter, layer)
+            pictures = {top / name / f"{step:03d}.png": painter.step(layer, step) for step in steps}
             if painter.pooled(layer):
-                inputs = top / f"{name}_input"
-                pictures |= {inputs / f"{s:03d}.png": painter.window(layer, s) for s in range(painter.steps(layer))}
+                pictures |= {top / f"{name}_input" / f"{step:03d}.png": painter.window(layer, step) for step in steps}
             written += [_save(picture, file) for file, picture in pictures.items()]
             if made.joints:
                 written.append(_save(painter.plane(layer), top / f"{name}_joints.png"))
@@ -135,6 +132,7 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
             bar=how.colorbar is not False,
             fade=bool(how.fade),
             format=how.format if how.compare and how.format in FORMATS else "png",
+            frames=wish.frames,
         )
         folder = Path(save) / path.stem if save else path.with_suffix("")
         places = folders(made.questions)
@@ -143,7 +141,7 @@ def redraw(paths: Sequence[Path], save: str | None, wish: Wish) -> list[Path]:
             some = made.at(layers)
             if how.video:
                 painter = Painter(some, style, question, run)
-                moving = [strip(painter, some.layers, number) for number in range(some.frames)]
+                moving = [strip(painter, some.layers, number) for number in chosen_frames(painter)]
                 written.append(write_video(moving, place / f"{store.safe_name(some.name)}.{how.video}", how.fps))
                 continue
             mode = "compare" if how.compare else "merge"
@@ -370,24 +368,40 @@ def key_frames(painter: Painter) -> list[int]:
     return sorted(sorted(found, key=lambda frame: (-found[frame], frame))[:KEYS])
 
 
-def chosen_frames(painter: Painter) -> list[int]:
-    """The frames of `compare`, by the style. Errors: BadInput for a grid that is higher than HIGHEST pixels."""
+def chosen_frames(painter: Painter, auto: int | None = None) -> list[int]:
+    """The frames that the style asks for. auto: how many 'auto' takes; all by default."""
     count, how = painter.made.frames, painter.style.frames
     if how == "key":
         return key_frames(painter)
     if how.startswith("every:"):
         return list(range(0, count, int(how.partition(":")[2])))
-    few = FEW if count > MANY else count
+    few = count if auto is None else min(auto, count)
     number = count if how == "all" else few if how == "auto" else min(int(how), count)
     if number == 1:
         return [0]
     return sorted({round(place) for place in np.linspace(0, count - 1, number).tolist()})
 
 
+def shown_steps(painter: Painter, layer: str) -> list[int]:
+    """The time steps of a layer that hold the frames that the style asks for; all where it asks for none in particular."""
+    if painter.style.frames == "auto":
+        return list(range(painter.steps(layer)))
+    steps = [painter.step_of(layer, frame) for frame in chosen_frames(painter)]
+    return list(dict.fromkeys(step for step in steps if step is not None))
+
+
+def rows_of(painter: Painter) -> list[int]:
+    """The frames of `compare`: those that the style asks for, by default FEW of more than MANY."""
+    return chosen_frames(painter, FEW if painter.made.frames > MANY else None)
+
+
 def compare(painter: Painter) -> np.ndarray:
-    """One grid: a row for each frame, the input beside every layer, labelled. Frames that a layer did not see are grey."""
+    """One grid: a row for each frame, the input beside every layer, labelled. Frames that a layer did not see are grey.
+
+    Errors: BadInput for a grid that is higher than HIGHEST pixels.
+    """
     made, (rows, columns) = painter.made, painter.size
-    shown = chosen_frames(painter)
+    shown = rows_of(painter)
     text = max(8.0, 4 * painter.style.font)
     font = _font(text)
     line = round(font.size) + 3
@@ -426,7 +440,7 @@ def figure(painter: Painter) -> bytes:
     """The same grid for a paper, as pdf or svg: its text is text."""
     from torchloupe.render.plots import Bar, Cell, Group, grid, vector
 
-    shown = chosen_frames(painter)
+    shown = rows_of(painter)
     titles = ["input", *(" ".join(filter(None, (layer, _words(painter, layer)))) for layer in painter.made.layers)]
     rows = [(str(frame), [Cell(cell) for cell in _cells(painter, frame)]) for frame in shown]
     head, *rest = _head(painter, shown)
