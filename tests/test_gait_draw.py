@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib import colormaps
+from matplotlib.text import Text
 from PIL import Image
 
 from torchloupe import store
@@ -12,8 +13,19 @@ from torchloupe.cli import main
 from torchloupe.errors import BadInput
 from torchloupe.kinds.sequences import SequenceMaps
 from torchloupe.networks.gait.skeletons import COCO
-from torchloupe.render import fonts
-from torchloupe.render.sequences import Painter, Style, chosen_frames, compare, draw, folders, limits_of, rows_of, safe, strip
+from torchloupe.render import fonts, ink, plots
+from torchloupe.render.sequences import (
+    Painter,
+    Style,
+    chosen_frames,
+    compare,
+    draw,
+    folders,
+    limits_of,
+    rows_of,
+    safe,
+    strip,
+)
 from torchloupe.render.video import write_video
 
 
@@ -247,6 +259,29 @@ def test_letters_are_drawn_by_a_font_that_has_them_or_by_their_number():
     assert fonts.shown(f"a{unknown}b") == "aU+E0FFFb"
     heads = [compare(Painter(made(name=name), Style()))[:16, :60] for name in ("anna", "ωωωω")]
     assert not np.array_equal(*heads)
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_figures_write_letters_of_any_script_by_a_font_that_has_them_or_by_their_number(tmp_path, monkeypatch):
+    """A font that has letters which the usual ones lack, and a letter that none has; in svg the text stays as it is."""
+    unknown = "\U000e0fff"
+    result = made(name=f"\u0627\u0644{unknown}-nm-01", words={})
+    (svg,) = draw(result, tmp_path, "compare", Style(ratio=2, format="svg", frames="1"))
+    assert f"\u0627\u0644{unknown}-nm-01: GaitSet" in svg.read_text()
+    figures = []
+    monkeypatch.setattr(plots, "vector", lambda figure, *more: figures.append(figure) or b"")
+    draw(result, tmp_path, "compare", Style(ratio=2, format="pdf", frames="1"))
+    figures[0].savefig(tmp_path / "one.pdf")
+    texts = [text.get_text() for text in figures[0].findobj(Text)]
+    assert "\u0627\u0644U+E0FFF-nm-01: GaitSet, gradcam" in texts
+    assert plots.measure(unknown, 8) == plots.measure("U+E0FFF", 8) > 0
+    # a family asked for first that lacks Arabic gets DejaVu Sans behind it, which has it
+    monkeypatch.setitem(ink.TEXT, "fontfamily", ["cmr10"])
+    ink.fonts_of.cache_clear()
+    assert ink.fonts_of("\u0627")[0] == "cmr10"
+    assert ink.written("\u0627") == "\u0627"
+    assert ink.fonts_of("plain") == ("cmr10",)
+    ink.fonts_of.cache_clear()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

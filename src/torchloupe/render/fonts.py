@@ -20,17 +20,30 @@ def font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     most of them."""
     usual = ImageFont.load_default(size)
     assert isinstance(usual, ImageFont.FreeTypeFont)
-    wanted = {ord(letter) for letter in text if ord(letter) > 126}
-    if not wanted:
-        return usual
-    best, most = "", -1
-    for path in _installed():
-        held = len(wanted & _letters(path))
+    best = _best(text)
+    return ImageFont.truetype(best, size) if best else usual
+
+
+def family(text: str) -> str:
+    """The name of the installed font that has most of a text's letters; "" where none has any."""
+    from matplotlib import font_manager
+
+    best = _best(text)
+    return next((entry.name for entry in font_manager.fontManager.ttflist if entry.fname == best), "") if best else ""
+
+
+@lru_cache(maxsize=1024)
+def _best(text: str) -> str:
+    """The first installed font file that has all letters of a text that the usual font may lack, else the one that has most."""
+    wanted = {letter for letter in text if ord(letter) > 126}
+    best, most = "", 0
+    for path in _installed() if wanted else ():
+        held = len(wanted & letters(path))
         if held > most:
             best, most = path, held
         if held == len(wanted):
             break
-    return ImageFont.truetype(best, size) if most > 0 else usual
+    return best
 
 
 def shown(text: str) -> str:
@@ -38,8 +51,8 @@ def shown(text: str) -> str:
     text = legible(text)
     if all(ord(letter) <= 126 for letter in text):
         return text
-    known = _letters(str(getattr(font(10, text), "path", "")))
-    return "".join(letter if ord(letter) <= 126 or ord(letter) in known else f"U+{ord(letter):04X}" for letter in text)
+    known = letters(str(getattr(font(10, text), "path", "")))
+    return "".join(letter if ord(letter) <= 126 or letter in known else f"U+{ord(letter):04X}" for letter in text)
 
 
 @lru_cache(maxsize=1)
@@ -57,11 +70,11 @@ def _installed() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=512)
-def _letters(path: str) -> frozenset[int]:
-    """The code points that a font file has; none for a file that cannot be read."""
+def letters(path: str) -> frozenset[str]:
+    """The letters that a font file has; none for a file that cannot be read."""
     from matplotlib.ft2font import FT2Font
 
     try:
-        return frozenset(FT2Font(path).get_charmap())
+        return frozenset(map(chr, FT2Font(path).get_charmap()))
     except (OSError, RuntimeError, ValueError):
         return frozenset()

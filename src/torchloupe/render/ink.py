@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from matplotlib import rc_context, rcParams
 from matplotlib.artist import Artist
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, LogFormatter, ScalarFormatter
 
 from torchloupe.errors import legible
+from torchloupe.render.fonts import family, letters
 
 SCRIPTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC"),
@@ -44,6 +48,31 @@ PLAIN: Any = {
 }
 
 
+def written(text: str) -> str:
+    """The text as a picture can hold it: letters that no installed font has as U+NNNN."""
+    text = legible(text)
+    lost = {letter for letter in text if ord(letter) > 126} - _letters(fonts_of(text))
+    return "".join(f"U+{ord(letter):04X}" if letter in lost else letter for letter in text)
+
+
+@lru_cache(maxsize=4096)
+def fonts_of(text: str) -> tuple[str, ...]:
+    """The fonts of a text: those of all texts, and behind them installed ones that have letters which they lack."""
+    found = tuple(TEXT["fontfamily"])
+    lost = {letter for letter in text if ord(letter) > 126}
+    while lost and (lost := lost - _letters(found)) and (more := family("".join(sorted(lost)))):
+        found = (*found, more)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _letters(families: tuple[str, ...]) -> frozenset[str]:
+    found: set[str] = set()
+    for name in families:
+        found |= letters(fontManager.findfont(FontProperties(family=[name])))
+    return frozenset(found)
+
+
 class Plain(Figure):
     """A figure that draws every text as it stands. What matplotlib writes itself, such as 10^3 at a logarithmic axis, stays.
 
@@ -72,23 +101,30 @@ class Plain(Figure):
 
     def draw(self, renderer: Any) -> None:
         """As `Figure.draw`."""
-        written: set[int] = set()
+        numbers: set[int] = set()
         for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
             if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
                 ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
-                written |= {id(axis.offsetText), *(id(text) for tick in ticks for text in (tick.label1, tick.label2))}
+                numbers |= {id(axis.offsetText), *(id(text) for tick in ticks for text in (tick.label1, tick.label2))}
             else:
                 names = [text.get_text() for text in axis.get_ticklabels()]  # made on demand: now
-                if any(name != legible(name) for name in names):
+                if any(name != written(name) for name in names):
                     axis.set_major_formatter(_Legible(axis.get_major_formatter()))
+        # the text of an svg file is text, for which whoever reads it has fonts of their own
+        as_text = isinstance(self.canvas, FigureCanvasSVG)
+        shown = legible if as_text else written
         for text in self.findobj(Text):
             text.set_usetex(False)
-            if text.get_fontfamily() == list(rcParams["font.family"]):
-                text.set_fontfamily(TEXT["fontfamily"])
-            if id(text) not in written:
+            own = text.get_fontfamily()
+            if own == list(rcParams["font.family"]):
+                text.set_fontfamily(own := TEXT["fontfamily"])
+            if id(text) not in numbers:
                 text.set_parse_math(False)
-                text.set_text(legible(text.get_text()))
-        with rc_context({"text.usetex": False}):
+                text.set_fontfamily([*own, *(name for name in fonts_of(text.get_text()) if name not in own)])
+                text.set_text(shown(text.get_text()))
+        with rc_context({"text.usetex": False}), warnings.catch_warnings():
+            if as_text:
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")
             super().draw(renderer)
 
 
@@ -99,4 +135,4 @@ class _Legible(Formatter):
         self.names = names
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return legible(self.names(x, pos))
+        return written(self.names(x, pos))

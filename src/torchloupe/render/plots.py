@@ -125,7 +125,7 @@ class Page:
             words = {
                 "fontsize": SMALL - 1,
                 "color": INK,
-                "fontfamily": list(_families()),
+                "fontfamily": _families(),
                 "bbox": box,
                 "ha": "left",
                 "va": "bottom",
@@ -139,7 +139,7 @@ class Page:
             words: dict[str, Any] = {
                 "fontsize": size,
                 "color": INK,
-                "fontfamily": list(_families()),
+                "fontfamily": _families(),
                 "ha": align,
                 "va": "bottom",
                 **more,
@@ -153,7 +153,7 @@ class Page:
             words: dict[str, Any] = {
                 "fontsize": SMALL,
                 "color": INK,
-                "fontfamily": list(_families()),
+                "fontfamily": _families(),
                 "ha": "right",
                 "va": "center",
                 "rotation": 90,
@@ -163,7 +163,7 @@ class Page:
     def bar(self, x: float, y: float, length: float, bar: Bar) -> None:
         axes = self.axes(x, y, 0.1, length)
         axes.imshow(bar.table[::-1, None], aspect="auto", interpolation="bilinear")
-        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "fontfamily": list(_families())}
+        words: dict[str, Any] = {"fontsize": SMALL, "color": INK, "fontfamily": _families()}
         spots = np.linspace(1, 0, len(bar.ticks))
         for spot, tick in zip(spots, bar.ticks, strict=True):
             edge = "bottom" if spot == 1 else "top" if spot == 0 else "center"
@@ -201,12 +201,11 @@ def _shortened(text: str, width: float, size: float, weight: str) -> str:
     return "…"
 
 
-@lru_cache
-def _families() -> tuple[str, ...]:
+def _families(text: str = "") -> list[str]:
     """The font of these pages, and behind it those that have what it lacks."""
-    from torchloupe.render.ink import TEXT as SET
+    from torchloupe.render.ink import fonts_of
 
-    return FONT, *SET["fontfamily"]
+    return [FONT, *(name for name in fonts_of(text) if name != FONT)]
 
 
 @lru_cache(maxsize=4096)
@@ -215,9 +214,10 @@ def measure(text: str, size: float, weight: str = "normal") -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    return (
-        text_to_path.get_text_width_height_descent(text, FontProperties(FONT, size=size, weight=weight), False)[0] / 72
-    )
+    from torchloupe.render.ink import written
+
+    font = FontProperties(family=_families(text), size=size, weight=weight)
+    return text_to_path.get_text_width_height_descent(written(text), font, False)[0] / 72
 
 
 def raster(figure: Figure, dpi: int) -> Image.Image:
