@@ -32,7 +32,7 @@ class Subjects:
             import runs it. Default: DATASET.ROOT of the config.
         annotations: The annotation file, where it does not lie in its usual place.
         detections: A JSON of detected boxes to crop by instead of the annotated ones.
-        kind: coco, mpii or rhd. Default: DATASET.DATASET of the config, or coco.
+        kind: coco, wholebody (the 133 joints of COCO-WholeBody), mpii or rhd. Default: DATASET.DATASET of the config, or coco.
         category: The category of a COCO file with several, by name or number, or all that have the first one's joints, taken for
             one. Default: the first with keypoints.
         sigmas: The spread of each joint in OKS, or one number for all, for AP and errors of other joints than COCO's. Default:
@@ -52,7 +52,7 @@ class Subjects:
     data: Path | None = None
     annotations: Path | None = None
     detections: Path | None = None
-    kind: Literal["coco", "mpii", "rhd"] | None = None
+    kind: Literal["coco", "wholebody", "mpii", "rhd"] | None = None
     category: str | None = None
     sigmas: Annotated[list[float] | None, Several] = None
     input_size: Annotated[list[int] | None, Several] = None
@@ -324,8 +324,8 @@ def _tell_errors(study: Study, output: Path, failed: int) -> None:
     import json
 
     from torchloupe.errors import MissingPackage
-    from torchloupe.render.pose_report import MEANING, columns
-    from torchloupe.runs.pose.errors import average_precision
+    from torchloupe.render.pose_report import MEANING, columns, text_table
+    from torchloupe.runs.pose.errors import average_precision, by_part
     from torchloupe.store import whole
 
     names, by_joint, overall = columns(output)
@@ -341,9 +341,13 @@ def _tell_errors(study: Study, output: Path, failed: int) -> None:
         try:
             figures = average_precision(study, output)
             content["coco"] = {name: _plain(value) for name, value in figures.items()}
-            print(
-                "  ".join(f"{name} {'-' if math.isnan(value) else f'{value:.3f}'}" for name, value in figures.items())
-            )
+            print("  ".join(f"{name} {_figure(value)}" for name, value in figures.items()))
+            parts = by_part(study, output)
+            for part, own in parts.items():
+                content.setdefault("coco_by_part", {})[part] = {name: _plain(value) for name, value in own.items()}
+            if parts:
+                rows = [[part, *map(_figure, own.values())] for part, own in parts.items()]
+                print(text_table(["part", *figures], rows))
         except MissingPackage as error:
             print(f"no AP: {error}")
     whole(output / "errors.json", json.dumps(content, indent=1).encode())
@@ -570,6 +574,10 @@ def depend(
     whole(output / "dependency.json", json.dumps({"samples": ids, "mean": _plain(found)}).encode())
     print(output / "dependency.json")
     return _ended(done)
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _counts(counts: Any) -> list[tuple[tuple[int, int], int]]:

@@ -63,6 +63,126 @@ HAND = Skeleton(
 )
 
 
+def _whole_body() -> Skeleton:
+    """The 17 joints of the body, 6 of the feet, 68 of the face and 21 of each hand, as COCO-WholeBody counts them."""
+    sides = ("left", "right")
+    feet = tuple(f"{side}_{part}" for side in sides for part in ("big_toe", "small_toe", "heel"))
+    hands = tuple(f"{side}_{name}" for side in sides for name in ("hand_root", *HAND.joints[1:]))
+    # in the order of a face's landmarks: jaw, brows, bridge, nostrils, eyes, outer and inner lips; each row by its mirror
+    rows = ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67))
+    facing = [(low + i, high - i) for low, high in rows for i in range((high - low + 1) // 2)]
+    facing += [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
+    pairs = (
+        *COCO_BODY.pairs,
+        *((17 + i, 20 + i) for i in range(3)),
+        *((23 + a, 23 + b) for a, b in facing),
+        *((91 + i, 112 + i) for i in range(21)),
+    )
+    bones = (
+        *COCO_BODY.bones,
+        *((15 + foot // 3, 17 + foot) for foot in range(6)),
+        *((start + a, start + b) for start in (91, 112) for a, b in HAND.bones),
+    )
+    foot = (0.068, 0.066, 0.066, 0.092, 0.094, 0.094)
+    face = (
+        *(
+            0.042,
+            0.043,
+            0.044,
+            0.043,
+            0.040,
+            0.035,
+            0.031,
+            0.025,
+            0.020,
+            0.023,
+            0.029,
+            0.032,
+            0.037,
+            0.038,
+            0.043,
+            0.041,
+            0.045,
+        ),
+        *(
+            0.013,
+            0.012,
+            0.011,
+            0.011,
+            0.012,
+            0.012,
+            0.011,
+            0.011,
+            0.013,
+            0.015,
+            0.009,
+            0.007,
+            0.007,
+            0.007,
+            0.012,
+            0.009,
+            0.008,
+        ),
+        *(
+            0.016,
+            0.010,
+            0.017,
+            0.011,
+            0.009,
+            0.011,
+            0.009,
+            0.007,
+            0.013,
+            0.008,
+            0.011,
+            0.012,
+            0.010,
+            0.034,
+            0.008,
+            0.008,
+            0.009,
+        ),
+        *(
+            0.008,
+            0.008,
+            0.007,
+            0.010,
+            0.008,
+            0.009,
+            0.009,
+            0.009,
+            0.007,
+            0.007,
+            0.008,
+            0.011,
+            0.008,
+            0.008,
+            0.008,
+            0.010,
+            0.008,
+        ),
+    )
+    hand = (
+        *(0.029, 0.022, 0.035, 0.037, 0.047, 0.026, 0.025, 0.024, 0.035, 0.018, 0.024),
+        *(0.022, 0.026, 0.017, 0.021, 0.021, 0.032, 0.020, 0.019, 0.022, 0.031),
+    )
+    joints = (*COCO_BODY.joints, *feet, *(f"face-{i}" for i in range(68)), *hands)
+    return Skeleton("wholebody", joints, pairs, bones, (*COCO_BODY.sigmas, *foot, *face, *hand, *hand))
+
+
+WHOLE_BODY = _whole_body()
+"""Source: Jin et al. 2020, Whole-Body Human Pose Estimation in the Wild, ECCV, arXiv:2007.11858, whose spreads these are."""
+
+WHOLE_PARTS: Mapping[str, tuple[int, int]] = {
+    "body": (0, 17),
+    "feet": (17, 23),
+    "face": (23, 91),
+    "left hand": (91, 112),
+    "right hand": (112, 133),
+}
+"""Part of the whole body -> its joints, [first, last)."""
+
+
 @dataclass(frozen=True)
 class Person:
     """One body in one picture. Joints in pixels of the picture; weight 0 says that a joint is not annotated.

@@ -43,7 +43,7 @@ class Estimator:
     """A network of mmpose, what its test pipeline feeds it, and how its codec reads joints from what it gives.
 
     flip: whether the config tests with the mirrored picture. root, annotations: of the config's test data. sigmas: of its
-    joints in OKS, where its data set says them.
+    joints in OKS, where its data set says them. kind: wholebody for data sets of COCO-WholeBody, else "".
     """
 
     subject: Subject
@@ -53,6 +53,7 @@ class Estimator:
     root: str
     annotations: str
     sigmas: tuple[float, ...] = ()
+    kind: str = ""
 
 
 def mmpose(rest: str, options: Options) -> Subject:
@@ -111,6 +112,7 @@ def estimator(rest: str, options: Options) -> Estimator:
         root,
         str(Path(root) / dataset["ann_file"]) if dataset.get("ann_file") else "",
         sigmas,
+        "wholebody" if dataset.get("type") == "CocoWholeBodyDataset" else "",
     )
 
 

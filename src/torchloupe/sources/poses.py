@@ -18,6 +18,8 @@ from torchloupe.data.bodies import (
     COCO_BODY,
     HAND,
     MPII_BODY,
+    WHOLE_BODY,
+    WHOLE_PARTS,
     Crop,
     Person,
     PoseData,
@@ -32,6 +34,7 @@ from torchloupe.errors import BadInput, LoupeWarning, nearest
 from torchloupe.store.reading import reading, reads
 
 Array = NDArray[Any]
+WHOLE_FIELDS = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 
 
 def warp(picture: Array, matrix: Array, size: tuple[int, int]) -> Array:
@@ -213,6 +216,7 @@ def coco(
     threshold: float = 0.0,
     find: Callable[[Path, str], Path] | None = None,
     category: str = "",
+    whole: bool = False,
 ) -> PoseData:
     """People of a COCO keypoint file. Their boxes are the annotated ones, or those of a detections JSON.
 
@@ -220,11 +224,12 @@ def coco(
     picture, detections of no area or whose score is below `threshold`. A detection carries the truth of the annotated person whose
     box it overlaps by at least half (intersection over union), the best score first; the rest carry none.
     category: of the bodies, by name or number; "all" takes those of the first one's joints together, as if they were one.
-    By default the first that has keypoints, which is said where there are others.
+    By default the first that has keypoints, which is said where there are others. whole: the 133 joints of a file of
+    COCO-WholeBody, whose feet, face and hands lie in fields of their own.
     Errors: BadInput for a file that is truncated or lacks fields, naming the entry and the field.
     """
     path, folder = Path(annotations), Path(pictures)
-    images, entries, categories, skeleton = _coco_parts(path, category)
+    images, entries, categories, skeleton = _coco_parts(path, category, whole)
     left_out: Counter[str] = Counter()
     people: list[tuple[Person, Sequence[float]]] = []
     for entry in entries:
@@ -248,7 +253,39 @@ def coco(
     return PoseData(found[0], skeleton, str(path), found[1], categories)
 
 
-def _coco_parts(path: Path, wanted: str) -> tuple[dict[Any, Any], list[Any], tuple[Any, ...], Skeleton]:
+def whole_body(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a file of COCO-WholeBody, its 133 joints together in `keypoints`.
+
+    A joint counts as annotated where its own visibility is above 0, as in the data set's own evaluation.
+    Errors: BadInput for an entry without the fields.
+    """
+    entries = []
+    for i, entry in enumerate(content["annotations"]):
+        where = f"{path}: annotations[{i}]"
+        _needed(entry, WHOLE_FIELDS, f"{where} is none of COCO-WholeBody")
+        parts = [
+            _numbers(entry[name], 3 * (last - first), where, name)
+            for name, (first, last) in zip(("keypoints", *WHOLE_FIELDS), WHOLE_PARTS.values(), strict=True)
+        ]
+        joints = np.concatenate(parts)
+        seen = int((joints[2::3] > 0).sum())
+        entries.append({**entry, "keypoints": joints.tolist(), "num_keypoints": seen})
+    kinds = [
+        {**kind, "keypoints": list(WHOLE_BODY.joints)} if isinstance(kind, Mapping) and kind.get("keypoints") else kind
+        for kind in content.get("categories", ())
+    ]
+    return {**content, "annotations": entries, "categories": kinds}
+
+
+def annotated(path: Path, skeleton: Skeleton) -> dict[str, Any]:
+    """The content of a COCO keypoint file whose people have this skeleton."""
+    content = _json(path)
+    body = 3 * WHOLE_PARTS["body"][1]
+    apart = any(len(entry.get("keypoints") or ()) == body for entry in content["annotations"])
+    return whole_body(content, path) if apart and skeleton.joints == WHOLE_BODY.joints else content
+
+
+def _coco_parts(path: Path, wanted: str, whole: bool) -> tuple[dict[Any, Any], list[Any], tuple[Any, ...], Skeleton]:
     content = _json(path)
     _needed(content, ("images", "annotations"), str(path))
     for name in ("images", "annotations", "categories"):
@@ -267,11 +304,13 @@ def _coco_parts(path: Path, wanted: str) -> tuple[dict[Any, Any], list[Any], tup
         _numbers(entry.get("area", 1), 1, f"{path}: annotations[{i}]", "area")
         if entry["image_id"] not in images:
             raise BadInput(f"{path}: annotations[{i}] is of picture {entry['image_id']}, which images does not list")
+    if whole:
+        content = whole_body(content, path)
     categories = [c for c in content.get("categories", ()) if isinstance(c, Mapping) and c.get("keypoints")]
     if not categories:
         if wanted:
             raise BadInput(f"--category {wanted}: {path} has no category with keypoints")
-        return images, content["annotations"], (1,), COCO_BODY
+        return images, content["annotations"], (1,), WHOLE_BODY if whole else COCO_BODY
     taken = _categories(categories, content["annotations"], wanted, path)
     return images, content["annotations"], tuple(one.get("id", 1) for one in taken), _skeleton(taken[0], path)
 
@@ -309,7 +348,7 @@ def _categories(
 
 def _skeleton(category: Mapping[str, Any], path: Path) -> Skeleton:
     names = tuple(str(name) for name in category["keypoints"])
-    for known in (COCO_BODY, HAND):
+    for known in (COCO_BODY, HAND, WHOLE_BODY):
         if known.joints == names:
             return known
     place = {name: i for i, name in enumerate(names)}
@@ -523,8 +562,8 @@ def mpii(annotations: str | Path, pictures: str | Path, crop: Crop) -> PoseData:
 def located(root: str | Path, split: str, kind: str, annotations: str | Path | None = None) -> tuple[Path, Path]:
     """Where a data set lies: (annotation file, folder of pictures).
 
-    Known: annotations/person_keypoints_<split>.json and images/<split>/ or <split>/ (COCO), annot/<split>.json and images/
-    (MPII), or a folder or file with the JSON beside its pictures.
+    Known: annotations/person_keypoints_<split>.json and images/<split>/ or <split>/ (COCO), with coco_wholebody_val_v1.0.json
+    (COCO-WholeBody) in its place, annot/<split>.json and images/ (MPII), or a folder or file with the JSON beside its pictures.
     """
     root = Path(root)
     if annotations is not None:
@@ -535,7 +574,8 @@ def located(root: str | Path, split: str, kind: str, annotations: str | Path | N
         return root, root.parent
     if kind == "mpii":
         return root / "annot" / f"{split}.json", root / "images"
-    usual = root / "annotations" / f"person_keypoints_{split}.json"
+    whole = f"coco_wholebody_{split.rstrip('0123456789')}_v1.0.json"
+    usual = root / "annotations" / (whole if kind == "wholebody" else f"person_keypoints_{split}.json")
     if usual.exists():
         folder = root / "images" / split
         return usual, folder if folder.is_dir() or not (root / split).is_dir() else root / split

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchloupe.data.bodies import affine, inverse, moved
+from torchloupe.data.bodies import WHOLE_BODY, WHOLE_PARTS, affine, inverse, moved
 from torchloupe.errors import BadInput
 from torchloupe.methods import indices, keypoints
 from torchloupe.probe import Batch
@@ -31,6 +30,7 @@ from torchloupe.runs.pose.study import (
     unit,
 )
 from torchloupe.runs.run import Job, Summary, run
+from torchloupe.sources.poses import annotated
 from torchloupe.store.records import Artifact
 from torchloupe.store.stream import Stream
 from torchloupe.targets.pose import exchanged, merge_mirrored, peaks, predicted, true
@@ -172,6 +172,18 @@ class Evaluation:
             aside={*self.aside, *aside},
         )
 
+    def part(self, first: int, last: int) -> Evaluation:
+        """The same of the joints [first, last) alone; people without one of them annotated do not count."""
+        entries = []
+        for entry in self.annotations["annotations"]:
+            triples = list(entry.get("keypoints") or [0] * 3 * len(self.sigmas))[3 * first : 3 * last]
+            entries.append(
+                {**entry, "keypoints": triples, "num_keypoints": sum(1 for seen in triples[2::3] if seen > 0)}
+            )
+        results = [{**one, "keypoints": one["keypoints"][3 * first : 3 * last]} for one in self.results]
+        content = {**self.annotations, "annotations": entries}
+        return replace(self, annotations=content, results=results, sigmas=self.sigmas[first:last])
+
 
 def evaluation(study: Study, root: Path) -> Evaluation:
     """The stored predictions of a run as the published evaluation takes the same boxes.
@@ -213,8 +225,16 @@ def evaluation(study: Study, root: Path) -> Evaluation:
     there = set(done)
     aside = frozenset(person.id for number, person in enumerate(study.data.people) if str(number) not in there)
     pictures = frozenset(entry["image_id"] for entry in entries) if aside else None
-    content = json.loads(Path(study.data.source).read_text(encoding="utf-8"))
+    content = annotated(Path(study.data.source), skeleton)
     return Evaluation(content, results, sigmas, study.data.categories, pictures, aside)
+
+
+def by_part(study: Study, root: Path) -> dict[str, dict[str, float]]:
+    """COCO's figures by part of the whole body, each over its own joints, as COCO-WholeBody is evaluated; {} of others."""
+    if study.data.skeleton.joints != WHOLE_BODY.joints:
+        return {}
+    found = evaluation(study, root)
+    return {name: found.part(*joints).figures() for name, joints in WHOLE_PARTS.items()}
 
 
 def average_precision(study: Study, root: Path) -> dict[str, float]:

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchloupe import sources
-from torchloupe.data.bodies import Crop, Person, PoseData, Sample, Skeleton
+from torchloupe.data.bodies import WHOLE_BODY, Crop, Person, PoseData, Sample, Skeleton
 from torchloupe.errors import BadInput, BadSample, LoupeError
 from torchloupe.named import called, is_path
 from torchloupe.probe import Batch, Subject
@@ -140,7 +141,7 @@ def study(
                 f"--coordinates {coordinates}: coordinates of mmpose's heads are read in pixels of the input"
             )
         found = estimator(model.partition(":")[2], options)
-        subject, crop = found.subject, found.crop
+        subject, crop, kind = found.subject, found.crop, kind or found.kind
         reading, spread = Reading(flip=found.flip, decode=found.decode), found.sigmas
         data, annotations = (
             (data, annotations) if data else (found.root or None, annotations or found.annotations or None)
@@ -169,7 +170,11 @@ def study(
     if seen != count:
         raise BadInput(
             f"the model gives {seen} joints, and {people.source} has {count} ({', '.join(people.skeleton.joints[:4])} ...); "
-            "give the data that it was trained on, or a --category of theirs"
+            + (
+                "give --kind wholebody to a file of COCO-WholeBody"
+                if seen == len(WHOLE_BODY.joints)
+                else "give the data that it was trained on, or a --category of theirs"
+            )
         )
     people = replace(people, skeleton=_spread(people.skeleton, tuple(sigmas), spread))
     if not people.people:
@@ -297,8 +302,8 @@ def _people(
     threshold: float,
     category: str,
 ) -> PoseData:
-    if kind not in ("coco", "mpii", "rhd"):
-        raise BadInput(f"data set {kind!r}: known are coco, mpii and rhd")
+    if kind not in ("coco", "wholebody", "mpii", "rhd"):
+        raise BadInput(f"data set {kind!r}: known are coco, wholebody, mpii and rhd")
     path, folder = located(data, split, kind, annotations)
     if kind == "mpii" and (detections is not None or category):
         option, value = ("--category", category) if category else ("--detections", detections)
@@ -309,9 +314,8 @@ def _people(
         raise BadInput(
             f"{detections}: no such detections file; for annotated boxes put TEST.USE_GT_BBOX True behind the command"
         )
-    return (rhd if kind == "rhd" else coco)(
-        path, folder, crop, detections=detections, threshold=threshold, category=category
-    )
+    make = rhd if kind == "rhd" else partial(coco, whole=kind == "wholebody")
+    return make(path, folder, crop, detections=detections, threshold=threshold, category=category)
 
 
 def _state_sha256(module: nn.Module) -> str:
