@@ -106,7 +106,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, dict[str
 def test_the_skeleton_is_that_of_the_data_set_s_description() -> None:
     """mmpose's description: names, spreads and partners."""
     found = find_spec("mmpose")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     held: dict[str, Any] = {}
     exec((Path(found.origin).parent / ".mim/configs/_base_/datasets/coco_wholebody.py").read_text(), held)
     joints = held["dataset_info"]["keypoint_info"]
