@@ -8,8 +8,10 @@ import diagnosis
 import numpy as np
 import pytest
 import torch
+from pose_fixtures import content, written
 from torch import nn
 
+from torchloupe.cli import main
 from torchloupe.data.bodies import Crop, Person, PoseData, Skeleton, frame
 from torchloupe.errors import BadInput
 from torchloupe.probe import Batch
@@ -114,3 +116,71 @@ def test_a_fault_of_the_question_is_not_asked_again_for_every_sample(tmp_path: P
     assert not done.made
     assert len(done.failed) == 4
     assert calls <= 7
+
+
+MODEL = """
+import torch
+from torch import nn
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, stride=4), nn.ReLU(), nn.Conv2d(4, 17, 1))
+"""
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """A COCO file of eleven people, one of whose pictures is no picture, and a model of somebody's own."""
+    made = content()
+    written(tmp_path, made, [])
+    (tmp_path / "0.png").write_text("no picture")
+    (tmp_path / "mine.py").write_text(MODEL)
+    model = ["--model", f"torch:{tmp_path / 'mine.py'}:net", "--input-size", "24", "32", "--device", "cpu"]
+    return [*model, "--data", str(tmp_path / "people.json")]
+
+
+def held(root: Path, kind: str) -> dict[str, dict[str, np.ndarray]]:
+    stream = Stream(root, kind)
+    return {id: stream.arrays(id) for id in stream.ids()}
+
+
+def same(one: dict[str, dict[str, np.ndarray]], other: dict[str, dict[str, np.ndarray]]) -> bool:
+    return list(one) == list(other) and all(
+        np.array_equal(one[id][name], other[id][name], equal_nan=one[id][name].dtype.kind == "f")
+        for id in one
+        for name in one[id]
+    )
+
+
+@pytest.mark.timeout(300)
+def test_workers_change_no_result_and_say_what_was_left_out(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, more in (("here", []), ("two", ["--workers", "2"])):
+        assert main(["pose", "ig", *words, "-o", str(tmp_path / folder), "--steps", "2", *more]) == 3
+        assert "3 could not be read or explained" in capsys.readouterr().out.splitlines()[-1]
+    one, two = held(tmp_path / "here", "ig"), held(tmp_path / "two", "ig")
+    assert len(one) == 5
+    assert same(one, two)
+    assert Stream(tmp_path / "here", "ig").failed() == Stream(tmp_path / "two", "ig").failed()
+    assert len(Stream(tmp_path / "two", "ig").failed()) == 3
+
+
+def test_again_computes_anew_and_options_without_a_run_are_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["-o", str(tmp_path / "run"), "--ids", "4", "5"]
+    assert main(["pose", "epe", *words, *run]) == 0
+    (file,) = (tmp_path / "run" / "epe").glob("4.npz")
+    file.write_bytes(b"damaged")
+    assert main(["pose", "epe", *words, *run]) == 2  # it is there, and cannot be read
+    assert main(["pose", "epe", *words, *run, "--again"]) == 0
+    assert "2 samples made, 0 were there" in capsys.readouterr().out
+    assert np.isfinite(held(tmp_path / "run", "epe")["4"]["EPE"]).any()
+    assert main(["pose", "inversions", "-o", str(tmp_path / "run"), "--ids", "4"]) == 2
+    assert "--ids is of a run of the model, and there is none here" in capsys.readouterr().err
+    assert main(["pose", "index", "-o", str(tmp_path / "run"), "--workers", "2"]) == 2
+    assert "--workers is of a run of the model" in capsys.readouterr().err
+    assert main(["pose", "epe", *words, *run, "--engine", "ray"]) == 2
+    assert "need --workers N" in capsys.readouterr().err

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from torchloupe.cli.options import Running
+
 if TYPE_CHECKING:
     from torchloupe.runs.pose.study import Study
-    from torchloupe.runs.run import Summary
+    from torchloupe.runs.run import Job, Summary, Work
 
 Flag = Parameter(negative="")
 Several = Parameter(consume_multiple=True, negative="")
@@ -84,22 +86,51 @@ class Choice:
         max_samples: At most so many.
         every: Every so-maniest sample.
         batch: Samples in one forward. 1 wastes no backward on joints that a neighbour does not show; more suits a GPU.
+            Default: 1 for maps and dependencies, 8 for errors.
         strict: Stop at the first sample that fails, instead of going on without it.
+        again: Compute anew what lies on disk already.
+        workers: Worker processes on this machine, or Ray actors; 0: this process. Results are the same.
+        engine: processes (torch's launcher, on this machine) or ray (here or on a cluster).
+        address: Of a Ray cluster: auto, or ray://HOST:PORT. Default: Ray on this machine.
+        gpus_per_worker: Share of a GPU that each Ray actor is given.
+        timeout: Seconds after which a batch counts as hung; its samples are then tried one by one.
     """
 
     ids: Annotated[list[int] | None, Several] = None
     max_samples: int | None = None
     every: int = 1
-    batch: int | None = None
+    batch: Annotated[int | None, Parameter(name=["--batch", "--batch-size"])] = None
     strict: Annotated[bool, Flag] = False
+    again: Annotated[bool, Flag] = False
+    workers: int = 0
+    engine: Literal["processes", "ray"] = "processes"
+    address: str | None = None
+    gpus_per_worker: float = 0.0
+    timeout: float | None = None
 
     def words(self) -> dict[str, Any]:
         """As a job's data hold them."""
         return {"ids": self.ids or [], "max_samples": self.max_samples, "every": self.every}
 
-    def size(self, otherwise: int) -> int:
-        """Samples in one forward."""
-        return otherwise if self.batch is None else self.batch
+    def idle(self, of: str, names: Sequence[str]) -> None:
+        """Errors: BadInput for one of these options, which are of something that is not asked for."""
+        from torchloupe.errors import BadInput
+
+        for name in names:
+            if getattr(self, name) != getattr(type(self), name):
+                raise BadInput(f"--{name.replace('_', '-')} is of {of}, and there is none here; leave it out")
+
+    def run(self, job: Job, work: Work, output: Path, kind: str, batch: int, what: str) -> Summary:
+        """Do a job into a stream of a run's folder. batch: samples in one forward, where none are given."""
+        from torchloupe.store.stream import Stream
+
+        running = Running(
+            batch_size=batch if self.batch is None else self.batch,
+            **{name: getattr(self, name) for name in RUNNING},
+        )
+        done = running.run(job, work, Stream(output, kind), what)
+        _say(done, output)
+        return done
 
 
 @dataclass(frozen=True)
@@ -152,22 +183,24 @@ class How:
 
 def _opened(
     kind: str, overrides: Sequence[str], subjects: Subjects, choice: Choice, ask: Mapping[str, Any] | None = None
-) -> Any:
-    """The work of a job; what its data set holds is said."""
+) -> tuple[Job, Any]:
+    """A job and its work; what its data set holds is said."""
     from torchloupe.errors import BadInput
     from torchloupe.runs.run import Job
 
     if choice.batch is not None and choice.batch < 1:
         raise BadInput(f"--batch is 1 or more, found {choice.batch}")
     model, data = subjects.words(overrides)
-    work = Job(kind, model=model, data={**data, **choice.words()}, ask=dict(ask or {})).open()
+    job = Job(kind, model=model, data={**data, **choice.words()}, ask=dict(ask or {}))
+    work = job.open()
     found = work.study.data
     left = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
     print(f"{found.source}: {len(found)} samples" + (f"; left out: {left}" if left else ""))
-    return work
+    return job, work
 
 
 ERRORS = ("EPE", "decoded", "PCK")
+RUNNING = ("strict", "again", "workers", "engine", "address", "gpus_per_worker", "timeout")
 SUBJECTS, CHOICE, HOW = Subjects(), Choice(), How()
 
 
@@ -198,17 +231,15 @@ def ig(
     if load_ig:
         return index(*overrides, output=output, load_ig=True, subjects=subjects, choice=choice, how=how)
     from torchloupe.runs.pose.attribution import expected_bytes
-    from torchloupe.runs.run import run
     from torchloupe.store.stream import Stream
 
     kept = how.kept(precision) if save_ig else "none"
-    work = _opened("pose maps", overrides, subjects, choice, {**how.words(), "maps": kept})
+    job, work = _opened("pose maps", overrides, subjects, choice, {**how.words(), "maps": kept})
     ids = work.ids()
     if save_ig:
         size = expected_bytes(work.study, ids, how.reference, kept) / 1e6
         print(f"maps of {len(ids)} samples as {kept}: at most {size:.1f} MB in {output / 'ig'}")
-    done = run(work, Stream(output, "ig"), batch=choice.size(1), strict=choice.strict, what="attribution")
-    _say(done, output)
+    done = choice.run(job, work, output, "ig", 1, "attribution")
     scales = [
         value for id in ids if id not in done.failed for value in Stream(output, "ig").arrays(id, ["scale"])["scale"]
     ]
@@ -247,20 +278,20 @@ def index(
     from torchloupe.render.pose_report import Run, by_joint_rows, text_table
     from torchloupe.runs.pose.attribution import stored_indices
     from torchloupe.runs.pose.study import thinned
-    from torchloupe.runs.run import run
     from torchloupe.store import whole
     from torchloupe.store.stream import Stream
 
     ids = list(dict.fromkeys(str(number) for number in choice.ids or ()))
     done = None
+    if load_ig or not subjects.given:
+        choice.idle("a run of the model", ("batch", *RUNNING))
     if load_ig:
         _agree(output, subjects, overrides, how)
     elif subjects.given:
         begun = (output / "ig.json").exists()
         kept = Stream(output, "ig").settings()["maps"] if begun else how.kept()
-        work = _opened("pose maps", overrides, subjects, choice, {**how.words(), "maps": kept})
-        done = run(work, Stream(output, "ig"), batch=choice.size(1), strict=choice.strict, what="attribution")
-        _say(done, output)
+        job, work = _opened("pose maps", overrides, subjects, choice, {**how.words(), "maps": kept})
+        done = choice.run(job, work, output, "ig", 1, "attribution")
         ids = [id for id in work.ids() if id not in done.failed]
     found = stored_indices(output, ids, again=load_ig)
     found = {id: found[id] for id in thinned(list(found), choice.max_samples, 1 if ids else choice.every)}
@@ -307,19 +338,13 @@ def epe(
         subjects: Model and data.
         choice: Samples.
     """
-
-    from torchloupe.runs.run import run
-    from torchloupe.store.stream import Stream
-
-    work = _opened("pose errors", overrides, subjects, choice, {"flip": flip})
-    study = work.study
-    done = run(work, Stream(output, "epe"), batch=choice.size(8), strict=choice.strict, what="errors")
-    _say(done, output)
-    _tell_errors(study, output, len(done.failed))
+    job, work = _opened("pose errors", overrides, subjects, choice, {"flip": flip})
+    done = choice.run(job, work, output, "epe", 8, "errors")
+    _tell_errors(work.study, output)
     return _ended(done)
 
 
-def _tell_errors(study: Study, output: Path, failed: int) -> None:
+def _tell_errors(study: Study, output: Path) -> None:
     """errors.json, and the same as tables."""
     import json
 
@@ -379,14 +404,11 @@ def errors(
     from torchloupe.render.pose_mistakes import tables, told
     from torchloupe.render.pose_report import text_table
     from torchloupe.runs.pose.mistakes import diagnosed
-    from torchloupe.runs.run import run
-    from torchloupe.store.stream import Stream
 
     if not 0 < least < 1 or examples < 0:
         raise BadInput(f"--least is between 0 and 1 and --examples 0 or more, found {least} and {examples}")
-    work = _opened("pose errors", overrides, subjects, choice)
-    done = run(work, Stream(output, "epe"), batch=choice.size(8), strict=choice.strict, what="errors")
-    _say(done, output)
+    job, work = _opened("pose errors", overrides, subjects, choice)
+    done = choice.run(job, work, output, "epe", 8, "errors")
     content = told(diagnosed(work.study, output, least), work.study, output, examples)
     ap = "-" if content["AP"] is None else f"{content['AP']:.3f}"
     print(f"AP {ap} of {content['poses']} poses for {content['people']} people")
@@ -422,6 +444,8 @@ def inversions(
     from torchloupe.runs.pose.confusion import confusion
     from torchloupe.store import whole
 
+    if not subjects.given:
+        choice.idle("a run of the model", tuple(vars(choice)))
     status = epe(*overrides, output=output, subjects=subjects, choice=choice) if subjects.given else 0
     names = Run(output).names()
     content: dict[str, Any] = {"reach": reach}
@@ -558,13 +582,10 @@ def depend(
 
     from torchloupe.render.pose_report import Run, number, text_table
     from torchloupe.runs.pose.depend import dependency
-    from torchloupe.runs.run import run
     from torchloupe.store import whole
-    from torchloupe.store.stream import Stream
 
-    work = _opened("pose depend", overrides, subjects, choice, {"root": str(output)})
-    done = run(work, Stream(output, "depend"), batch=choice.size(1), strict=choice.strict, what="dependency")
-    _say(done, output)
+    job, work = _opened("pose depend", overrides, subjects, choice, {"root": str(output)})
+    done = choice.run(job, work, output, "depend", 1, "dependency")
     ids = [id for id in work.ids() if id not in done.failed]
     found, names = dependency(output, ids), Run(output).names()
     order = np.argwhere(np.isfinite(found) & ~np.eye(len(names), dtype=bool)).tolist()
@@ -682,7 +703,7 @@ def demo(
         errors(study, ids, run)
         attribute(study, ids, asked_for(HOW.words()), run)
         print(f"\n{name} weights")
-        _tell_errors(study, run, 0)
+        _tell_errors(study, run)
         _print_columns(run, ("DI", "FI", "LI", "residual"))
         try:
             content = told(diagnosed(study, run), study, run)

@@ -42,7 +42,7 @@ class Stream:
         """
         wanted = json.loads(json.dumps(settings))
         path = self.root / f"{self.kind}.json"
-        if path.exists() and self.ids():
+        if path.exists() and (self.ids() or load_record(path) == wanted):
             self.agrees({**dict.fromkeys(self.settings()), **wanted})
         else:
             try:
