@@ -118,7 +118,7 @@ def _made(model: str | nn.Module, options: Options) -> Subject:
         )
         raise BadInput(f"model {model!r}: expected a scheme and what it loads, one of {known}.{hint}")
     make = own(SCHEMES[scheme]) if scheme in SCHEMES else _plugged(plugs[scheme])
-    made = _seeded(make, rest, options)
+    made: Subject = seeded(make, rest, options)
     if scheme in SCHEMES and "weights" not in made.notes:
         said = (
             f"no weights: what {model} does not load itself is random (seed {SEED}) and means nothing; give --weights"
@@ -127,14 +127,13 @@ def _made(model: str | nn.Module, options: Options) -> Subject:
     return made
 
 
-def _seeded(make: Any, rest: str, options: Options) -> Subject:
+def seeded(make: Any, rest: str, options: Options) -> Any:
     """What a source makes; weights that it draws by chance are the same every time, and the caller's chance goes on."""
     import torch
 
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(SEED)
-        made: Subject = make(rest, options)
-        return made
+        return make(rest, options)
 
 
 def _plugged(point: EntryPoint) -> Any:

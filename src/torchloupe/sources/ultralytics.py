@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torchloupe.sources.detectors import _as_it_is, upright
 from torchloupe.sources.patches import nms
 from torchloupe.sources.preparation import Preparation, resize_crop
 from torchloupe.targets.boxes import Detections
+from torchloupe.targets.pose import Anchored
 
 GREY = 114
 MOST, SAME = 300, 0.7
@@ -53,6 +55,61 @@ def ultralytics(rest: str, options: Options) -> Subject:
     if arguments:
         raise BadInput(f"{options.spec}: no options are known here, found {', '.join(arguments)}")
     return _subject(module, str(whole.task), options)
+
+
+def poser(rest: str, options: Options) -> Subject:
+    """A pose model of ultralytics about one person: crops of people in, the joints at every anchor out (`targets.pose.Anchored`).
+
+    What answers for the person of a crop is the surest detection whose box holds the crop's middle, of all where none does.
+    Crops are on 0..1, their sides multiples of the coarsest stride.
+    Errors: as `ultralytics`; BadInput for a model of another task, or a size that does not fit.
+    """
+    made = ultralytics(rest, replace(options, size=options.size or (256, 192)))
+    head = made.module.model[-1]  # type: ignore[index]
+    if made.notes.get("task") != "pose":
+        task = made.notes.get("task", "classify")
+        raise BadInput(f"{options.spec}: its task is {task!r}; give a pose model, such as yolov8n-pose.yaml")
+    h, w = options.hw or (256, 192)
+    step = int(max(head.stride))
+    if h % step or w % step:
+        raise BadInput(f"{options.spec}: crops of {w} x {h} do not fit; sides are multiples of {step}, such as 192 256")
+    return replace(made, kind="pose", call=partial(_anchored, size=(h, w)), classes=())
+
+
+def _anchored(module: Any, batch: Batch, *, size: tuple[int, int]) -> Anchored:
+    """Every anchor's joints, see `poser`; (n, 4 + classes + joints, anchors), or (n, boxes, 6 + joints) of heads that need
+    no suppression."""
+    found = module(batch.x)
+    while isinstance(found, (tuple, list)):
+        found = found[0]
+    head = module.model[-1]
+    joints, numbers = head.kpt_shape
+    if getattr(head, "end2end", False):
+        low, high, person, rest = found[..., :2], found[..., 2:4], found[..., 4], found[..., 6:]
+    else:
+        found = found.transpose(1, 2)
+        middle, sides = found[..., :2], found[..., 2:4]
+        low, high = middle - sides / 2, middle + sides / 2
+        person, rest = found[..., 4 : 4 + head.nc].amax(-1), found[..., 4 + head.nc :]
+    triples = rest.unflatten(-1, (joints, numbers))
+    sure = triples[..., 2] if numbers == 3 else person[..., None].expand(triples.shape[:-1])
+    centre = found.new_tensor([size[1] / 2, size[0] / 2])
+    holds = ((low <= centre) & (centre <= high)).all(-1)
+    return Anchored(triples[..., :2], sure, person + holds)
+
+
+def decoded(subject: Subject, batch: Batch, order: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+    """Joints (n, j, 2) in pixels of the input and their confidences (n, j); with order the mean of the crop and of its
+    mirror image, left and right exchanged."""
+    with subject.asked() as own, torch.no_grad():
+        at, sure = own.output(batch).at()
+        if order is not None:
+            mirrored, too = own.output(batch.at(batch.x.flip(-1))).at()
+            mirrored = mirrored[:, list(order)]
+            width = batch.x.shape[-1]
+            back = torch.stack([width - mirrored[..., 0], mirrored[..., 1]], -1)
+            at, sure = (at + back) / 2, (sure + too[:, list(order)]) / 2
+    return at.double().cpu(), sure.double().cpu()
 
 
 def given(module: nn.Module, options: Options) -> Subject | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,25 @@ from torch import Tensor
 from torchloupe.errors import BadInput, LoupeError, nearest
 from torchloupe.outputs import Scores
 from torchloupe.probe import Batch
+
+
+class Anchored(NamedTuple):
+    """Joints at every anchor of a model that finds people: points (n, a, j, 2) in pixels of the input, how sure it is of each,
+    sure (n, a, j), and how well the anchor answers for the person of the crop, score (n, a)."""
+
+    points: Tensor
+    sure: Tensor
+    score: Tensor
+
+    def answering(self) -> Tensor:
+        """(n,): the anchor of the highest score."""
+        return self.score.detach().argmax(1)
+
+    def at(self, anchor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Points (n, j, 2) and sure (n, j) of one anchor a sample; by default of the one that answers."""
+        where = self.answering() if anchor is None else anchor.to(self.score.device)
+        rows = torch.arange(len(where), device=where.device)
+        return self.points[rows, where], self.sure[rows, where]
 
 
 def soft_argmax(heatmaps: Tensor, beta: float = 10.0) -> Tensor:
@@ -72,11 +91,14 @@ def merge_mirrored(heatmaps: Tensor, mirrored: Tensor, pairs: Sequence[tuple[int
     return (heatmaps + back) / 2
 
 
-def predicted(output: Tensor, beta: float = 10.0) -> Tensor:
-    """Coordinates of every joint: soft-argmax of heatmaps (n, j, h, w), or coordinates (n, j, 2 or 3) as they are.
+def predicted(output: Tensor | Anchored, beta: float = 10.0, anchor: Tensor | None = None) -> Tensor:
+    """Coordinates of every joint: soft-argmax of heatmaps (n, j, h, w), or coordinates (n, j, 2 or 3) as they are; of a model
+    with anchors those of the anchors (n,), by default of the ones that answer.
 
     Errors: BadInput for an output of another shape.
     """
+    if isinstance(output, Anchored):
+        return output.at(anchor)[0]
     if isinstance(output, Tensor) and output.ndim == 4:
         return soft_argmax(output, beta)
     if isinstance(output, Tensor) and output.ndim == 3 and output.shape[-1] in (2, 3):
@@ -109,7 +131,8 @@ def true(output: Tensor, batch: Batch, beta: float = 10.0) -> Tensor:
 class Joints:
     """One question a joint:  s_j = exp( -rate * || predicted_j - true_j ||_2 ),  in (0, 1]
 
-    Output heatmaps (n, j, h, w), distance in heatmap pixels, or coordinates (n, j, 2 or 3), distance in their unit.
+    Output heatmaps (n, j, h, w), distance in heatmap pixels, or coordinates (n, j, 2 or 3), distance in their unit. A model
+    with anchors (`Anchored`) is asked about the one that answers on the picture itself, also at the points of a path.
     Truth: batch.truth["heatmaps"] or ["coordinates"], and ["weight"] (n, j), 0 where a joint is not annotated.
     Question i of a sample is its i-th annotated joint, so that k is the largest number of annotated joints in the
     batch; samples that have fewer answer 0 to the rest, under an empty label.
@@ -127,7 +150,7 @@ class Joints:
     score: Callable[[Any, Batch], Tensor] | None = None
     names: tuple[str, ...] = field(default=(), repr=False)
 
-    def choose(self, output: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+    def choose(self, output: Tensor | Anchored, batch: Batch) -> Mapping[str, Tensor]:
         """{"joints": (n, k)}, joint numbers, -1 where a sample has no further joint."""
         weight = batch.truth.get("weight")
         count = self._scores(output, batch).shape[1] if weight is None else weight.shape[1]
@@ -142,9 +165,10 @@ class Joints:
         k = int(asked.sum(1).max())
         # a stable sort of "not asked" brings the asked joints to the front, in their own order
         order = (~asked).to(torch.uint8).sort(dim=1, stable=True).indices[:, :k]
-        return {"joints": torch.where(asked.gather(1, order), order, -1)}
+        chosen = {"joints": torch.where(asked.gather(1, order), order, -1)}
+        return {**chosen, "anchor": output.answering().cpu()} if isinstance(output, Anchored) else chosen
 
-    def __call__(self, output: Tensor, batch: Batch) -> Scores:
+    def __call__(self, output: Tensor | Anchored, batch: Batch) -> Scores:
         scores = self._scores(output, batch)
         joints = (batch.asked or self.choose(output, batch))["joints"]
         index = joints.to(scores.device)
@@ -166,8 +190,9 @@ class Joints:
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise BadInput(f"the score is expected to be (samples, joints) = ({batch.n}, ...), found {shape}")
             return found
-        points = predicted(output, self.beta)
-        return torch.exp(-self.rate * (points - true(output, batch, self.beta)).norm(dim=-1))
+        points = predicted(output, self.beta, (batch.asked or {}).get("anchor"))
+        known = true(output if isinstance(output, Tensor) else points, batch, self.beta)
+        return torch.exp(-self.rate * (points - known).norm(dim=-1))
 
     def _name(self, joint: int) -> str:
         if joint < 0:

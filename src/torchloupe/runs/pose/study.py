@@ -26,9 +26,10 @@ from torchloupe.sources.configs import literal
 from torchloupe.sources.hrnet import Experiment, described, experiment
 from torchloupe.sources.mmpose import Decode, estimator
 from torchloupe.sources.poses import coco, located, mpii, read, rhd
+from torchloupe.sources.ultralytics import decoded, poser
 from torchloupe.store import sha256
 from torchloupe.store.records import Artifact
-from torchloupe.targets.pose import predicted
+from torchloupe.targets.pose import Anchored, predicted
 
 Array = NDArray[Any]
 Coordinates = Literal["input", "unit", "camera"]
@@ -140,12 +141,21 @@ def study(
             raise BadInput(
                 f"--coordinates {coordinates}: coordinates of mmpose's heads are read in pixels of the input"
             )
-        found = estimator(model.partition(":")[2], options)
+        found = sources.seeded(estimator, model.partition(":")[2], options)
         subject, crop, kind = found.subject, found.crop, kind or found.kind
         reading, spread = Reading(flip=found.flip, decode=found.decode), found.sigmas
         data, annotations = (
             (data, annotations) if data else (found.root or None, annotations or found.annotations or None)
         )
+    elif isinstance(model, str) and model.startswith("ultralytics:"):
+        crop = replace(crop or Crop(), rgb=True, mean=(0.0,) * 3, std=(1.0,) * 3)
+        words = replace(options, spec=model, size=options.size or crop.size[::-1])
+        subject = sources.seeded(poser, model.partition(":")[2], words)
+        reading = Reading(decode=partial(decoded, subject))
+        if coordinates != "input":
+            raise BadInput(
+                f"--coordinates {coordinates}: joints of ultralytics are in pixels of the input; leave it out"
+            )
     else:
         crop = crop or Crop()
         subject = open_subject(model, replace(options, size=options.size or crop.size[::-1]))
@@ -392,9 +402,14 @@ def crop_of(settings: Mapping[str, Any]) -> Crop:
 
 
 def outputs(subject: Subject, batch: Batch) -> Tensor:
-    """What the model gives, on the CPU, without gradient. Errors: BadInput where that is no tensor."""
+    """What the model gives, on the CPU, without gradient; of one with anchors the coordinates that answer.
+
+    Errors: BadInput where that is no tensor.
+    """
     with subject.asked() as own, torch.no_grad():
         found = own.output(batch)
+    if isinstance(found, Anchored):
+        found = predicted(found)
     if not isinstance(found, Tensor):
         raise BadInput(f"{subject.spec}: gave {type(found).__name__}; expected heatmaps or coordinates in a tensor")
     return (found if found.dtype == torch.float64 else found.float()).cpu()
