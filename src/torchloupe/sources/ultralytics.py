@@ -65,7 +65,8 @@ def poser(rest: str, options: Options) -> Subject:
     Errors: as `ultralytics`; BadInput for a model of another task, or a size that does not fit.
     """
     made = ultralytics(rest, replace(options, size=options.size or (256, 192)))
-    head = made.module.model[-1]  # type: ignore[index]
+    module: Any = made.module
+    head = module.model[-1]
     if made.notes.get("task") != "pose":
         task = made.notes.get("task", "classify")
         raise BadInput(f"{options.spec}: its task is {task!r}; give a pose model, such as yolov8n-pose.yaml")

@@ -165,8 +165,10 @@ class Joints:
         k = int(asked.sum(1).max())
         # a stable sort of "not asked" brings the asked joints to the front, in their own order
         order = (~asked).to(torch.uint8).sort(dim=1, stable=True).indices[:, :k]
-        chosen = {"joints": torch.where(asked.gather(1, order), order, -1)}
-        return {**chosen, "anchor": output.answering().cpu()} if isinstance(output, Anchored) else chosen
+        found = {"joints": torch.where(asked.gather(1, order), order, -1)}
+        if isinstance(output, Anchored):
+            found["anchor"] = output.answering().cpu()
+        return found
 
     def __call__(self, output: Tensor | Anchored, batch: Batch) -> Scores:
         scores = self._scores(output, batch)
@@ -190,7 +192,8 @@ class Joints:
                 shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise BadInput(f"the score is expected to be (samples, joints) = ({batch.n}, ...), found {shape}")
             return found
-        points = predicted(output, self.beta, (batch.asked or {}).get("anchor"))
+        held = batch.asked["anchor"] if batch.asked and "anchor" in batch.asked else None
+        points = predicted(output, self.beta, held)
         known = true(output if isinstance(output, Tensor) else points, batch, self.beta)
         return torch.exp(-self.rate * (points - known).norm(dim=-1))
 
