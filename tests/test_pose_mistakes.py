@@ -15,12 +15,14 @@ import torch
 from pose_fixtures import asked, content, written
 from test_pose_precision import published
 
+from torchloupe.cli import main
 from torchloupe.data.bodies import COCO_BODY, affine, moved
 from torchloupe.errors import BadInput
 from torchloupe.methods import mistakes as m
 from torchloupe.probe import Batch
 from torchloupe.render import pose_mistakes, pose_report
 from torchloupe.runs.pose import mistakes as runs
+from torchloupe.runs.pose.errors import of_results
 from torchloupe.runs.pose.study import Study
 from torchloupe.store import Artifact
 from torchloupe.store.stream import Stream
@@ -331,3 +333,63 @@ def test_runs_of_earlier_versions_which_kept_no_crop_are_told(
     told = pose_mistakes.told(runs.diagnosed(one, tmp_path), one, tmp_path, examples=1)
     assert told["joints"] == pose_mistakes.told(runs.diagnosed(one, root), one, tmp_path, examples=0)["joints"]
     assert len(list((tmp_path / "examples").iterdir())) == 4
+
+
+def test_poses_of_any_model_are_told_apart_from_a_file(
+    run: tuple[Path, Study, Entry, list[Entry]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same poses as COCO results, without a model: the same kinds and gains, AP that of pycocotools."""
+    root, one, made, poses = run
+    held = runs.diagnosed(one, root)
+    given = [
+        {
+            "image_id": p["image_id"],
+            "category_id": 1,
+            "score": p["score"],
+            "keypoints": np.concatenate([p["at"], np.ones((17, 1))], 1).ravel().tolist(),
+        }
+        for p in poses
+    ]
+    (tmp_path / "poses.json").write_text(json.dumps(given))
+    words = ["pose", "errors", "--results", str(tmp_path / "poses.json"), "--data", str(root.parent / "people.json")]
+    words += ["-o", str(tmp_path / "out")]
+    assert main(words) == 0
+    told = json.loads((tmp_path / "out" / "mistakes.json").read_text())
+    assert told["AP"] == pytest.approx(held.ap, abs=1e-9)
+    assert told["joints"] == dict(zip(m.KINDS, held.found.counts().sum(1).tolist(), strict=True))
+    for name, value in held.gain.items():
+        assert told["gain"][name] == pytest.approx(value, abs=1e-9)
+    kinds = transcribed(poses, made["annotations"])
+    for example in told["examples"]:
+        assert (tmp_path / "out" / example["picture"]).stat().st_size > 2000
+        assert example["kind"] in kinds[int(example["sample"])]["kinds"]
+    assert "inversion" in capsys.readouterr().out
+    for more, message in (
+        (["--model", "torch:a.b:c"], "--model: --results are poses that are there, without a model; leave it out"),
+        (["--ids", "3"], "--ids is of a run of the model"),
+        (["--kind", "mpii"], "an annotation file of COCO's form"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 99}, "pose 1 is of picture 99, which .* does not list"),
+        ({"keypoints": [1.0] * 12}, "pose 1: keypoints are expected to be 51 finite numbers, .* found 12"),
+        ({"score": float("nan")}, "pose 1: keypoints are expected"),
+        ({"keypoints": "all"}, "COCO results"),
+    ],
+)
+def test_results_that_do_not_fit_are_named(
+    run: tuple[Path, Study, Entry, list[Entry]], tmp_path: Path, change: Entry, message: str
+) -> None:
+    _, one, _, poses = run
+    good = {"image_id": poses[0]["image_id"], "keypoints": [1.0] * 51, "score": 0.5}
+    (tmp_path / "poses.json").write_text(json.dumps([good, {**good, **change}]))
+    with pytest.raises(BadInput, match=message):
+        of_results(tmp_path / "poses.json", one.data)
+    (tmp_path / "poses.json").write_text("[{}]")
+    with pytest.raises(BadInput, match="pose 0 lacks image_id, keypoints, score"):
+        of_results(tmp_path / "poses.json", one.data)

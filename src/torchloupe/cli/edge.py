@@ -90,6 +90,7 @@ READ = (
     "into",
     "annotations",
     "detections",
+    "results",
     "cfg",
     "config",
     "weights",

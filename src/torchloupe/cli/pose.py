@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from torchloupe.cli.options import Running
 
 if TYPE_CHECKING:
+    from torchloupe.data.bodies import PoseData
     from torchloupe.runs.pose.study import Study
     from torchloupe.runs.run import Job, Summary, Work
 
@@ -384,38 +385,61 @@ def errors(
     output: Output,
     least: float = 0.1,
     examples: int = 2,
+    results: Path | None = None,
     subjects: Annotated[Subjects, Parameter(name="*")] = SUBJECTS,
     choice: Annotated[Choice, Parameter(name="*")] = CHOICE,
 ) -> int:
     """Kinds of error of decoded joints (jitter, inversion, swap, miss), poses of nobody and missed people, by joint, by size
     and by crowding, and how much AP would rise were each mended; with pictures of examples.
 
-    Predictions are computed first where they are not there. Kinds are those of Ronchi and Perona 2017.
+    Predictions are computed first where they are not there; or they are those of a file, of any model, such as one that finds
+    all people of a picture at once. Kinds are those of Ronchi and Perona 2017.
 
     Args:
         overrides: KEY VALUE pairs laid over the config.
         output: Folder of the run.
         least: OKS from which a pose is matched with a person.
         examples: Pictures of each kind.
+        results: COCO results (a JSON list of image_id, category_id, keypoints, score) in place of a model.
         subjects: Model and data: COCO keypoints of any skeleton.
         choice: Samples.
     """
     from torchloupe.errors import BadInput
     from torchloupe.render.pose_mistakes import tables, told
     from torchloupe.render.pose_report import text_table
-    from torchloupe.runs.pose.mistakes import diagnosed
+    from torchloupe.runs.pose.errors import of_results
+    from torchloupe.runs.pose.mistakes import diagnosed, told_apart
 
     if not 0 < least < 1 or examples < 0:
         raise BadInput(f"--least is between 0 and 1 and --examples 0 or more, found {least} and {examples}")
-    job, work = _opened("pose errors", overrides, subjects, choice)
-    done = choice.run(job, work, output, "epe", 8, "errors")
-    content = told(diagnosed(work.study, output, least), work.study, output, examples)
+    done = None
+    if results is not None:
+        people = _of_file(overrides, subjects, choice)
+        content = told(told_apart(of_results(results, people), people.skeleton.pairs, least), people, output, examples)
+    else:
+        job, work = _opened("pose errors", overrides, subjects, choice)
+        done = choice.run(job, work, output, "epe", 8, "errors")
+        content = told(diagnosed(work.study, output, least), work.study, output, examples)
     ap = "-" if content["AP"] is None else f"{content['AP']:.3f}"
     print(f"AP {ap} of {content['poses']} poses for {content['people']} people")
     for head, rows in tables(content):
         print(f"\n{text_table(head, rows)}")
     print(output / "mistakes.json")
     return _ended(done)
+
+
+def _of_file(overrides: Sequence[str], subjects: Subjects, choice: Choice) -> PoseData:
+    """The annotated people beside whom poses of a file are laid. Errors: BadInput for options of a model."""
+    from torchloupe.errors import BadInput
+    from torchloupe.runs.pose.study import annotated_people
+
+    choice.idle("a run of the model", tuple(vars(choice)))
+    taken = ("data", "annotations", "kind", "category", "sigmas", "device")
+    odd = [name for name, value in vars(subjects).items() if name not in taken and value != getattr(Subjects, name)]
+    if overrides or odd:
+        option = f"--{odd[0].replace('_', '-')}" if odd else overrides[0]
+        raise BadInput(f"{option}: --results are poses that are there, without a model; leave it out")
+    return annotated_people(subjects.words(())[1])
 
 
 def inversions(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchloupe.data.bodies import affine, moved
+from torchloupe.data.bodies import Crop, PoseData, affine, moved
+from torchloupe.errors import LoupeError
 from torchloupe.methods.mistakes import KINDS
 from torchloupe.render import pose
+from torchloupe.sources.poses import read
 from torchloupe.store import plain, whole
 from torchloupe.store.stream import Stream
 
@@ -30,12 +33,14 @@ MEANING = {
 }
 
 
-def told(found: Diagnosed, study: Study, root: Path, examples: int = 2) -> dict[str, Any]:
-    """mistakes.json of a run, and examples/ with pictures of the most telling errors of each kind, from the model.
+def told(found: Diagnosed, study: Study | PoseData, root: Path, examples: int = 2) -> dict[str, Any]:
+    """mistakes.json of a run, and examples/ with pictures of the most telling errors of each kind, from the model; or of poses
+    that are there without one, with their people.
 
     Errors: BadInput where a file cannot be written.
     """
-    joints = study.data.skeleton.joints
+    draw = partial(_found, found, study) if isinstance(study, PoseData) else partial(_example, study)
+    joints = (study if isinstance(study, PoseData) else study.data).skeleton.joints
     counts = found.found.counts()
     content: dict[str, Any] = {
         "AP": found.ap,
@@ -60,7 +65,7 @@ def told(found: Diagnosed, study: Study, root: Path, examples: int = 2) -> dict[
             "kind": KINDS[kind],
             "sample": sample,
             "joint": joints[joint],
-            "picture": _example(study, root, kind, sample, joint),
+            "picture": draw(root, kind, sample, joint),
         }
         for kind in range(1, len(KINDS))
         for sample, joint in found.worst(kind, examples)
@@ -91,9 +96,38 @@ def _example(study: Study, root: Path, kind: int, sample: str, joint: int) -> st
         held = maps.arrays(sample, ("maps", "joints"))
         if "maps" in held and joint in held["joints"].tolist():
             values = held["maps"][held["joints"].tolist().index(joint)].astype(np.float64)
-    name = study.data.skeleton.joints[joint].replace("_", " ")
-    title = f"{KINDS[kind]}: {name} of sample {sample}\n{MEANING[KINDS[kind]]}"
+    title = _title(kind, study.data.skeleton.joints[joint], f"sample {sample}")
     drawn = pose.mistake(kept["picture"], place, seen, heatmap(study, sample, joint), values, title, elsewhere)
+    return _kept(drawn, root, kind, sample, joint)
+
+
+def _found(found: Diagnosed, people: PoseData, root: Path, kind: int, sample: str, joint: int) -> str:
+    """Draws one error of a pose that is there without a model, in a crop of its person; "" where the picture is not."""
+    row = found.samples.index(sample)
+    id = found.ids[int(found.found.person[row])]
+    person = next((one for one in people.people if one.id == id), None)
+    crop = Crop()
+    try:
+        picture = None if person is None else read(person, crop).picture
+    except LoupeError:
+        picture = None
+    if person is None or picture is None:
+        return ""
+    into = affine(person.centre, person.extent, crop.size)
+    place, seen = (moved(at, into) for at in (person.joints[joint], found.poses.joints[row, joint]))
+    partner = next((b if a == joint else a for a, b in people.skeleton.pairs if joint in (a, b)), None)
+    elsewhere = None
+    if KINDS[kind] == "inversion" and partner is not None:
+        elsewhere = moved(person.joints[partner], into)
+    title = _title(kind, people.skeleton.joints[joint], f"pose {sample}")
+    return _kept(pose.mistake(picture, place, seen, None, None, title, elsewhere), root, kind, sample, joint)
+
+
+def _title(kind: int, joint: str, whose: str) -> str:
+    return f"{KINDS[kind]}: {joint.replace('_', ' ')} of {whose}\n{MEANING[KINDS[kind]]}"
+
+
+def _kept(drawn: Any, root: Path, kind: int, sample: str, joint: int) -> str:
     path = root / "examples" / f"{KINDS[kind]}_{sample}_{joint}.png"
     whole(path, pose.png(drawn))
     return f"examples/{path.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchloupe.data.bodies import WHOLE_BODY, WHOLE_PARTS, affine, inverse, moved
+from torchloupe.data.bodies import WHOLE_BODY, WHOLE_PARTS, PoseData, affine, inverse, moved
 from torchloupe.errors import BadInput
 from torchloupe.methods import indices, keypoints
 from torchloupe.probe import Batch
@@ -31,6 +32,7 @@ from torchloupe.runs.pose.study import (
 )
 from torchloupe.runs.run import Job, Summary, run
 from torchloupe.sources.poses import annotated
+from torchloupe.store.reading import reads
 from torchloupe.store.records import Artifact
 from torchloupe.store.stream import Stream
 from torchloupe.targets.pose import exchanged, merge_mirrored, peaks, predicted, true
@@ -227,6 +229,42 @@ def evaluation(study: Study, root: Path) -> Evaluation:
     pictures = frozenset(entry["image_id"] for entry in entries) if aside else None
     content = annotated(Path(study.data.source), skeleton)
     return Evaluation(content, results, sigmas, study.data.categories, pictures, aside)
+
+
+@reads("COCO results: a list of poses with image_id, keypoints and score")
+def of_results(path: Path, people: PoseData) -> Evaluation:
+    """Poses that any model has left as COCO results, as COCO evaluates them: all pictures of the annotation file count.
+
+    Each result's sample is its number in the file. Results of other categories are left out.
+    Errors: BadInput for an entry that lacks a field, has another number of joints than the people, or is of a picture that the
+    annotation file does not list; joints without sigmas.
+    """
+    sigmas, count = np.array(people.skeleton.sigmas), len(people.skeleton.joints)
+    if not len(sigmas):
+        raise BadInput(f"{people.source}: the spread of its {count} joints in OKS is not known; give --sigmas")
+    content = annotated(Path(people.source), people.skeleton)
+    pictures = {image["id"] for image in content["images"]}
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, list):
+        raise BadInput(f"{path}: expected a list of poses, found {type(held).__name__}")
+    results = []
+    for i, entry in enumerate(held):
+        lacking = [name for name in ("image_id", "keypoints", "score") if name not in entry]
+        if lacking:
+            raise BadInput(f"{path}: pose {i} lacks {', '.join(lacking)}")
+        if entry["image_id"] not in pictures:
+            raise BadInput(f"{path}: pose {i} is of picture {entry['image_id']!r}, which {people.source} does not list")
+        points = np.asarray(entry["keypoints"], np.float64).ravel()
+        if len(points) != 3 * count or not np.isfinite([*points, float(entry["score"])]).all():
+            raise BadInput(
+                f"{path}: pose {i}: keypoints are expected to be {3 * count} finite numbers, x y and a score of {count} joints; "
+                f"found {len(points)}"
+            )
+        if entry.get("category_id", people.categories[0]) in people.categories:
+            results.append({**entry, "keypoints": points.tolist(), "score": float(entry["score"]), "sample": str(i)})
+    if not results:
+        raise BadInput(f"{path}: no pose of the people's category")
+    return Evaluation(content, results, sigmas, people.categories, None, frozenset())
 
 
 def by_part(study: Study, root: Path) -> dict[str, dict[str, float]]:

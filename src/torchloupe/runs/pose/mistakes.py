@@ -75,7 +75,11 @@ class Diagnosed:
 
 def diagnosed(study: Study, root: Path, least: float = 0.1) -> Diagnosed:
     """The kinds of error of a run's stored predictions. Errors: BadInput where it has no AP, see `evaluation`."""
-    given = evaluation(study, root)
+    return told_apart(evaluation(study, root), study.data.skeleton.pairs, least)
+
+
+def told_apart(given: Evaluation, pairs: Sequence[tuple[int, int]], least: float = 0.1) -> Diagnosed:
+    """The kinds of error of poses, whatever made them. pairs: left-right partners."""
     people, ids = annotated(given)
     results = given.results if given.pictures is None else [r for r in given.results if r["image_id"] in given.pictures]
     numbers = {image["id"]: i for i, image in enumerate(given.annotations["images"])}
@@ -84,7 +88,7 @@ def diagnosed(study: Study, root: Path, least: float = 0.1) -> Diagnosed:
         np.array([result["keypoints"] for result in results]).reshape(len(results), -1, 3)[..., :2],
         np.array([result["score"] for result in results]),
     )
-    found = mistakes(poses, people, given.sigmas, study.data.skeleton.pairs, least=least)
+    found = mistakes(poses, people, given.sigmas, pairs, least=least)
     ap = given.figures()["AP"]
 
     def gain(put: Sequence[Mapping[str, Any]] | None = None, aside: Sequence[str] = ()) -> float:

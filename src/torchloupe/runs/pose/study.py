@@ -259,6 +259,20 @@ def studied(model: Mapping[str, Any], data: Mapping[str, Any]) -> Study:
     )
 
 
+def annotated_people(data: Mapping[str, Any]) -> PoseData:
+    """The people of an annotation file without a model, from a job's words: data, annotations, kind, category, sigmas.
+
+    Errors: BadInput for a data set that is not in COCO's form, or what `sources.poses` says of it.
+    """
+    kind = data.get("kind") or "coco"
+    if kind == "mpii" or not data.get("data"):
+        raise BadInput("--results: poses are compared with an annotation file of COCO's form; give it to --data")
+    found = _people(
+        kind, data["data"], "val2017", data.get("annotations"), None, Crop(), 0.0, str(data.get("category") or "")
+    )
+    return replace(found, skeleton=_spread(found.skeleton, tuple(data.get("sigmas") or ()), ()))
+
+
 def given(data: str | Path | None) -> Path | Callable[[Crop], PoseData] | None:
     """The path of a data set, or the function that makes one."""
     if data is None:
