@@ -416,6 +416,10 @@ def errors(
     if results is not None:
         people = _of_file(overrides, subjects, choice)
         content = told(told_apart(of_results(results, people), people.skeleton.pairs, least), people, output, examples)
+        if lost := sum(not one["picture"] for one in content["examples"]):
+            print(
+                f"{lost} of {len(content['examples'])} examples have no picture: theirs lie elsewhere than --data says"
+            )
     else:
         job, work = _opened("pose errors", overrides, subjects, choice)
         done = choice.run(job, work, output, "epe", 8, "errors")

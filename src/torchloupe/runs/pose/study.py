@@ -267,9 +267,10 @@ def annotated_people(data: Mapping[str, Any]) -> PoseData:
     kind = data.get("kind") or "coco"
     if kind == "mpii" or not data.get("data"):
         raise BadInput("--results: poses are compared with an annotation file of COCO's form; give it to --data")
-    found = _people(
-        kind, data["data"], "val2017", data.get("annotations"), None, Crop(), 0.0, str(data.get("category") or "")
-    )
+    annotations = data.get("annotations")
+    # person_keypoints_SPLIT.json is of the pictures of that split
+    split = Path(annotations).stem.removeprefix("person_keypoints_") if annotations else "val2017"
+    found = _people(kind, data["data"], split, annotations, None, Crop(), 0.0, str(data.get("category") or ""))
     return replace(found, skeleton=_spread(found.skeleton, tuple(data.get("sigmas") or ()), ()))
 
 
