@@ -16,11 +16,11 @@ from hostile import FOREIGN, FORMATS, MARKUP, NAMES, TEX, texts
 from matplotlib.text import Text
 from PIL import Image
 
+from torchloupe.errors import legible
 from torchloupe.methods.schedule import Curve
 from torchloupe.points import Points
 from torchloupe.render import curves, features, pictures, plots, pose, samples, sequences
 from torchloupe.render import points as maps
-from torchloupe.render.ink import written
 from torchloupe.render.look import Look
 from torchloupe.render.marks import Mark, framed_boxes
 
@@ -96,7 +96,7 @@ def missing(kind: str, names: list[str]) -> list[str]:
         return "".join(text.replace("_", " ").split())
 
     said = same("".join(words(FIGURES[kind](names))))
-    return [name for name in names if same(written(name))[:16] not in said and not (kind == "grid" and len(name) > 12)]
+    return [name for name in names if same(legible(name))[:16] not in said and not (kind == "grid" and len(name) > 12)]
 
 
 @pytest.mark.parametrize("kind", FIGURES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -101,6 +101,9 @@ class Plain(Figure):
 
     def draw(self, renderer: Any) -> None:
         """As `Figure.draw`."""
+        # the text of an svg file is text, for which whoever reads it has fonts of their own
+        as_text = isinstance(self.canvas, FigureCanvasSVG)
+        shown = legible if as_text else written
         numbers: set[int] = set()
         for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
             if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter)):
@@ -108,11 +111,9 @@ class Plain(Figure):
                 numbers |= {id(axis.offsetText), *(id(text) for tick in ticks for text in (tick.label1, tick.label2))}
             else:
                 names = [text.get_text() for text in axis.get_ticklabels()]  # made on demand: now
-                if any(name != written(name) for name in names):
-                    axis.set_major_formatter(_Legible(axis.get_major_formatter()))
-        # the text of an svg file is text, for which whoever reads it has fonts of their own
-        as_text = isinstance(self.canvas, FigureCanvasSVG)
-        shown = legible if as_text else written
+                held = axis.get_major_formatter()
+                if isinstance(held, _Legible) or any(name != shown(name) for name in names):
+                    axis.set_major_formatter(_Legible(held.names if isinstance(held, _Legible) else held, shown))
         for text in self.findobj(Text):
             text.set_usetex(False)
             own = text.get_fontfamily()
@@ -131,8 +132,8 @@ class Plain(Figure):
 class _Legible(Formatter):
     """Names at ticks that matplotlib cannot draw, as they can be written."""
 
-    def __init__(self, names: Formatter) -> None:
-        self.names = names
+    def __init__(self, names: Formatter, shown: Callable[[str], str]) -> None:
+        self.names, self.shown = names, shown
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return written(self.names(x, pos))
+        return self.shown(self.names(x, pos))
