@@ -111,6 +111,22 @@ def test_names_of_clusters_stand_on_the_map(tmp_path):
     assert shown == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 
 
+def test_the_page_holds_the_names():
+    import json
+    import re
+
+    from torchloupe.render.page import page
+
+    places, codes = islands()
+    points = Points(
+        places, np.arange(125).astype(str), {"labels": np.array(["a", "b", "c"])[codes]}, {"kind": "projection"}
+    )
+    meta = json.loads(re.search(r'id="meta"[^>]*>(.*?)</script>', page(points, Look(name_by="labels")), re.S)[1])
+    assert [(one["name"], one["count"]) for one in meta["clusters"]] == [("a", 60), ("b", 40), ("c", 25)]
+    assert all(codes[one["middle"]] == i and len(one["at"]) == 2 for i, one in enumerate(meta["clusters"]))
+    assert "clusters" not in page(points, Look()).split("</script>")[0]
+
+
 def test_names_of_clusters_are_refused_where_there_are_none():
     places, codes = islands()
     columns = {"labels": codes, "weight": np.linspace(0, 1, 125)}

@@ -15,12 +15,14 @@ import numpy as np
 from PIL import Image
 
 from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.methods.clusters import Group, cluster_codes, groups
 from torchloupe.points import LABELS, Points, missing
 from torchloupe.sources.points import read_points
 
 UNLABELLED, GREY = "(no label)", (0.75, 0.75, 0.75)
 FEATURES_WIDE = 10
 UNLIKE = 120
+PICTURES = "pictures"
 
 
 def read_map(path: str | Path, **options: Any) -> Points:
@@ -212,6 +214,23 @@ def class_colours(count: int, cmap: str | None = None) -> np.ndarray:
         light = np.where(np.arange(count) % 2, 0.95, 0.72)
         return matplotlib.colors.hsv_to_rgb(np.stack([hue, np.full(count, 0.85), light], 1))
     return matplotlib.colormaps[cmap](np.linspace(0, 1, count))[:, :3]
+
+
+# --- clusters ---
+
+
+def named_clusters(points: Points, by: str, images: Path | None) -> tuple[list[Group], list[Path | None] | None]:
+    """The clusters of a map with their names, and the pictures of all samples where these name them (by: pictures).
+
+    Errors: BadInput for a column of quantities, or pictures without a folder.
+    """
+    if by == PICTURES and images is None:
+        raise BadInput("--name-by pictures: needs --images, the folder with the picture of every sample")
+    pictures = find_pictures(points, images) if by == PICTURES and images is not None else None
+    values = None if by == PICTURES else points.column(by)
+    if values is not None and values.dtype.kind in "fM":
+        raise BadInput(f"--name-by {by}: holds numbers, which do not name a cluster; name a column of words or classes")
+    return groups(points.feats, cluster_codes(points), values), pictures
 
 
 # --- pictures of the samples ---

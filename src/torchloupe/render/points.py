@@ -19,19 +19,21 @@ from matplotlib.patches import ConnectionPatch
 from PIL import Image
 
 from torchloupe.errors import BadInput, LoupeWarning, need
-from torchloupe.methods.clusters import cluster_codes, groups, medoid
+from torchloupe.methods.clusters import medoid
 from torchloupe.points import Points
 from torchloupe.render.beside import Note, write_beside
 from torchloupe.render.ink import Plain
 from torchloupe.render.kinds import Wish
 from torchloupe.render.look import Look, View
 from torchloupe.render.mapped import (
+    PICTURES,
     Classes,
     Scale,
     categories,
     class_colours,
     colouring,
     find_pictures,
+    named_clusters,
     read_map,
     thumbnail,
 )
@@ -42,7 +44,6 @@ LARGEST = 20_000
 FORMATS = ("png", "jpg", "jpeg", "bmp", "tiff", "tif", "svg", "pdf", "gif", "mp4", "html")
 MARKERS = "osD^vP*X<>ph"
 LISTED, AT_MEDIANS = 20, 100
-PICTURES = "pictures"
 Shapes = tuple[tuple[str, ...], np.ndarray, str]
 
 
@@ -352,19 +353,12 @@ def _noted(figure: Plain, axes: Any, notes: Sequence[Note], xy: np.ndarray, radi
 
 def _clusters(figure: Plain, axes: Any, points: Points, flat: Flat, rgb: np.ndarray, look: Look, radius: float) -> None:
     """The clusters of the map, named beside them: by a column, or by the picture of the point in their middle."""
-    by = str(look.name_by)
-    codes = cluster_codes(points)
-    if codes.max(initial=-1) < 0:
+    found, pictures = named_clusters(points, str(look.name_by), look.images)
+    if not found:
         warnings.warn("no clusters on this map: its points stand too evenly to be parted", LoupeWarning, 3)
         return
-    pictures = find_pictures(points, look.images) if by == PICTURES and look.images else None
-    if by == PICTURES and pictures is None:
-        raise BadInput("--name-by pictures: needs --images, the folder with the picture of every sample")
-    values = None if pictures is not None else points.column(by)
-    if values is not None and values.dtype.kind in "fM":
-        raise BadInput(f"--name-by {by}: holds numbers, which do not name a cluster; name a column of words or classes")
     notes = []
-    for group in groups(points.feats, codes, values):
+    for group in found:
         colour = tuple(np.median(rgb[group.rows], 0).tolist())
         picture = None if pictures is None else pictures[group.medoid]
         if picture is not None or group.name:

@@ -18,7 +18,7 @@ from PIL import Image
 from torchloupe.kinds.film import Film
 from torchloupe.points import LABELS, Points
 from torchloupe.render.look import Look
-from torchloupe.render.mapped import GREY, Classes, Scale, colouring, find_pictures, thumbnail
+from torchloupe.render.mapped import GREY, Classes, Scale, colouring, find_pictures, named_clusters, thumbnail
 from torchloupe.render.template import filled, script_json
 from torchloupe.store import aside
 
@@ -32,6 +32,7 @@ def page(points: Points, look: Look | None = None, *, cmap: str | None = None, f
     feats (N, 1 | 2): a flat page; (N, 3 or more): a page that turns the first three. Every column can be coloured by.
     look.images: pictures of the samples, shown on hover; up to 10,000, spread evenly. film: the points are its last map; the page
     holds all of them, `frames` (T, N, dims) float32 in the same scale as `places`, and their names in the meta data's `frames`.
+    look.name_by: the meta data's `clusters` are the names, middles (at, and the number of a point) and sizes of the map's clusters.
     """
     look = look or Look()
     pictures = find_pictures(points, look.images) if look.images else None
@@ -64,6 +65,13 @@ def page(points: Points, look: Look | None = None, *, cmap: str | None = None, f
         "columns": [_column(column) for column in columns],
     }
     blocks = {"places": coords.astype("<f4")}
+    if look.name_by is not None:
+        found, shown = named_clusters(points, look.name_by, look.images)
+        meta["clusters"] = [
+            {"name": group.name, "at": coords[group.medoid].tolist(), "count": len(group.rows), "middle": group.medoid}
+            for group in found
+            if shown is None or shown[group.medoid] is not None
+        ]
     if film is not None and moments is not None:
         meta["frames"], blocks["frames"] = film.names.tolist(), moments.astype("<f4")
     for i, column in enumerate(columns):
