@@ -15,6 +15,7 @@ from PIL import Image
 from torchloupe.cli import main
 from torchloupe.data.samples import BadSample, Marks, Sample, Step
 from torchloupe.errors import BadInput
+from torchloupe.methods import browse as methods
 from torchloupe.methods.browse import Census, Moments, alike, faults, fingerprint, samples
 from torchloupe.render import samples as render
 from torchloupe.sources.datasets import feeds
@@ -265,6 +266,36 @@ def test_census_finds_the_duplicate_and_the_broken(photos):
     assert summary["duplicates"] == [["alive/chelsea.png", "alive/chelsea_again.png"]]
     assert [bad["name"] for bad in summary["broken"]] == ["things/torn.jpg"]
     assert summary["width"] == {"min": 60.0, "median": 90.0, "max": 90.0}
+
+
+@pytest.mark.parametrize("pairs", [1 << 20, 50])
+def test_groups_of_alike_fingerprints_are_those_of_all_pairs(monkeypatch, pairs):
+    """Beside every pair, one by one: signs near one another and far apart, thumbnails near and far, long chains."""
+    monkeypatch.setattr(methods, "MOST_PAIRS", pairs)
+    rng = np.random.default_rng(0)
+    made = [rng.integers(0, 256, 72).astype(np.uint8) for _ in range(12)]
+    for _ in range(90):
+        one = made[rng.integers(len(made))].copy()
+        for bit in rng.choice(64, rng.integers(0, 9), replace=False):
+            one[bit // 8] ^= 1 << (bit % 8)
+        one[8:] = np.clip(one[8:].astype(int) + rng.choice([0, 2, 9]), 0, 255)
+        made.append(one)
+    edges = {
+        (i, j)
+        for i in range(len(made))
+        for j in range(i)
+        if sum(bin(int(a ^ b)).count("1") for a, b in zip(made[i][:8], made[j][:8], strict=True)) <= 6
+        and sum(abs(int(a) - int(b)) for a, b in zip(made[i][8:], made[j][8:], strict=True)) / 64 < 6
+    }
+    groups = [{k} for k in range(len(made))]
+    for i, j in edges:
+        one, other = (next(group for group in groups if k in group) for k in (i, j))
+        if one is not other:
+            one |= other
+            groups.remove(other)
+    assert methods.alike(made) == sorted(sorted(group) for group in groups if len(group) > 1)
+    assert len(edges) > 4
+    assert max(map(len, groups)) > 3
 
 
 def test_flat_pictures_of_different_grey_are_not_alike():

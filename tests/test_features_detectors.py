@@ -225,3 +225,43 @@ def test_features_of_a_detector_need_no_compiled_operators(tmp_path):
     assert "mmcv without its compiled operators" in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("loupe: error: ")
+
+
+TWO = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest
+import numpy as np
+from PIL import Image
+from torchloupe import store
+from torchloupe.cli import main
+Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save({out!r} + "/a.png")
+small = ["test_dataloader.dataset.pipeline.1.scale=(96,64)", "model.backbone.depth=18", "model.neck.in_channels=[64,128,256,512]"]
+two = [{out!r} + "/a.png", "--model", "mmdet:" + {two!r}]
+rest = ["--dpi", "40", "--cfg-options", *small]
+assert main(["features", *two, "--at", "neck@0", "rpn_head.rpn_cls#0", "-o", {out!r} + "/two", *rest]) == 0
+arrays, _ = store.load({out!r} + "/two/a-features.npz")
+assert arrays["value/neck@0"].shape[0] == 256 and arrays["value/rpn_head.rpn_cls#0"].shape[0] == 3
+both = [*two, "--model", "mmdet:" + {config!r}]
+assert main(["diff", *both, "--at", "neck@0", "--channel-reduction", "squeeze_mean", "-o", {out!r} + "/diff", *rest]) == 0
+arrays, _ = store.load({out!r} + "/diff/difference.npz")
+assert arrays["a/neck@0"].shape[0] == arrays["b/neck@0"].shape[0] > 0
+assert "mmcv._ext" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_stages_and_differences_need_no_compiled_operators(tmp_path):
+    """The backbone, the neck and the first stage's head of a Faster R-CNN run; what chooses boxes is not asked."""
+    import subprocess
+    import sys
+
+    import mmdet
+
+    home = Path(mmdet.__file__).parent / ".mim/configs"
+    places = {"tests": str(Path(__file__).parent), "out": str(tmp_path),
+              "config": str(home / "retinanet/retinanet_r18_fpn_1x_coco.py"),
+              "two": str(home / "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")}  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", TWO.format(**places)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -249,12 +249,38 @@ def fingerprint(picture: np.ndarray) -> np.ndarray:
     return np.concatenate([np.packbits(signs), small.ravel()])
 
 
+ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)
+MOST_PAIRS = 1 << 20
+
+
+def _near(rows: np.ndarray, bits: int) -> Iterator[tuple[int, int]]:
+    """Pairs of rows (n, 72) of whose 64 signs at most `bits` differ; a pair may come several times.
+
+    Cut into bits + 1 parts, the signs of such a pair agree in one part at least: only rows that do are compared.
+    """
+    signs = np.unpackbits(rows[:, :8], axis=1)
+    for part in np.array_split(signs, bits + 1, axis=1):
+        words = np.packbits(part, axis=1)
+        _, where = np.unique(words, axis=0, return_inverse=True)
+        order = np.argsort(where.ravel(), kind="stable")
+        starts = np.flatnonzero(np.diff(where.ravel()[order], prepend=-1))
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
+            same = order[start:stop]
+            step = max(MOST_PAIRS // len(same), 1)
+            for first in range(0, len(same) if len(same) > 1 else 0, step):
+                mine = same[first : first + step]
+                apart = ONES[rows[mine, None, :8] ^ rows[None, same, :8]].sum(2)
+                for k, j in np.argwhere(apart <= bits).tolist():
+                    if first + k < j:
+                        yield int(mine[k]), int(same[j])
+
+
 def alike(prints: list[np.ndarray], bits: int = 6, level: float = 6.0) -> list[list[int]]:
     """Groups of numbers whose fingerprints agree: at most `bits` signs differ and the thumbnails by < `level` of 255."""
     if len(prints) < 2:
         return []
-    rows = np.stack(prints)
-    ones = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)
+    # The same picture many times is compared once.
+    rows, which = np.unique(np.stack(prints), axis=0, return_inverse=True)
     parent = list(range(len(rows)))
 
     def root(k: int) -> int:
@@ -263,15 +289,12 @@ def alike(prints: list[np.ndarray], bits: int = 6, level: float = 6.0) -> list[l
             k = parent[k]
         return k
 
-    for k in range(len(rows) - 1):
-        near = np.flatnonzero(ones[rows[k + 1 :, :8] ^ rows[k, :8]].sum(1) <= bits) + k + 1
-        if len(near):
-            apart = np.abs(rows[near, 8:].astype(float) - rows[k, 8:]).mean(1)
-            for other in near[apart < level].tolist():
-                parent[root(other)] = root(k)
+    for one, other in _near(rows, bits):
+        if root(one) != root(other) and np.abs(rows[one, 8:].astype(int) - rows[other, 8:]).mean() < level:
+            parent[root(other)] = root(one)
     groups: dict[int, list[int]] = {}
-    for k in range(len(rows)):
-        groups.setdefault(root(k), []).append(k)
+    for k, one in enumerate(which.ravel().tolist()):
+        groups.setdefault(root(one), []).append(k)
     return sorted(group for group in groups.values() if len(group) > 1)
 
 

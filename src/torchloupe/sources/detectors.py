@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchloupe.errors import BadInput, LoupeWarning, nearest, need
+from torchloupe.errors import BadInput, LoupeWarning, MissingPackage, nearest, need
 from torchloupe.probe import Batch, Subject
 from torchloupe.shadow import shadowed
 from torchloupe.sources import patches
@@ -58,7 +58,7 @@ def repository(rest: str, options: Options) -> Subject:
     detects = hasattr(module, "bbox_head") or hasattr(module, "roi_head") or "Detector" in _lineage(module)
     call = partial(_predict, sample=sample) if detects else _tensor
     if detects and not patches.operators_built():
-        call = _tensor
+        call = _before_boxes
         warnings.warn(
             f"{options.spec}: mmcv without its compiled operators: no boxes, only what the network holds before them",
             LoupeWarning,
@@ -221,6 +221,21 @@ def _undetached(select: Any, levels: Any, index: int, detach: bool = True) -> An
 def _tensor(module: nn.Module, batch: Batch) -> Any:
     """mmseg and others: what the heads give, without post-processing."""
     return module(batch.x, mode="tensor")
+
+
+def _before_boxes(module: nn.Module, batch: Batch) -> Any:
+    """A detector of OpenMMLab without mmcv's operators: its backbone and neck, and its dense head where that calls none."""
+    extract: Any = getattr(module, "extract_feat", None)
+    if extract is None:
+        return _tensor(module, batch)
+    held = extract(batch.x)
+    head: Any = getattr(module, "rpn_head" if hasattr(module, "rpn_head") else "bbox_head", None)
+    if head is None or not {"SingleStageDetector", "TwoStageDetector"} & set(_lineage(module).split()):
+        return held
+    try:
+        return head(held)
+    except MissingPackage:
+        return held
 
 
 def _lineage(module: nn.Module) -> str:
