@@ -49,7 +49,7 @@ def key(record: Mapping[str, Any]) -> str:
 def speaking(words: Sequence[str]) -> Iterator[None]:
     """Records written meanwhile, here or in a process begun here, tell these words of a command line."""
     before = os.environ.get(_SPOKEN)
-    os.environ[_SPOKEN] = shlex.join(words)  # what processes of workers are given
+    os.environ[_SPOKEN] = shlex.join(words).replace("\0", "\\0")  # what processes of workers are given
     try:
         yield
     finally:
