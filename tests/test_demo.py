@@ -263,7 +263,7 @@ def test_the_transformer_is_asked_by_every_method_of_attention(
     assert (tmp_path / "transformer.safetensors").is_file()
     asked = {name.split()[0] for name in transformer.ASKED}
     assert {name for name in ours() if needs_attention(METHODS[name])} - {"clip_surgery"} <= asked
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("method", "chance", "legrad"))]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("method ", "chefer", "legrad"))]
     assert len({len(line) for line in lines}) == 1  # columns stand under each other
     assert main(["demo", "--transformer", "--rank", "--save", str(tmp_path)]) == 2
     assert "--rank has no meaning" in capsys.readouterr().err

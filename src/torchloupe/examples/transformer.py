@@ -16,7 +16,7 @@ from torchloupe.outputs import Maps
 from torchloupe.probe import INPUT, Batch, Probe, Subject
 from torchloupe.targets.classes import Truth
 
-WIDTH, HEADS, DEPTH, GRID = 64, 4, 4, 8
+WIDTH, HEADS, DEPTH, GRID = 64, 4, 3, 8
 LAYER = f"blocks.{DEPTH - 1}.norm1"
 STEPS = 1500
 
@@ -47,17 +47,17 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Three convolutions of stride 2 cut a picture into tokens; a class token before them; DEPTH blocks; a linear layer.
+    """Three convolutions of stride 2 cut a picture into tokens; DEPTH blocks; their mean; a linear layer.
 
     x (n, 3, h, w), at most 64 x 64 -> logits (n, classes).
     """
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
-        self.patch = nn.Sequential(
-            nn.Conv2d(3, 24, 3, 2, 1), nn.GELU(), nn.Conv2d(24, 48, 3, 2, 1), nn.GELU(), nn.Conv2d(48, WIDTH, 3, 2, 1)
-        )
-        self.cls = nn.Parameter(torch.zeros(1, 1, WIDTH))
+        steps: list[nn.Module] = []
+        for before, after in ((3, 24), (24, 48), (48, WIDTH)):
+            steps += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        self.patch = nn.Sequential(*steps)
         self.place = nn.Parameter(0.02 * torch.randn(1, WIDTH, GRID, GRID))
         self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, classes)
@@ -65,8 +65,7 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x)
         x = (x + self.place[..., : x.shape[-2], : x.shape[-1]]).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1)
-        return self.head(self.norm(self.blocks(x))[:, 0])
+        return self.head(self.norm(self.blocks(x)).mean(1))
 
 
 def network() -> nn.Module:
@@ -76,7 +75,7 @@ def network() -> nn.Module:
 
 def trained(made_of: Material, *, seed: int = 0, steps: int = STEPS, progress: Progress | None = None) -> nn.Module:
     """As the demo's CNN is trained, at a lower rate."""
-    return train(made_of, seed=seed, steps=steps, progress=progress, make=network, rate=1.5e-3)
+    return train(made_of, seed=seed, steps=steps, progress=progress, make=network, rate=3e-3)
 
 
 def subject(model: nn.Module) -> Subject:
