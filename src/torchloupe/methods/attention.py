@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -125,8 +126,22 @@ class Grid(NamedTuple):
     names: tuple[str, ...]
 
 
+_GRIDS: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Grid]] = WeakKeyDictionary()
+
+
 def token_grid_of(probe: Probe, batch: Batch) -> Grid:
-    """What `Probe` says of the tokens around the last attention. Errors: BadInput where they lie on no grid."""
+    """Where the tokens around the last attention lie; found in a forward of its own, once for a network, what was said of its layers,
+    and a size of input. Errors: BadInput where they lie on no grid."""
+    subject = probe.subject
+    parts = tuple(id(part) for part in subject.module.modules())
+    key = (hash(parts), batch.size, batch.layout.pattern, subject.extra_tokens, subject.layout)
+    known = _GRIDS.setdefault(subject.module, {})
+    if key not in known:
+        known[key] = _found_grid(probe, batch)
+    return known[key]
+
+
+def _found_grid(probe: Probe, batch: Batch) -> Grid:
     plain = replace(probe, changes=())
     shapes: list[tuple[str, tuple[int, ...]]] = []
 
