@@ -177,7 +177,6 @@ def main(argv: list[str] | None = None) -> int:
     Whatever goes wrong is one line on standard error, except with --debug.
     """
     from torchloupe.cli.edge import spelled
-    from torchloupe.store import speaking
 
     arguments = spelled(list(sys.argv[1:] if argv is None else argv))
     debug = "--debug" in arguments
@@ -187,7 +186,6 @@ def main(argv: list[str] | None = None) -> int:
         interrupted: list[int] = []
         try:
             _settle(undone, interrupted)
-            undone.enter_context(speaking(["loupe", *arguments]))
             status = _run(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -204,7 +202,12 @@ def _run(arguments: list[str]) -> int:
     app = build(next((word for word in arguments if not word.startswith("-")), ""))
     command, bound, _ = app.parse_args(keys_first(arguments), exit_on_error=False, print_error=False)
     check(bound)
-    return int(command(*bound.args, **bound.kwargs) or 0)
+    if command.__module__.startswith("cyclopts."):  # its help needs nothing of ours
+        return int(command(*bound.args, **bound.kwargs) or 0)
+    from torchloupe.store import speaking
+
+    with speaking(["loupe", *arguments]):
+        return int(command(*bound.args, **bound.kwargs) or 0)
 
 
 def _settle(undone: ExitStack, interrupted: list[int]) -> None:
