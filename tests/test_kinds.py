@@ -18,6 +18,7 @@ from torchloupe.kinds.maps import Heatmaps, _numbers, _picture, chosen
 from torchloupe.names import locate
 from torchloupe.points import Pieces
 from torchloupe.probe import Batch, check_finite
+from torchloupe.render.judgement import drawn
 from torchloupe.store import Artifact
 from torchloupe.view.shown import shown
 
@@ -54,6 +55,14 @@ def test_a_judgement_keeps_its_numbers_curves_and_controls() -> None:
     assert more["numbers"]["deletion"]["value"]["gradcam/l"] == [0.5, None]
 
 
+def test_plain_heatmaps_are_a_judgement_without_numbers_and_a_damaged_one_is_none() -> None:
+    made = Judged.read(*KINDS["maps"], "a")
+    assert (made.numbers, made.curves, made.controls) == ({}, {}, ())
+    arrays, record = KINDS["judged"]
+    with pytest.raises(BadInput, match="a: "):
+        Judged.read(arrays, {name: value for name, value in record.items() if name != "judged"}, "a")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_input_without_a_picture_is_shown_between_its_least_and_its_greatest_value(channels: int) -> None:
     x = torch.rand(2, channels, 4, 5, generator=torch.Generator().manual_seed(0)) * 7 - 3
@@ -76,7 +85,8 @@ def test_inputs_that_are_no_picture_are_white_and_flat_ones_black() -> None:
     assert (origin, white.min()) == ("none", 255)
     white, origin = _picture(Batch(torch.full((1, 3, 3, 3), float("nan"))), 0)
     assert (origin, white.min()) == ("none", 255)
-    black, origin = _picture(Batch(torch.full((1, 3, 3, 3), 2.5)), 0)
+    with np.errstate(all="raise"):
+        black, origin = _picture(Batch(torch.full((1, 3, 3, 3), 2.5)), 0)
     assert (origin, black.max()) == ("input", 0)
     seen = torch.randint(0, 255, (1, 1, 3, 3, 3), dtype=torch.uint8)
     found, origin = _picture(Batch(torch.zeros(1, 3, 3, 3), pictures=seen), 0)
@@ -200,3 +210,14 @@ def test_rows_of_a_sparse_matrix_in_any_order(rows: int) -> None:
     assert np.array_equal(held[order], dense[order])
     assert max(most) <= 1024, "more rows at once than a piece has"
     assert np.array_equal(held[3:7], dense[3:7])
+
+
+def test_curves_of_which_none_is_whole_are_drawn_and_say_so() -> None:
+    at = np.array([0.0, 0.5, 1.0])
+    figure = drawn({"ssim": (at, {"gradcam/l": np.array([[0.5, np.nan, 0.1]])})}, (), (), "t")
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no map with a number at every point"]
+    assert not figure.legends
+    figure = drawn({"ssim": (at, {"gradcam/l": np.array([[0.5, 0.2, 0.1], [np.nan] * 3])})}, (), (), "")
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [0.5, 0.2, 0.1], "the mean of those that are whole"
+    assert len(figure.legends) == 1

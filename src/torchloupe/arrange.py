@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchloupe import __version__
-from torchloupe.errors import BadInput, LoupeWarning, nearest
+from torchloupe.errors import BadInput, LoupeError, LoupeWarning, nearest
 from torchloupe.kinds.film import Film
 from torchloupe.methods.arrangement import Aligned, Arrangement, arrangement, linear_cka, procrustes
 from torchloupe.methods.clusters import CLUSTER, ERRORS, PREDICTED, Group, are_wrong, clusters, errors, groups, spectral
@@ -28,7 +28,7 @@ from torchloupe.points import LABELS, Points, missing, numbered
 from torchloupe.sources.points import read_points, read_record, with_labels
 from torchloupe.sources.tables import pyarrow
 from torchloupe.store import aside, never_over, plain, spoken, write_arrays
-from torchloupe.store.records import load_record
+from torchloupe.store.records import key, load_record
 from torchloupe.store.results import RUN, Results, difference
 from torchloupe.store.shards import Shards
 
@@ -496,14 +496,26 @@ def reasons_file(
 
 
 def gather(
-    work: Embedding, out: str | Path, go: Callable[[Results], Summary], record: Mapping[str, Any] | None = None
+    work: Embedding,
+    out: str | Path,
+    go: Callable[[Results], Summary],
+    record: Mapping[str, Any] | None = None,
+    again: bool = False,
 ) -> tuple[Points, Summary]:
-    """Run an embedding by `go` and write its features as one file: the points, and what the run did.
+    """Run an embedding by `go` and write its features as one file: the points, and what the run did. A file that holds the
+    answer already, of all samples, is read; again: it is not.
 
     What a killed run did, but for its last 100 samples or 5 seconds, lies in OUT.part/; pieces of another question there
     are removed. Raises BadInput where no sample has features.
     """
     out, data = check_writable(out), work.data
+    question, stamp = key(plain(work.about())), data.stamp
+    if not again and is_made(out, {**(record or {}), "question": question, "left_out": {}}, stamp):
+        from torchloupe.runs.run import Summary as Done
+
+        work.close()
+        points = read_points(out)
+        return points, Done(0, len(points), {})
     results = Shards(Path(f"{out}.part"), most=100)
     _make_way(results.root, work.about())
     try:
@@ -524,7 +536,8 @@ def gather(
         "samples": len(left),
         **{name: value for name, value in work.about().items() if name in ("weights_sha256", "prepared")},
         **{name: work.subject.notes[name] for name in ("random", "seed") if name in work.subject.notes},
-        "stamp": data.stamp,
+        "stamp": stamp,
+        "question": question,
         "left_out": dict(done.failed),
         "torchloupe": __version__,
     }
@@ -555,12 +568,15 @@ def join_labels(points: Points, labels: str | Path, out: str | Path) -> Points:
     return joined
 
 
-def is_made(path: Path, asked: Mapping[str, Any], data: Samples) -> bool:
-    """Whether a features file is there, made of these samples as asked."""
+def is_made(path: Path, asked: Mapping[str, Any], stamp: str) -> bool:
+    """Whether a features file is there, made as asked of the samples with this stamp."""
     if not path.is_file():
         return False
-    record = read_record(path)
-    return all(record.get(name) == value for name, value in {**asked, "stamp": data.stamp}.items())
+    try:
+        record = read_record(path)
+    except LoupeError:  # of a damaged one: it is made again
+        return False
+    return all(record.get(name) == value for name, value in plain({**asked, "stamp": stamp}).items())
 
 
 def with_errors(points: Points) -> Points:

@@ -70,6 +70,7 @@ def embed(
     """
     from torchloupe.arrange import check_writable, gather, join_labels, reasons_file
     from torchloupe.runs.run import Job
+    from torchloupe.store import sha256
 
     if of == "maps":
         wrong = [name for name, given in (("--model", model), ("--data", data), ("--pool", pool)) if given is not None]
@@ -100,9 +101,10 @@ def embed(
     work = job.open()
     for notice in work.notices:
         say(f"loupe: {notice}")
-    record = {"data": data, "weights": work.subject.notes.get("weights")}
+    record = {"data": data, "weights": work.subject.notes.get("weights"), "joined": labels and sha256(labels)}
     together = replace(running, batch_size=min(running.batch_size, work.data.together or running.batch_size))
-    points, done = gather(work, output, lambda results: together.run(job, work, results, "samples embedded"), record)
+    go = lambda results: together.run(job, work, results, "samples embedded")
+    points, done = gather(work, output, go, record, running.again)
     if labels is not None:
         points = join_labels(points, labels, output)
     shape = " x ".join(map(str, points.feats.shape[1:]))
@@ -356,7 +358,7 @@ def tsne(
     feats, points = save_dir / "feats.npz", save_dir / "points.npz"
     data = samples(f"sequences:{tree}")
     record = {"data": f"sequences:{tree}", "weights": plain(model.notes.get("weights"))}
-    if not is_made(feats, {**record, "model": model.spec}, data):
+    if not is_made(feats, {**record, "model": model.spec}, data.stamp):
         embed_file(model, data, feats, record=record, progress=show)
     made = project_file(
         feats,

@@ -228,6 +228,8 @@ def drawn(
             if len(known) > 1 and not grey:
                 ends = np.array([interval(known[:, p]) for p in range(known.shape[1])])
                 one.fill_between(at, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
+        if not one.lines:
+            one.text(0.5, 0.5, "no map with a number at every point", ha="center", transform=one.transAxes, fontsize=8)
         one.set_title(name, fontsize=10)
         if steps and len(at) == len(steps) + 1:
             one.set_xticks(at, ["original", *steps], rotation=60, ha="right", fontsize=7)
@@ -239,14 +241,15 @@ def drawn(
         one.spines[["top", "right"]].set_visible(False)
     for number in range(len(curves), down * across):
         axes[number // across][number % across].set_axis_off()
-    whole.legend_of(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(4, len(handles)),
-        fontsize=8,
-        frameon=False,
-    )
+    if handles:
+        whole.legend_of(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=min(4, len(handles)),
+            fontsize=8,
+            frameon=False,
+        )
     if title:
         whole.suptitle(title, fontsize=11)
     return whole

@@ -65,7 +65,7 @@ def evaluated(
     def embedded(some: Sequence[Walk], name: str, part: str) -> Points:
         data, file = of_walks(some), top / f"{name}.npz"
         record = {**about, "without": part}
-        if is_made(file, {**record, "model": subject.spec}, data):
+        if is_made(file, {**record, "model": subject.spec}, data.stamp):
             return read_points(file)
         with progress("sequences", len(data)) as bar:
             return embed_file(subject, data, file, strict=strict, record=record, progress=lambda *_: bar.advance())
