@@ -153,7 +153,7 @@ def same(one: dict[str, dict[str, np.ndarray]], other: dict[str, dict[str, np.nd
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_workers_change_no_result_and_say_what_was_left_out(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
