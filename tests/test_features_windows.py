@@ -93,6 +93,7 @@ def test_somebody_s_own_windows_are_put_back_where_nothing_was_padded():
         asked(Own(), (32, 40), ["in:block.inner"])
 
 
+@pytest.mark.slow
 def test_windows_through_the_command(tmp_path: Path):
     pytest.importorskip("timm")
     rng = np.random.default_rng(0)
