@@ -265,7 +265,7 @@ def _transformer(spec: str, options: str, size: int | None) -> Subject:
 def told(name: str, make: Callable[[int | None], Subject], sizes: tuple[int | None, ...]) -> dict[str, Any]:
     """One line of the table: at the smallest of the sizes at which the check can tell, else the best that was found."""
     row: dict[str, Any] = {"model": name, "verdict": "failed", "why": "no size was tried"}
-    order = ("failed", "refused", "cannot be asked", "sees all")
+    order = ("failed", "refused", "cannot be asked", "cannot tell")
     signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
     try:
         for size in sizes:
@@ -332,7 +332,7 @@ def asked(name: str, make: Callable[[int | None], Subject], size: int | None) ->
         return {**row, "verdict": "cannot be asked"}
     # single cells behind dilated kernels at random weights depend on others as much as on their own, but not more
     wrong = evidence.contradicted and evidence.rank > 0.35
-    verdict = "right" if evidence.shown else "WRONG" if wrong else "sees all"
+    verdict = "right" if evidence.shown else "WRONG" if wrong else "cannot tell"
     return {**row, "verdict": verdict, "evidence": str(evidence)}
 
 

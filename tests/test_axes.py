@@ -111,3 +111,12 @@ def test_resize_is_bilinear_in_space_and_keeps_constants(t: int, h: int, w: int,
         resize(torch.full_like(maps, 3.0), (t + 1, to_h, to_w)), torch.tensor(3.0, dtype=torch.float64)
     )
     assert resize(maps, (t, h, w)) is maps
+
+
+def test_tokens_before_and_behind_the_picture_s_are_left_out() -> None:
+    raw = torch.arange(2 * 11 * 3, dtype=torch.float64).view(2, 11, 3)
+    found = Layout("n (h w) c", skip=1, behind=4, sizes={"h": 2, "w": 3}).canonical([raw], 2)
+    assert found.shape == (2, 3, 1, 2, 3)
+    for n in range(2):
+        for token in range(6):
+            assert torch.equal(found[n, :, 0, token // 3, token % 3], raw[n, 1 + token])

@@ -488,3 +488,36 @@ def test_layers_and_maps_on_the_command_line(
     assert record["layers"]["block"]["rests"] == "said"
     assert main([*cam, "--layout", "block"]) == 2
     assert "expected LAYER=PATTERN" in capsys.readouterr().err
+
+
+class Detecting(nn.Module):
+    """Patches, one token before them and twelve behind, as YOLOS has its detection tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cut = nn.Conv2d(3, 16, 4, 4)
+        self.first, self.last = nn.Parameter(torch.randn(1, 1, 16)), nn.Parameter(torch.randn(1, 12, 16))
+        self.block, self.head = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.cut(x).flatten(2).transpose(1, 2)
+        many = len(x)
+        tokens = torch.cat([self.first.expand(many, -1, -1), tokens, self.last.expand(many, -1, -1)], 1)
+        return self.head(self.block(tokens).mean(1))
+
+
+def test_tokens_behind_those_of_the_picture_are_told_from_them() -> None:
+    net = Detecting().eval()
+    batch = Batch(torch.randn(1, 3, 24, 24))
+    subject = Subject(net)
+    found = Probe(subject, ("block.norm1",), Classes(1))(batch)
+    layout = found.layouts["block.norm1"]
+    assert (layout.pattern, layout.skip, layout.behind) == ("n (h w) c", 1, 12)
+    assert "values of a convolution" in layout.rests or "gradients" in layout.rests
+    held: list[torch.Tensor] = []
+    handle = net.block.norm1.register_forward_hook(lambda _m, _i, out: held.append(out))
+    net(batch.x)
+    handle.remove()
+    wanted = held[0][0, 1:37].detach().T.reshape(16, 6, 6)
+    torch.testing.assert_close(found.act["block.norm1"][0, :, 0], wanted)

@@ -84,7 +84,7 @@ def test_plain_knows_numbers_and_refuses_the_rest() -> None:
     held = {"a": torch.tensor([1.5, float("nan")]), "l": Layout("n (h w) c", skip=1), "s": {2, 1}, "i": float("inf")}
     assert store.plain(held) == {
         "a": [1.5, None],
-        "l": {"pattern": "n (h w) c", "skip": 1, "join": None, "bins": [], "sizes": {}, "rests": ""},
+        "l": {"pattern": "n (h w) c", "skip": 1, "join": None, "bins": [], "sizes": {}, "rests": "", "behind": 0},
         "s": [1, 2],
         "i": None,
     }
@@ -262,6 +262,7 @@ def test_maps_of_one_sample(dtype: torch.dtype) -> None:
         "bins": [],
         "sizes": {},
         "rests": "",
+        "behind": 0,
     }
     assert record["methods"]["gradcam"]["options"] == {"pool": "hw"}
     assert json.loads(json.dumps(record, allow_nan=False)) == record

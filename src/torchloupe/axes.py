@@ -51,7 +51,7 @@ class Layout:
     pattern: "n c h w" | "n h w c" (Swin) | "n (h w) c" (tokens) | "(n t) c h w" (frame by frame) | "n c t h w" | "n c h"
         (strips) | "n t h w" (silhouettes) | "n c t (g h) w" (stacked halves) | "n c" (a vector is a one-pixel picture).
         A whole einops expression with "->" is taken as it is.
-    skip: leading tokens to drop (class, distillation, registers).
+    skip: leading tokens to drop (class, distillation, registers). behind: trailing ones (detection tokens).
     join: axis letter along which several calls in one forward are joined; None = exactly one call, else an error.
     bins: multi-scale strips on the last axis, for example (16, 8, 4, 2, 1): each scale is stretched to the longest and
         the scales are stacked as channels.
@@ -65,6 +65,7 @@ class Layout:
     bins: tuple[int, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     rests: str = field(default="", compare=False)
+    behind: int = 0
 
     def canonical(self, calls: Sequence[Tensor], n: int, size: Size | None = None) -> Tensor:
         """Raw tensors of the calls of one layer -> (n, c, t, h, w).
@@ -73,9 +74,9 @@ class Layout:
         Errors: BadInput that repeats the pattern, the shape and the sizes.
         """
         raw = self._joined(calls)
-        if self.skip:
+        if self.skip or self.behind:
             tokens = self.axis("h")
-            raw = raw.narrow(tokens, self.skip, raw.shape[tokens] - self.skip)
+            raw = raw.narrow(tokens, self.skip, raw.shape[tokens] - self.skip - self.behind)
         if self.bins:
             raw = self._stretched(raw)
         left, _, right = self.pattern.partition("->")
@@ -93,7 +94,7 @@ class Layout:
 
         Errors: BadInput for a layout that drops or joins something, which cannot be undone.
         """
-        if self.skip or self.bins or self.join:
+        if self.skip or self.behind or self.bins or self.join:
             raise BadInput(f"layout {self.pattern!r} drops or joins something (skip, bins, join) and cannot be undone")
         left, _, right = self.pattern.partition("->")
         sizes = {name: size for name, size in self.sizes.items() if name not in "nthw"}

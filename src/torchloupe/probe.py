@@ -251,8 +251,10 @@ class Probe:
         if got is None:
             return
         axis = layout.axis("h")
-        extra, rest = got.narrow(axis, 0, layout.skip), got.narrow(axis, layout.skip, got.shape[axis] - layout.skip)
-        if extra.any() and not rest.any():
+        extra, rest, behind = got.split(
+            [layout.skip, got.shape[axis] - layout.skip - layout.behind, layout.behind], axis
+        )
+        if (extra.any() or behind.any()) and not rest.any():
             raise NoGradient(
                 f"at layer {name!r} the score depends on the class token alone, not on the picture's tokens, so its map would be "
                 f"blank (as after the last attention block of a ViT){self._advice()}"

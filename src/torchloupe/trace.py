@@ -26,6 +26,7 @@ CHANNELS_FIRST = (
     nn.PixelShuffle,
 )
 MOST_EXTRA_TOKENS = 16
+FEW_TOKENS = 8
 BY_MODULE = "the kind of the modules that gave this shape"
 
 
@@ -307,7 +308,14 @@ def _in_a_picture(
     def lying(pattern: str, skip: int, h: int, w: int) -> Layout:
         return Layout(pattern.format("(h w)"), skip=skip, sizes={"h": h, "w": w})
 
-    later: list[Layout] = []
+    # tokens of another kind behind those of the picture, more than could stand before them
+    later: list[Layout] = [
+        replace(lying(pattern, skip, h, w), behind=count - h * w - skip)
+        for pattern, count in orders
+        for h, w in cut
+        for skip in (0, 1)
+        if not pattern.endswith("c {}") and count - h * w - skip > FEW_TOKENS and h * w > 1
+    ]
     likely = [
         lying(pattern, count - h * w, h, w)
         for pattern, count in orders
@@ -381,7 +389,7 @@ def _windowed(layout: Layout) -> Iterator[Layout]:
 
 
 def _once(layouts: Iterable[Layout]) -> tuple[Layout, ...]:
-    return tuple({(one.pattern, one.skip, *sorted(one.sizes.items())): one for one in layouts}.values())
+    return tuple({(one.pattern, one.skip, one.behind, *sorted(one.sizes.items())): one for one in layouts}.values())
 
 
 def _most_extra(pattern: str) -> int:

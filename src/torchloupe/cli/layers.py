@@ -87,6 +87,7 @@ def layers(
                 continue
             canonical = found.canonical([torch.empty(shape)], batch.n, batch.size).shape if found.join is None else ()
             skip = f" skip {found.skip}" if found.skip else ""
+            skip += f" behind {found.behind}" if found.behind else ""
             mark = "*" if address in subject.layers else ""
             text = found.pattern + skip
             if check:
