@@ -126,7 +126,7 @@ def test_what_is_no_list_of_detections_of_every_picture(output: object) -> None:
 
 def test_maps_are_kept_to_their_boxes_against_loops() -> None:
     maps = torch.rand(2, 1, 1, 4, 3, generator=torch.Generator().manual_seed(0)) + 1
-    boxes = torch.tensor([[[3.0, 9, 21, 31], [29, 0, 30, 2]]])  # the second holds no cell's middle
+    boxes = torch.tensor([[[3.0, 9, 25, 31], [29, 0, 30, 2]]])  # the second holds no cell's middle
     found = confined(maps, boxes, (40, 30))
     for k, (left, top, right, bottom) in enumerate(boxes[0].tolist()):
         centre = int((top + bottom) / 2 // 10), int((left + right) / 2 // 10)
