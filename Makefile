@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-all test-oldest test-newest mutants lint bench clean
+.PHONY: setup demo test test-all test-oldest test-newest mutants lint docs screenshots bench clean
 
 setup: $(VENV)/.ready
 
@@ -59,6 +59,17 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+# A site of the guides and a reference from the docstrings, in build/site; a link that leads nowhere fails it.
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/python docs/site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
+
+# Every view of the page at 1280 and 390 pixels, light and dark, in build/screenshots
+screenshots: $(VENV)/.ready $(VENV)/.browser
+	$(BIN)/python docs/screenshots.py
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/run.py

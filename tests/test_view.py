@@ -540,3 +540,32 @@ def test_a_page_of_rows_has_an_end(run: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [row["id"] for row in table.rows(count=8)] == NAMES[:7]
     assert [row["id"] for row in table.rows(count=6)] == NAMES[:6]
     assert table.rows(count=-1) == []
+
+
+def test_hostile_ids_maps_and_runs_are_told(browser: Any, tmp_path: Path) -> None:
+    """Ten thousand letters, quotes, emoji and path parts as ids of joints, columns and questions; an empty run."""
+    store, rng = Shards(tmp_path / "run"), np.random.default_rng(3)
+    store.begin({})
+    names = ["y" * 10_000, "../../x", "a'b\"c", "🐦‍⬛", "%2e%2e%2f", "<img src=x onerror=alert(1)>"]
+    for i, name in enumerate(names):
+        made = heatmaps(name, rng, i / 7, word=name)
+        told = {"score": i / 7, "other": float(-i), name[:50]: name}
+        store.write(name, Artifact(made.arrays(), {**made.record, "row": told, "command": f"loupe cam '{name}'"}), {})
+    store.flush()
+    for at in served([tmp_path / "run"]):
+        page = opened(browser, at)
+        for view in ("table", "scatter", "spread"):
+            go(page, view=view, x="score", y="other", group=names[5])
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= 1280
+        for name in names:
+            go(page, view="sample", id=name, **{"with": names[1]})
+            assert page.inner_text(".one h2 >> nth=0") == name
+            assert page.inner_text("#command") == f"loupe cam '{name}'"
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= 1280
+        go(page, view="table", id="", filter=json.dumps([["id", "=", "nobody"]]), **{"with": ""})
+        assert page.inner_text("#said") == "No sample passes these filters: remove one."
+        shutil.rmtree(tmp_path / "run")
+        go(page, view="gallery", filter="[]")
+        assert page.inner_text("#said") == "run: this folder is not there any more"
+        assert not (tmp_path / "run").exists()
+        assert [line for line in page.wrong if "404" not in line and "410" not in line] == []

@@ -79,10 +79,12 @@ let moved = 0;
 frame.addEventListener("mousedown", (event) => ([start, moved] = [[event.clientX, event.clientY], 0]), true);
 frame.addEventListener("mousemove", (event) => (moved = Math.max(moved, Math.hypot(event.clientX - start[0], event.clientY - start[1]))), true);
 frame.addEventListener("click", (event) => moved > 8 && event.stopPropagation(), true);
-document.getElementById("reset").onclick = () => plot.reset();
+// all points in view, also where the frame is higher than wide
+const whole = () => (frame.clientWidth < frame.clientHeight ? plot.zoomToArea({ x: -1, y: -1, width: 2, height: 2 }) : plot.reset());
+document.getElementById("reset").onclick = whole;
 new ResizeObserver(() => { plot.set(size()); panel.overlay(); }).observe(frame);
 
-draw(panel.current).then(() => {
+draw(panel.current).then(whole).then(() => {
   panel.overlay();
   window.loupe = {
     ready: true,

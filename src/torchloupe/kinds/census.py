@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput
+from torchloupe.kinds.pictured import Pictured
 
 
 @dataclass(frozen=True)
-class Seen:
+class Seen(Pictured):
     """index (n,), size (n, 2) width and height, fingerprint (n, 72) uint8, name (n,); told: the summary and what was asked."""
 
     index: np.ndarray

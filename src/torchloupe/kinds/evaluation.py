@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchloupe.errors import BadInput
+from torchloupe.kinds.pictured import Pictured
 from torchloupe.store import plain
 
 KIND = "gait evaluation"
@@ -44,7 +45,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Pictured):
     """Every setting of a protocol, and what was asked.
 
     numbers: setting -> what the protocol reports, 0..1. hidden: part of the body -> the same, with that part of the probes

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput
+from torchloupe.kinds.pictured import Pictured
 
 
 def drawable(value: np.ndarray, label: str = "") -> None:
@@ -26,7 +27,7 @@ def drawable(value: np.ndarray, label: str = "") -> None:
 
 
 @dataclass(frozen=True)
-class FeatureMaps:
+class FeatureMaps(Pictured):
     """One picture or walk: point -> features (c, t, h, w). On disk `value/POINT`, with the picture (t, h, w, 3) and a detector's
     detections (m, 6). told: how it was made, with statistics of every point, but for the kind's name."""
 
@@ -59,7 +60,7 @@ class FeatureMaps:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Pictured):
     """One picture in two networks, or two in one: point -> features of both sides. On disk `a/POINT`, `b/POINT`, with the picture
     and, where the second side saw another, other. told: how it was made, with figures about every point."""
 
@@ -94,7 +95,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Likeness(Pictured):
     """Linear CKA of every layer of one network with every layer of another: cka (rows, columns), NaN where it is not defined."""
 
     cka: np.ndarray

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from torchloupe.errors import BadInput, nearest
+from torchloupe.kinds.pictured import Pictured
 from torchloupe.store import plain
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def names_of(arrays: Sequence[str], kind: str = "map") -> list[Where]:
 
 
 @dataclass(frozen=True)
-class Heatmaps:
+class Heatmaps(Pictured):
     """All there is to draw about one sample.
 
     picture (t, h, w, 3) uint8; maps: (method, layer) -> (k, t, h, w) raw; signed: the methods whose sign matters;

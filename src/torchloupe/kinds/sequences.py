@@ -12,13 +12,14 @@ import numpy as np
 
 from torchloupe import store
 from torchloupe.errors import BadInput, nearest
+from torchloupe.kinds.pictured import Pictured
 from torchloupe.store import plain
 
 KIND = "gait maps"
 
 
 @dataclass(frozen=True)
-class SequenceMaps:
+class SequenceMaps(Pictured):
     """What a model saw in one probe sequence.
 
     name: id-type-view. method, options (JSON), target: what was asked, and how. signed: negative values carry meaning.

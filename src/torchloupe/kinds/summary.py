@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from torchloupe.errors import BadInput
+from torchloupe.kinds.pictured import Pictured
 from torchloupe.store import plain
 
 KIND = "gait summary"
@@ -16,7 +17,7 @@ Group = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Pictured):
     """Means over the walks of a run, each walk's map a share of its own sum (of magnitudes), so that all count alike.
 
     means: (layer, (by, group)) -> (h', w'), by "all", "view", "type" or "match" (right, wrong); bodies: (by, group) -> (h, w)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torchloupe import kinds
 from torchloupe.errors import BadInput, LoupeError
+from torchloupe.named import own
 from torchloupe.runs.asked import noted
 from torchloupe.store import load_record
 from torchloupe.store import results as stores
@@ -158,6 +159,23 @@ class Found(Mapping[str, Any]):
                 rate = went["made"] / went["seconds"]
                 lines.append(f"  the last run made {went['made']} in {went['seconds']:.1f} s, {rate:.3g} a second")
         return lines
+
+    @property
+    def root(self) -> Path:
+        """The folder that was opened."""
+        return self.store.folder if isinstance(self.store, Stream) else self.store.root
+
+    def _repr_html_(self) -> str:
+        """The page of the run in a frame, for notebooks."""
+        told: str = own("torchloupe.view.notebook:frame")(self)
+        return told
+
+    def widget(self, most: int = 60) -> Any:
+        """The page of the run as a widget of a notebook, with so many samples inside; its `selection` is read and set.
+
+        Errors: MissingPackage without anywidget.
+        """
+        return own("torchloupe.view.notebook:widget")(self, most)
 
     def __repr__(self) -> str:
         return f"{self.store.root}: {len(self)} results, {len(self.failed)} left out"

@@ -36,6 +36,9 @@ class Table:
 
     def _ask(self, query: str, values: Sequence[Any]) -> list[Any]:
         """The rows of a query over the table `run` (id, failed, row as JSON)."""
+        root = self.found.root
+        if not root.is_dir():  # else an index of nothing would be written there
+            raise BadInput(f"{root.name}: this folder is not there any more")
         with self._lock:
             store = None if isinstance(self.found, Joints) else self.found.store
             if not isinstance(store, Shards):

@@ -112,7 +112,7 @@ export class Compare {
   async load() {
     const mine = kinds(this.about, "number"), run = get("run"), others = this.runs.map((one, i) => [i, one]).filter(([i, one]) => String(i) !== run && kinds(one, "number").some((name) => mine.includes(name)));
     if (!others.length) { this.box.replaceChildren(make("p", { className: "hint", textContent: "No other run here has a column of the same name: open two runs, loupe view one/ two/." })); return null; }
-    const [other, theirs] = others.find(([i]) => String(i) === get("other")) ?? others[0], shared = mine.filter((name) => kinds(theirs, "number").includes(name)), column = shared.includes(get("y")) ? get("y") : shared[0];
+    const [other, theirs] = others.find(([i]) => String(i) === get("other")) ?? others.find(([, one]) => one.kind === this.about.kind) ?? others[0], shared = mine.filter((name) => kinds(theirs, "number").includes(name)), column = shared.includes(get("y")) ? get("y") : shared[0];
     const [one, two] = await Promise.all([source.columns(run, { names: [column], filter: get("filter") }), source.columns(other, { names: [column] })]), at = new Map(two.ids.map((id, i) => [id, two.values[column][i]]));
     const joined = one.ids.map((id, i) => [id, one.values[column][i], at.get(id)]).filter(([, a, b]) => isNumber(a) && isNumber(b)), apart = joined.map(([, a, b]) => b - a), mean = apart.reduce((sum, v) => sum + v, 0) / apart.length, [low, high] = interval(apart);
     const open = (id) => set({ view: "sample", id, with: id, other }), fixed = (v) => digits(Number(v.toPrecision(4)));
@@ -121,7 +121,7 @@ export class Compare {
     this.box.replaceChildren(make("div", { className: "tabs pad" }, make("label", {}, "with ", make("select", { id: "other", onchange: (event) => set({ other: event.target.value }) }, ...others.map(([i, one]) => make("option", { value: i, textContent: one.name, selected: i === other })))), picker("y", "numbers", shared, column, (v) => set({ y: v }))),
       make("p", { className: "pad", id: "verdict", textContent: joined.length ? `${joined.length} samples in both. ${theirs.name} less ${this.about.name}: ${fixed(mean)} on average${isNumber(low) ? `, 95 % interval ${fixed(low)} .. ${fixed(high)} (1000 resamples of the samples)` : ""}.` : "The two runs have no sample with a number in common." }),
       ...(joined.length ? [dots({ x: joined.map((one) => one[1]), y: joined.map((one) => one[2]), ids: joined.map((one) => one[0]), names: [this.about.name, theirs.name], diagonal: true, open })] : []),
-      make("h3", { className: "pad", textContent: moved.length ? "Changed most" : "Nothing changed" }), make("ol", { className: "pad" }, ...moved.map(([id, a, b]) => make("li", {}, make("button", { textContent: id, onclick: () => open(id) }), ` ${fixed(a)} \u2192 ${fixed(b)}`))));
+      make("h3", { className: "pad", textContent: moved.length ? "Changed most" : joined.length ? "Nothing changed" : "" }), make("ol", { className: "pad" }, ...moved.map(([id, a, b]) => make("li", {}, make("button", { textContent: id, onclick: () => open(id) }), ` ${fixed(a)} \u2192 ${fixed(b)}`))));
     return joined.length;
   }
 }

@@ -3,17 +3,20 @@ const DEFAULTS = { run: "0", view: "gallery", id: "", with: "", plane: "0", ques
   other: "", place: "", zoom: "", marks: "1", by: "number", x: "", y: "", group: "", diagonal: "",
   opacity: "0.5", cmap: "auto", scale: "map", threshold: "0", fade: "", contour: "" };
 const listeners = new Set();
+// In a frame of a notebook there is no address of its own; the selection is kept here then.
+let kept = null;
+const now = () => new URLSearchParams(kept ?? location.hash.slice(1));
 
-export const get = (name) => new URLSearchParams(location.hash.slice(1)).get(name) ?? DEFAULTS[name];
+export const get = (name) => now().get(name) ?? DEFAULTS[name];
 export const filters = () => { try { const found = JSON.parse(get("filter")); return Array.isArray(found) ? found : []; } catch { return []; } };
 
 export function set(changes, { replace = false } = {}) {
-  const now = new URLSearchParams(location.hash.slice(1));
+  const next = now(), before = String(next);
   for (const [name, value] of Object.entries(changes))
-    String(value) === DEFAULTS[name] ? now.delete(name) : now.set(name, value);
-  const hash = "#" + now;
-  if (hash === (location.hash || "#")) return;
-  history[replace ? "replaceState" : "pushState"](null, "", hash);
+    String(value) === DEFAULTS[name] ? next.delete(name) : next.set(name, value);
+  if (String(next) === before) return;
+  try { history[replace ? "replaceState" : "pushState"](null, "", "#" + next); } catch { kept = String(next); }
+  if (parent !== window) parent.postMessage({ loupe: "selection", selection: Object.fromEntries(next) }, "*");
   tell();
 }
 
@@ -21,3 +24,8 @@ export const listen = (act) => listeners.add(act);
 export const tell = () => listeners.forEach((act) => act());
 addEventListener("popstate", tell);
 addEventListener("hashchange", tell);
+addEventListener("message", ({ source, data }) => {
+  if (source !== parent || parent === window || data?.loupe !== "select") return;
+  const given = Object.fromEntries(Object.entries(data.selection ?? {}).map(([name, value]) => [name, String(value)]));
+  set({ ...DEFAULTS, ...given });
+});
