@@ -121,7 +121,7 @@ def test_numbers_and_curves_stand_beside_the_map(browser: Any, address: str, two
     before = pixels(page, ".large canvas")
     x = chart["x"] + chart["width"] * (52 + 300 * 0.5) / 360  # half of the axis
     page.mouse.move(x, chart["y"] + chart["height"] / 2)
-    said = page.inner_text(".chart .readout").removeprefix("share 0.5: ").split()
+    said = page.inner_text(".chart .readout").removeprefix("taken away 0.5: ").split()
     curves = made.curves["deletion"].value
     assert [float(one) for one in said] == pytest.approx([curves[key][0, 2] for key in curves], rel=1e-3)
     taken = np.array(pixels(page, ".large canvas")).reshape(-1, 4)

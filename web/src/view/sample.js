@@ -252,7 +252,7 @@ export class Sample {
   curves(about, question, number) {
     const mine = about.planes[number] ? `${about.planes[number].method}/${about.planes[number].layer}` : "";
     return make("div", { className: "charts" }, ...Object.entries(about.curves).map(([name, one]) => lines(name, {
-      x: "share", y: "", at: (share) => this.removed(about, mine, name, share),
+      x: "taken away", y: "", at: (share) => this.removed(about, mine, name, share),
       lines: Object.entries(one.value).map(([map, values]) => ({ name: map, x: one.at, y: values[question] ?? [], dashed: about.controls.includes(map), strong: map === mine })),
     })));
   }
@@ -261,12 +261,12 @@ export class Sample {
     if (!entry) return;
     if (share === null || !about.base) return entry.canvas.repaint(entry.frame);
     const { canvas } = entry, values = fine(grid(entry.one, entry.values, entry.question, entry.frame), canvas.width, canvas.height);
-    const order = Float32Array.from(values).sort(), rising = /insertion/.test(name), least = /lerf/.test(name);
+    const order = Float32Array.from(values).sort(), least = /lerf|insertion/.test(name); // these take the least first
     const at = Math.min(order.length - 1, Math.max(0, Math.round((least ? share : 1 - share) * order.length))), cutoff = order[at];
     const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
     values.forEach((value, i) => {
       const taken = share >= 1 ? true : share <= 0 ? false : least ? value < cutoff : value >= cutoff;
-      if (taken !== rising) image.data.set([128, 128, 128, 255], 4 * i);
+      if (taken) image.data.set([128, 128, 128, 255], 4 * i);
     });
     context.putImageData(image, 0, 0);
   }
