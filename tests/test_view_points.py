@@ -125,3 +125,14 @@ def test_neighbours_are_asked_of_a_point_that_there_is(paths: list[Path]) -> Non
         library.neighbours("0", 60)
     alone = Library(paths[:1]).neighbours("0", 3)
     assert (alone["of"], alone["features"]) == ([], None)
+
+
+def test_nothing_moved_most_where_nothing_moved() -> None:
+    from torchloupe.methods.arrangement import procrustes
+
+    places = np.random.default_rng(0).normal(size=(50, 2))
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    assert procrustes(places, places @ turn * 3 + 5).most(30).tolist() == []
+    there = places.copy()
+    there[7] += 1
+    assert procrustes(places, there).most(1).tolist() == [7]

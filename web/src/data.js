@@ -15,6 +15,7 @@ export const title = meta.title;
 export const count = meta.count;
 export const dims = meta.dims;
 export const view = meta.view;
+export const clusters = meta.clusters ?? null;
 export const pointSize = meta.pointSize;
 export const colorBy = meta.colorBy;
 export const places = new Float32Array(bytes("places"));

@@ -17,6 +17,7 @@ export class Panel {
     this.hidden = new Set();
     this.pointed = -1;
     this.links = null;
+    $("labels").checked = Boolean(data.clusters);
     $("labels").onchange = () => this.overlay();
     this.column = Math.max(0, data.columns.findIndex((column) => column.name === data.colorBy));
     $("title").textContent = data.title;
@@ -116,7 +117,7 @@ export class Panel {
       (this.links?.of ?? []).forEach((other, k) => { const [u, v] = this.plot.screen(other); add("line", { x1: x, y1: y, x2: u, y2: v, class: this.links.kept[k] ? "kept" : "lost" }); });
       add("circle", { cx: x, cy: y, r: 6, class: "pointed" });
     }
-    if (!$("labels").checked || this.current?.kind !== "category") return;
+    if (!$("labels").checked || (!data.clusters && this.current?.kind !== "category")) return;
     for (const code of this.middles()) {
       const [x, y] = this.plot.screen(code.at), wide = code.name.length * 7, box = [x - wide / 2 - 4, y - 9, x + wide / 2 + 4, y + 9];
       if (taken.some((other) => box[0] < other[2] && box[2] > other[0] && box[1] < other[3] && box[3] > other[1])) continue;
@@ -127,6 +128,7 @@ export class Panel {
 
   // Of every shown class the point nearest to its middle, largest first.
   middles() {
+    if (data.clusters) return data.clusters.map(({ name, middle, count }) => ({ name, at: middle, count })).sort((a, b) => b.count - a.count);
     const column = this.current;
     if (this.held?.column === column && this.held.hidden === [...this.hidden].join()) return this.held.found;
     const sums = column.names.map(() => [0, 0, 0, 0]), best = column.names.map(() => [-1, Infinity]), d = data.dims;

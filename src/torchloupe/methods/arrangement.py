@@ -301,8 +301,9 @@ class Aligned:
         return centre + (self.coords - centre) * (wide / own if own else 1.0)
 
     def most(self, count: int) -> np.ndarray:
-        """Rows of the points that moved most, farthest first."""
-        return np.argsort(-self.moved, kind="stable")[:count]
+        """Rows of the points that moved most, farthest first; without those that rounding alone moved (a millionth of the map)."""
+        order = np.argsort(-self.moved, kind="stable")[:count]
+        return order[self.moved[order] > 1e-6 * float(np.ptp(self.coords, axis=0).max(initial=0))]
 
 
 def procrustes(reference: np.ndarray, other: np.ndarray) -> Aligned:
