@@ -75,7 +75,7 @@ def main(model: str = "vit_b_16", pictures: int = 8, rounds: int = 3) -> None:
 def _torchcam(net: Any, x: torch.Tensor) -> None:
     from torchcam.methods import LeGrad
 
-    with LeGrad(net) as made:
+    with LeGrad(net, [f"encoder.layers.encoder_layer_{len(net.encoder.layers) - i}" for i in (2, 1)]) as made:
         scores = net(x)
         made(scores.argmax(1).tolist(), scores)
 
