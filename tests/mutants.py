@@ -173,7 +173,7 @@ def nearest(file: Path, most: int) -> list[Path]:
         text, taken = test.read_text(encoding="utf-8"), _imports(test)
         direct = name in taken or any(re.search(rf"\bloupe\.{one}\b", text) for one in public)
         indirect = any(".".join(Path(user).with_suffix("").parts) in taken for user in users)
-        score = 4 * direct + 2 * sum(word in test.stem for word in words) + indirect
+        score = 4 * direct + 2 * len(words & set(test.stem.split("_"))) + indirect
         if score:
             scored.append((-score, len(text), test))
     return [test for _, _, test in sorted(scored)[:most]]
