@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torchloupe.errors import BadInput
+from torchloupe.errors import BadInput, BadSample
 from torchloupe.store.files import whole
 from torchloupe.store.records import load_record
 from torchloupe.store.results import Files, Results
@@ -41,11 +42,25 @@ def note(results: Results, told: Mapping[str, Any]) -> None:
     whole(path, json.dumps({**before, **told}, ensure_ascii=False) + "\n")
 
 
-def forget(results: Results) -> None:
-    """Leave no words beside no results."""
-    if all(entry.name.startswith(".") for entry in results.root.glob("*")):
-        for path in (_place(results), _place(results).with_suffix(".ids")):
-            path.unlink(missing_ok=True)
+@contextmanager
+def noting(results: Results, told: Mapping[str, Any]) -> Iterator[None]:
+    """What is asked stands beside the results; a question that is refused leaves the one before, and none stands beside no
+    results."""
+    places = (_place(results), _place(results).with_suffix(".ids"))
+    before = {place: place.read_bytes() for place in places if place.is_file()}
+    if told:
+        note(results, told)
+    try:
+        yield
+    except BadInput as error:
+        if not isinstance(error, BadSample):
+            for place, content in before.items():
+                whole(place, content)
+        raise
+    finally:
+        if all(entry.name.startswith(".") for entry in results.root.glob("*")):
+            for place in places:
+                place.unlink(missing_ok=True)
 
 
 def ordered(results: Results, ids: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from torchloupe.errors import PARTLY, BadInput, BadSample, LoupeError, LoupeWarning
 from torchloupe.kinds import Kind
 from torchloupe.named import called, is_path, own
-from torchloupe.runs.asked import described, forget, note, noted, ordered, reopened
+from torchloupe.runs.asked import described, note, noted, noting, ordered, reopened
 from torchloupe.runs.progress import Progress, progress
 from torchloupe.store import Artifact, held, key, plain
 from torchloupe.store.results import Results
@@ -217,23 +217,21 @@ def run(
     plan = Plan(batch, strict, again, timeout)
     mine = work or (job.open() if isinstance(job, Job) else job)
     asked = job if isinstance(job, Job) else None
+    told: dict[str, Any] = {}
+    if asked is not None:
+        told = {"job": asked.plain(), "plan": asdict(plan), "store": described(results), "folder": os.getcwd()}
     with held(results.root):
         results.begin(mine.about())
-        if asked is not None:
-            told = {"job": asked.plain(), "plan": asdict(plan), "store": described(results), "folder": os.getcwd()}
-            note(results, told)
-        mine = cast(Work, Ordered(mine, ordered(results, mine.ids())))
-        since = time.monotonic()
-        try:
+        with noting(results, told):
+            mine = cast(Work, Ordered(mine, ordered(results, mine.ids())))
+            since = time.monotonic()
             with progress(what, len(mine.ids())) as bar:
                 try:
                     done = (engine or here)(asked, mine, results, plan, bar)
                 finally:
                     results.flush()  # also on Ctrl-C
-            if asked is not None and done.made:
+            if told and done.made:
                 note(results, {"made": done.made, "seconds": time.monotonic() - since})
-        finally:
-            forget(results)
     return done
 
 
