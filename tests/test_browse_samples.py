@@ -391,7 +391,7 @@ def test_contact_sheets_and_skipped_samples(photos, tmp_path, capsys):
         (["{resnet}", "--data", "{root}", "--strict"], "(torn.jpg): step LoadImageFromFile: "),
         (["{refuses}", "--data", "{root}"], "sample 0 (astronaut.png): step Rotate: "),
         (["{detector}"], "mmnodet, which is not installed; install it: pip install mmnodet"),
-        (["{imports}"], "mmcv's compiled operator roi_pool_forward"),
+        (["{imports}"], "operator roi_pool_forward"),
         (["{photos}", "--seed", "-1"], "--seed -1"),
         (["{photos}", "--rescale-factor", "0"], "--rescale-factor 0"),
         (["{photos}", "--rescale-factor", "1000"], "is too large"),

@@ -144,7 +144,7 @@ def test_other_bad_files(tmp_path):
 
 
 def test_whole_or_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(np, "savez", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(np.lib.format, "write_array", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_points(some(), tmp_path / "p.npz")
     assert not list(tmp_path.iterdir())

@@ -288,7 +288,7 @@ def _torch_milestones(scheduler: Any) -> list[int]:
 def _timm(name: str, rest: str, query: dict[str, Any], training: Training) -> Plan:
     """`timm:cosine?epochs=300&warmup_epochs=5&lr=0.1`: timm's create_scheduler_v2 with the rest of the query."""
     try:
-        from timm.scheduler import create_scheduler_v2
+        create_scheduler_v2 = patches.imported("timm.scheduler").create_scheduler_v2
     except ImportError as error:
         raise need("timm", "timm") from error
     query.setdefault("epochs", query.pop("num_epochs", 300))
@@ -326,7 +326,7 @@ def _timm(name: str, rest: str, query: dict[str, Any], training: Training) -> Pl
 def _transformers(name: str, rest: str, query: dict[str, Any], training: Training) -> Plan:
     """`transformers:cosine?iters=10000&warmup_steps=500&lr=5e-5`: transformers.get_scheduler, stepped by iteration."""
     try:
-        from transformers import get_scheduler
+        get_scheduler = patches.imported("transformers.optimization").get_scheduler
         from transformers.trainer_utils import SchedulerType
     except ImportError as error:
         raise need("transformers", "transformers") from error
@@ -436,7 +436,7 @@ def _of_class(path: str, written: Mapping[str, Any], what: str, first: Any) -> A
 def _trainer(path: str, config: dict[str, Any], training: Training) -> Plan:
     """The arguments of transformers' Trainer, as JSON or YAML: AdamW and get_scheduler, stepped at every update."""
     try:
-        from transformers import get_scheduler
+        get_scheduler = patches.imported("transformers.optimization").get_scheduler
     except ImportError as error:
         raise need("transformers", "transformers") from error
     import torch
