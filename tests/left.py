@@ -101,8 +101,6 @@ class Before:
         for what in {**self.state, **now}:
             if what in UNTIL_LOADED and self.state.get(what) is None:
                 continue
-            if what == "threads of OpenCV" and "ultralytics" in sys.modules and "ultralytics" not in self.modules:
-                continue  # ultralytics sets it when it is imported
             before, after = self.state.get(what), now.get(what)
             if before is not after and before != after:
                 found.append(f"{what}: {before!r} is {after!r}")
@@ -117,7 +115,7 @@ class Before:
             found += [
                 f"{home}.{name} was replaced"
                 for name, value in before.items()
-                if callable(value) and after.get(name) is not value and not _by_import(after.get(name))
+                if callable(value) and after.get(name) is not value
             ]
         for name, module in list(sys.modules.items()):
             if self.modules.get(name) is not module and (module is None or _stand_in(name, module)):
@@ -129,11 +127,6 @@ class Before:
 UNTIL_LOADED = ("threads of faiss", "threads of OpenCV")
 # in whose place we put modules made by hand
 PLACED = ("torch", "torchvision", "tensorboard", "mmcv", "mmengine", "mmpretrain", "mmdet", "mmpose", "xtcocotools")
-
-
-def _by_import(value: Any) -> bool:
-    """Whether a package of others put it there when it was imported: ultralytics replaces torch.save and PIL.Image.open."""
-    return str(getattr(value, "__module__", "")).startswith("ultralytics.")
 
 
 def _stand_in(name: str, module: Any) -> bool:

@@ -123,7 +123,8 @@ LEFT: dict[str, Callable[[ExitStack], None]] = {
 }
 
 
-SEVERAL = ("DTensor", "default dtype")  # torch has many classes of its own in the list; numpy's errors follow nothing
+# torch has many classes of its own in the list; numpy's errors follow nothing; faiss may count torch's threads
+SEVERAL = ("DTensor", "default dtype", "torch threads")
 
 
 @pytest.mark.parametrize("kind", LEFT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,6 +131,29 @@ def _loads(name: str) -> bool:
                 del sys.modules[half]
         return False
     return True
+
+
+@contextmanager
+def as_they_were() -> Iterator[None]:
+    """While ultralytics is imported: what it puts in the place of others' functions then, and sets for the whole process, is undone.
+
+    Its PIL.Image.open installs a package from the network where a picture is in no known format.
+    """
+    from PIL import Image
+
+    opening, saving = Image.open, torch.save
+    printing, numbers = dict(vars(torch._tensor_str.PRINT_OPTS)), np.get_printoptions()
+    with suppress(ImportError):
+        import cv2
+    threads = cv2.getNumThreads() if "cv2" in sys.modules else 0
+    try:
+        yield
+    finally:
+        Image.open, torch.save = opening, saving  # type: ignore[assignment]
+        torch.set_printoptions(**printing)
+        np.set_printoptions(**numbers)
+        if "cv2" in sys.modules:
+            cv2.setNumThreads(threads)
 
 
 @contextmanager

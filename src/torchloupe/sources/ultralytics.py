@@ -16,7 +16,7 @@ from torchloupe.errors import BadInput, UnsafeFile
 from torchloupe.probe import Batch, Subject
 from torchloupe.sources.assemble import Options, finish, framework, split_spec
 from torchloupe.sources.detectors import _as_it_is, upright
-from torchloupe.sources.patches import nms
+from torchloupe.sources.patches import as_they_were, nms
 from torchloupe.sources.preparation import Preparation, resize_crop
 from torchloupe.targets.boxes import Detections
 from torchloupe.targets.pose import Anchored
@@ -46,9 +46,10 @@ def ultralytics(rest: str, options: Options) -> Subject:
             f"{path}: a .pt file of ultralytics is a pickled module, which runs code when it is read; pass --unsafe-load if you trust "
             f"its maker, or save its state_dict() and give {path.stem}.yaml --weights FILE"
         )
-    library = framework("ultralytics", "ultralytics")
+    with as_they_were():
+        maker = framework("ultralytics", "ultralytics").YOLO  # imported when it is first named
     try:
-        whole = library.YOLO(str(path), verbose=False)
+        whole = maker(str(path), verbose=False)
         module = whole.model.float()
     except (FileNotFoundError, KeyError, ValueError, TypeError, NotImplementedError) as error:
         raise BadInput(f"{options.spec}: {' '.join(str(error).split())[:200]}") from error
