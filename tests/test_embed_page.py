@@ -17,6 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from torchloupe.arrange import write_points
 from torchloupe.errors import BadInput
+from torchloupe.kinds.film import Film
 from torchloupe.points import Points
 from torchloupe.render.look import Look, View
 from torchloupe.render.page import page, write_page
@@ -253,3 +254,45 @@ def test_the_bundles_name_their_parts():
     for part in ("regl-scatterplot 1.16.0 (MIT)", "three 0.187.0 (MIT)", "regl 2.1.1 (MIT)"):
         assert part in notices
     assert "Permission is hereby granted" in notices
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_film_is_moved_through_and_played(browser, tmp_path: Path, dims: int) -> None:
+    random = np.random.default_rng(0)
+    maps = random.normal(size=(3, 40, dims)).astype(np.float32)
+    points = cloud(40, dims)
+    points = Points(maps[-1], points.ids, points.columns, points.record)
+    film = Film(maps, np.array(["epoch 1", "<b>2</b>", "epoch 3"]), points.ids, points.columns, points.record)
+    view = opened(browser, write_page(points, tmp_path / "film.html", film=film))
+    view.wait_for_function("document.getElementById('when').textContent === 'epoch 3'")
+
+    def places() -> np.ndarray:
+        view.wait_for_timeout(400)
+        return np.array([view.evaluate(f"window.loupe.screen({i})") for i in range(40)])
+
+    def set_to(at: float) -> None:
+        view.evaluate(f"m = document.getElementById('moment'); m.value = {at}; m.dispatchEvent(new Event('input'))")
+
+    last = places()
+    shown = {}
+    for at in (0, 1, 0.5):
+        set_to(at)
+        shown[at] = places()
+    assert np.allclose(shown[0.5], (shown[0] + shown[1]) / 2, atol=1)
+    if dims == 2:  # in the plane the map keeps its shape
+        for number in (0, 1):
+            want = np.linalg.norm(maps[number] - maps[number].mean(0), axis=1)
+            got = np.linalg.norm(shown[number] - shown[number].mean(0), axis=1)
+            assert np.corrcoef(want, got)[0, 1] > 0.999
+    set_to(1)
+    assert view.inner_text("#when") == "<b>2</b>"
+    view.click("#play")
+    view.wait_for_function(
+        "document.getElementById('play').textContent === 'play' && document.getElementById('moment').value === '2'"
+    )
+    assert np.allclose(places(), last, atol=1)
+    assert view.wrong == []
+    view.close()
+    flat = opened(browser, write_page(points, tmp_path / "still.html"))
+    assert flat.is_hidden("#film")
+    flat.close()

@@ -19,6 +19,8 @@ export const clusters = meta.clusters ?? null;
 export const pointSize = meta.pointSize;
 export const colorBy = meta.colorBy;
 export const places = new Float32Array(bytes("places"));
+export const moments = meta.frames ?? null;
+export const frames = moments && new Float32Array(bytes("frames"));
 export const idOf = (i) => (meta.ids ? meta.ids[i] : String(i));
 export const columns = meta.columns.map((column, i) => ({
   ...column,

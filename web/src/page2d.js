@@ -1,6 +1,7 @@
 // The page of a 2-D map.
 import createScatterplot from "regl-scatterplot";
 import * as data from "./data.js";
+import { film } from "./film.js";
 import { Panel } from "./panel.js";
 
 const canvas = document.getElementById("canvas");
@@ -48,7 +49,7 @@ async function draw(column) {
   } else {
     plot.set({ colorBy: null, pointColor: "#1f77b4" });
   }
-  await plot.draw(points, options);
+  await plot.draw(points, { ...options, preventFilterReset: true });
 }
 
 const panel = new Panel({
@@ -86,6 +87,11 @@ new ResizeObserver(() => { plot.set(size()); panel.overlay(); }).observe(frame);
 
 draw(panel.current).then(whole).then(() => {
   panel.overlay();
+  film(async (places) => {
+    for (let i = 0; i < data.count; i++) [x[i], y[i]] = [places[2 * i], places[2 * i + 1]];
+    await draw(panel.current);
+    panel.overlay();
+  });
   window.loupe = {
     ready: true,
     screen: (i) => plot.getScreenPosition(i),

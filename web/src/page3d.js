@@ -4,6 +4,7 @@ import {
   ShaderMaterial, WebGLRenderer,
 } from "three";
 import * as data from "./data.js";
+import { film } from "./film.js";
 import { Panel } from "./panel.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,10 +20,11 @@ const view = { ...data.view };
 
 const low = [Infinity, Infinity, Infinity];
 const high = [-Infinity, -Infinity, -Infinity];
-for (let i = 0; i < data.places.length; i++) {
+const all = data.frames ?? data.places;
+for (let i = 0; i < all.length; i++) {
   const axis = i % 3;
-  low[axis] = Math.min(low[axis], data.places[i]);
-  high[axis] = Math.max(high[axis], data.places[i]);
+  low[axis] = Math.min(low[axis], all[i]);
+  high[axis] = Math.max(high[axis], all[i]);
 }
 const middle = low.map((v, axis) => (v + high[axis]) / 2);
 const half = low.map((v, axis) => Math.max((high[axis] - v) / 2, 1e-9));
@@ -252,6 +254,11 @@ save.onclick = async () => {
 
 new ResizeObserver(resize).observe(frame);
 resize();
+film((moment) => {
+  for (let i = 0; i < places.length; i++) places[i] = moment[i] - middle[i % 3];
+  cloud.attributes.position.needsUpdate = true;
+  render();
+});
 paint();
 window.loupe = {
   ready: true,
