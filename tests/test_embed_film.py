@@ -19,6 +19,7 @@ from torchloupe.methods.arrangement import procrustes
 from torchloupe.points import Points
 from torchloupe.render.film import STEPS, draw_film, frames
 from torchloupe.render.look import Look
+from torchloupe.view.api import Run
 
 
 @pytest.fixture
@@ -142,3 +143,13 @@ def test_a_map_with_little_in_common_does_not_shrink(tmp_path):
         write_points(Points(coords, np.arange(200).astype(str), {}, {"kind": "projection"}), tmp_path / f"{name}.npz")
     first, second, _, _ = compare_files(tmp_path / "a.npz", tmp_path / "b.npz")
     assert np.ptp(second.feats, 0).max() > 0.7 * np.ptp(first.feats, 0).max()
+
+
+def test_a_film_is_viewed_and_reported(epochs, tmp_path):
+    film = film_files(epochs, tmp_path / "film.npz", method="pca")
+    run = Run(tmp_path / "film.npz")
+    assert run.plain() == {"name": "film.npz", "kind": "points", "count": 30}
+    assert np.allclose(run.places.feats, film.places[-1], atol=1e-6)
+    assert 'id="frames"' in run.page()
+    assert main(["report", str(tmp_path / "film.npz"), "-o", str(tmp_path / "r.html")]) == 0
+    assert 'id=\\"frames\\"' in (tmp_path / "r.html").read_text()

@@ -15,11 +15,12 @@ from matplotlib.colors import to_hex
 
 from torchloupe import __version__
 from torchloupe.errors import BadInput, LoupeError
+from torchloupe.kinds.film import Film
 from torchloupe.points import Points
 from torchloupe.render.mapped import FEATURES_WIDE, class_colours
 from torchloupe.runs.found import Found, parts, results
 from torchloupe.sources.points import read_points
-from torchloupe.store import Artifact, plain
+from torchloupe.store import Artifact, load, load_record, plain
 from torchloupe.view.joints import Joints
 from torchloupe.view.shown import Shown, shown, still, top
 from torchloupe.view.table import Table
@@ -100,9 +101,17 @@ class Run:
         self._drawn: dict[str, bytes] = {}
 
     @cached_property
+    def film(self) -> Film | None:
+        """Several maps of the same points; None for one map. Errors: BadInput for one that is damaged."""
+        words = self.path.with_suffix(".json")
+        if self.path.suffix != ".npz" or not words.is_file() or load_record(words).get("kind") != "film":
+            return None
+        return Film.read(*load(self.path), self.name)
+
+    @cached_property
     def places(self) -> Points:
-        """The points of a map, or features. Errors: BadInput for a file that is neither."""
-        return read_points(self.path)
+        """The points of a map, or features; the last map of a film. Errors: BadInput for a file that is neither."""
+        return read_points(self.path) if self.film is None else self.film.at(len(self.film) - 1)
 
     @property
     def features(self) -> bool:
@@ -185,7 +194,7 @@ class Run:
         from torchloupe.render.mapped import read_map
         from torchloupe.render.page import page
 
-        return page(read_map(self.path))
+        return page(self.places if self.film else read_map(self.path), film=self.film)
 
     def about(self, index: int) -> dict[str, Any]:
         """A point of a map by its row: its id and columns, as they are. Errors: BadInput for a row that there is not."""
