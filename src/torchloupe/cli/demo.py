@@ -15,7 +15,7 @@ from torchloupe.runs.progress import progress
 if TYPE_CHECKING:
     from torch import nn
 
-    from torchloupe.examples.digits import Material, Row, Scenes
+    from torchloupe.examples.digits import Accuracy, Material, Row, Scenes
     from torchloupe.probe import Batch
 
 DRAWN = 4
@@ -49,7 +49,6 @@ def demo(
     """
     import numpy as np
 
-    from torchloupe import store
     from torchloupe.errors import BadInput
     from torchloupe.examples import digits
 
@@ -82,14 +81,7 @@ def demo(
     for line in suspicious(rows):
         say(line)
     print(trust(model, asked.take(range(min(TRUSTED, asked.n))), rank))
-    record = {
-        "kind": "demo",
-        "seed": seed,
-        "steps": steps,
-        "accuracy": reads._asdict(),
-        "rows": [vars(row) | {"milliseconds": None} for row in rows],
-    }
-    stored = store.save(save, "demo", {"pictures": seen.pictures, "boxes": seen.boxes}, record)
+    stored = keep(save, "demo", seed, steps, reads, rows, seen)
     written = [stored, stored.with_suffix(".npz")]
     written += kept(model, save)
     several = np.flatnonzero(seen.present.sum(1) > 1)[:DRAWN]
@@ -105,11 +97,24 @@ def demo(
     )
 
 
+def keep(save: Path, name: str, seed: int, steps: int, reads: Accuracy, rows: Sequence[Row], seen: Scenes) -> Path:
+    """The table, how well the network reads, and the pictures on disk; the record's file."""
+    from torchloupe import store
+
+    record = {
+        "kind": "demo",
+        "seed": seed,
+        "steps": steps,
+        "accuracy": reads._asdict(),
+        "rows": [vars(row) | {"milliseconds": None} for row in rows],
+    }
+    return store.save(save, name, {"pictures": seen.pictures, "boxes": seen.boxes}, record)
+
+
 def attending(to_learn: Material, held_out: Material, save: Path, seed: int, steps: int, pictures: int) -> None:
     """The same task, read by a transformer: its table, kept with its weights."""
     import numpy as np
 
-    from torchloupe import store
     from torchloupe.examples import digits, transformer
 
     begin = time.perf_counter()
@@ -127,14 +132,7 @@ def attending(to_learn: Material, held_out: Material, save: Path, seed: int, ste
     print(f"\n{EXPLAINED}\n\n{digits.table(rows)}\n")
     for line in suspicious(rows):
         say(line)
-    record = {
-        "kind": "demo",
-        "seed": seed,
-        "steps": steps,
-        "accuracy": reads._asdict(),
-        "rows": [vars(row) | {"milliseconds": None} for row in rows],
-    }
-    stored = store.save(save, "transformer", {"pictures": seen.pictures, "boxes": seen.boxes}, record)
+    stored = keep(save, "transformer", seed, steps, reads, rows, seen)
     print("wrote")
     for path in (stored, stored.with_suffix(".npz"), *kept(model, save, "transformer")):
         print(f"  {path}")

@@ -32,7 +32,7 @@ def runs(
         verify: Read everything again and check it: shards by their checksums, files by reading them, and source files by
             their hash.
         failed: List every sample that was left out, instead of the first ten.
-        retry_failed: Ask again what was left out, and what a killed run had not come to, with the options of the last run.
+        retry_failed: Ask again what was left out, and what a killed run had not come to, with the options of the last run, in this process.
         table: Write the table of the run, a row a sample: .csv or .parquet.
         export: Write the arrays of all samples: a folder of .npz, or a NAME.zarr.
         fetch: Bring the shards at a URL (s3://bucket/run; what fsspec opens) that the folder does not have into it, first.

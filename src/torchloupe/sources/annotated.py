@@ -563,23 +563,27 @@ def shards(pattern: str) -> Any:
     return Shards()
 
 
+def tar_members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """(sample, kind, member) of every file in a tar, in order: folder/stem.kind, the kind in small letters."""
+    for member in archive:
+        if member.isfile():
+            folder, _, name = member.name.rpartition("/")
+            stem, _, kind = name.partition(".")
+            yield f"{folder}/{stem}" if folder else stem, kind.lower(), member
+
+
 def _samples(file: str) -> Iterator[dict[str, Any]]:
     held: dict[str, bytes] = {}
     last = ""
     with reading(file, "a tar file"), tarfile.open(file) as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            folder, _, name = member.name.rpartition("/")
-            stem, _, kind = name.partition(".")
-            key = f"{folder}/{stem}"
+        for key, kind, member in tar_members(archive):
             if key != last and held:
                 yield decoded(held)
                 held = {}
             opened = archive.extractfile(member)
             last = key
             if opened is not None:
-                held[kind.lower()] = opened.read()
+                held[kind] = opened.read()
         if held:
             yield decoded(held)
 

@@ -253,24 +253,19 @@ class Members:
     """The samples of WebDataset's tar files by number: members of one name, found by one pass over the headers."""
 
     def __init__(self, pattern: str) -> None:
-        from torchloupe.sources.annotated import shard_files
+        from torchloupe.sources.annotated import shard_files, tar_members
 
         self.files: list[str] = []
         self.places: list[tuple[str, dict[str, tuple[int, int]]]] = []
         for file in shard_files(pattern):
             last = None
             with reading(file, "a tar file"), tarfile.open(file) as archive:
-                for member in archive:
-                    if not member.isfile():
-                        continue
-                    folder, _, name = member.name.rpartition("/")
-                    stem, _, kind = name.partition(".")
-                    key = f"{folder}/{stem}" if folder else stem
+                for key, kind, member in tar_members(archive):
                     if key != last:
                         self.files.append(key)
                         self.places.append((file, {}))
                         last = key
-                    self.places[-1][1][kind.lower()] = member.offset_data, member.size
+                    self.places[-1][1][kind] = member.offset_data, member.size
         if len(set(self.files)) < len(self.files):
             self.files = [f"{Path(file).stem}/{key}" for key, (file, _) in zip(self.files, self.places, strict=True)]
 
