@@ -9,6 +9,7 @@ import socket
 import struct
 import unicodedata
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -193,6 +194,25 @@ def test_the_page_of_adjust_3d_takes_finite_views_only_and_broken_connections_ar
     said = capfd.readouterr()
     assert said.err == ""
     assert said.out == ""
+
+
+def test_a_view_is_saved_though_the_browser_left_before_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feats = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    write_points(Points(feats, np.arange(9).astype(str), {}, {"kind": "projection"}), tmp_path / "map.npz")
+
+    def gone(_handler: BaseHTTPRequestHandler) -> None:
+        raise BrokenPipeError
+
+    def ready(address: str) -> None:
+        host, _, rest = address.removeprefix("http://").partition("/")
+        body = b'{"elev": 1, "azim": 2, "zoom": 1.5}'
+        with socket.create_connection(tuple(host.split(":")), timeout=20) as line:
+            line.sendall(f"POST /{rest}view HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    monkeypatch.setattr(BaseHTTPRequestHandler, "end_headers", gone)
+    assert json.loads(serve(tmp_path / "map.npz", ready).read_text()) == {"elev": 1.0, "azim": 2.0, "zoom": 1.5}
 
 
 def test_a_port_that_is_taken_is_told_before_the_map_is_read(tmp_path: Path) -> None:
