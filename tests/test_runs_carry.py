@@ -60,6 +60,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, url: str) -> None:
         fetch(url, tmp_path / "b")
     with pytest.raises(BadInput, match="or one that went on in two places"):
         send(tmp_path / "c", url)
+    with pytest.raises(BadInput, match="or one that went on in two places"):
+        fetch(url, tmp_path / "c")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "x").write_text("x")
     with pytest.raises(BadInput, match="holds something else"):

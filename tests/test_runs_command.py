@@ -67,6 +67,13 @@ def test_what_was_left_out_is_asked_again(run: Path, capsys: pytest.CaptureFixtu
     np.testing.assert_allclose(found.store.read("d").arrays["map/gradcam/stage"], alone, rtol=1e-5)
 
 
+def test_what_is_there_is_not_asked_with_what_was_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cam", "a.png", "d.png", *MODEL, "--save", "out", "--store", "files", "--again"]) == 3
+    capsys.readouterr()
+    assert main(["runs", "out", "--retry-failed"]) == 3
+    assert capsys.readouterr().out.startswith("out: 0 made, 1 still left out\n")
+
+
 def test_asking_again_needs_to_know_what_and_where(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
